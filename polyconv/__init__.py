@@ -1,0 +1,31 @@
+"""Transposed convolutions for MLX, computed as stride-1 convolutions."""
+
+try:
+    import mlx.core as _  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "polyconv needs a working MLX backend, and `import mlx.core` failed: on Linux install "
+        "polyconv[cpu], polyconv[cuda12] or polyconv[cuda13] (exactly one of them), "
+        "on an Apple-silicon Mac reinstall mlx"
+    ) from error
+
+from polyconv.layers import (
+    PolyConvTranspose,
+    PolyConvTranspose1d,
+    PolyConvTranspose2d,
+    PolyConvTranspose3d,
+)
+from polyconv.ops import conv_general, conv_transpose1d, conv_transpose2d, conv_transpose3d
+
+__all__ = [
+    "PolyConvTranspose",
+    "PolyConvTranspose1d",
+    "PolyConvTranspose2d",
+    "PolyConvTranspose3d",
+    "conv_general",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,254 @@
+"""Into which undilated convolutions does one axis fall, and how are their outputs woven?
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from typing import NamedTuple
+
+from polyconv.phases import Phase, n_phases, phase_dilation, phase_stride, split
+from polyconv.spec import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a method was not taken."""
+
+    method: str
+    reason: str
+
+
+class Fold(NamedTuple):
+    """A way to cut a kernel into the taps of a block by reshaping alone.
+
+    Pad the kernel by `pad_lo` and `pad_hi` (crop it where negative) and reshape it to
+    `(window, step)`: row u holds the u-th tap of each phase, the phases last to first.
+    """
+
+    pad_lo: int
+    pad_hi: int
+    step: int
+
+
+class Piece(NamedTuple):
+    """`count` neighbouring phases, from the `start`-th of a block on; zeros if `block` is None."""
+
+    block: int | None
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Phases of one axis that one convolution computes, as channels beside each other.
+
+    `axis` is the convolution over the window that they share, of which `leads[i]` taps come before
+    the first tap of `phases[i]`.
+    """
+
+    phases: tuple[Phase, ...]
+    leads: tuple[int, ...]
+    axis: Axis
+    fold: Fold | None = None
+
+
+@dataclass(frozen=True)
+class AxisPlan:
+    """One axis as `n_frames` outputs of each of `n_phases` phases, interleaved.
+
+    The first `crop_lo` of these outputs come before the axis' own first output and are dropped;
+    the phases are counted from the first computed output. A phase that is not listed is zero.
+    """
+
+    axis: Axis
+    phases: tuple[Phase, ...]
+    n_phases: int
+    n_frames: int
+    crop_lo: int = 0
+    stacked: bool = False
+    native: bool = False
+
+    @property
+    def computed_size(self) -> int:
+        return self.n_phases * self.n_frames
+
+    @property
+    def n_blocks(self) -> int:
+        return 1 if self.stacked and self.phases else len(self.phases)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether weaving must concatenate: several blocks, or phases that are zero."""
+        return self.n_blocks > 1 or len(self.phases) < self.n_phases
+
+    @property
+    def block_taps(self) -> int:
+        """Taps multiplied for one frame of all phases, the zeros of a shared window included."""
+        if self.stacked:
+            return sum(block.axis.kernel_size * len(block.phases) for block in self.blocks)
+        return sum([len(phase.taps) for phase in self.phases])
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        if self.native:
+            return (Block(self.phases, (0,), self.axis),)
+        if self.stacked:
+            return (self._block(self.phases),) if self.phases else ()
+        return tuple(self._block((phase,)) for phase in self.phases)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What to concatenate, in this order, to have all phases."""
+        pieces: list[Piece] = []
+        end = 0
+        for start, stop in _runs([phase.index for phase in self.phases]):
+            index = self.phases[start].index
+            if index > end:
+                pieces.append(Piece(None, 0, index - end))
+            end = index + stop - start
+            if self.stacked:
+                pieces.append(Piece(0, start, stop - start))
+            else:
+                pieces += [Piece(block, 0, 1) for block in range(start, stop)]
+        if end < self.n_phases:
+            pieces.append(Piece(None, 0, self.n_phases - end))
+        return tuple(pieces)
+
+    def _block(self, phases: tuple[Phase, ...]) -> Block:
+        stride, dilation = phase_stride(self.axis), phase_dilation(self.axis)
+        padding_lo, taps = _window(phases, dilation)
+        leads = tuple([(padding_lo - lo) // dilation for _, _, lo in phases])
+        last = (self.n_frames - 1) * stride + (taps - 1) * dilation - padding_lo
+        padding_hi = last + 1 - self.axis.size
+        axis = Axis(self.axis.size, taps, stride, 1, dilation, padding_lo, padding_hi)
+        fold = _fold(phases, leads, taps, self.axis) if len(phases) > 1 else None
+        return Block(phases, leads, axis, fold)
+
+
+def native_axis(axis: Axis) -> AxisPlan:
+    """The axis as it stands."""
+    whole = Phase(0, range(axis.kernel_size), axis.padding_lo)
+    return AxisPlan(axis, (whole,), 1, axis.output_size, native=True)
+
+
+def per_phase_axis(axis: Axis) -> AxisPlan:
+    """One convolution per phase, each with its own taps and no others."""
+    return _from_origin(axis, split(axis), crop_lo=0, stacked=False)
+
+
+def stacked_axis(axis: Axis) -> AxisPlan | Rejection:
+    """One convolution for all phases, over the shortest window that holds the taps of each.
+
+    Phases whose taps start earlier in the input lengthen the window for all. The origin, that is
+    the output that phase 0 starts at, is free: computing `crop_lo` outputs more in front, to be
+    dropped, turns the last phases into the first of the frame after. For K16 s8 p4 this brings
+    the window from 3 taps to 2, at the cost of one frame.
+    """
+    phases = split(axis)
+    longest = max((len(phase.taps) for phase in phases), default=0)
+    if not phases or (phase_dilation(axis) == 1 and _window(phases, 1)[1] == longest):
+        return _from_origin(axis, phases, crop_lo=0, stacked=True)
+    best = min(_origins(axis, phases), default=None)
+    if best is None:
+        shared = phase_dilation(axis)
+        reason = f"phases read inputs that differ modulo their kernel dilation of {shared}"
+        return Rejection("stacked", f"{reason}, so no one dilated window holds them")
+    return _from_origin(axis, phases, best[1], stacked=True)
+
+
+def _origins(axis: Axis, phases: Sequence[Phase]) -> list[tuple[int, int]]:
+    """`(taps computed, crop_lo)` for each rotation of the phases that one window can hold.
+
+    With `crop_lo` outputs more in front, phase r becomes phase r + crop_lo; where that is P or
+    more it becomes phase r + crop_lo - P one frame later, and so starts `stride` samples earlier
+    in its frame. Among neighbours with the same span of taps, rotating some is never better than
+    rotating none (same window or longer, and more outputs), so only the others are tried.
+    """
+    stride, dilation, period = phase_stride(axis), phase_dilation(axis), n_phases(axis)
+    spans = [(lo, (len(taps) - 1) * dilation - lo) for _, taps, lo in phases]
+    firsts = [0, *[i for i in range(1, len(spans)) if spans[i] != spans[i - 1]]]
+    los, ends = zip(*[spans[i] for i in firsts], strict=True)
+    los_before, ends_before = list(accumulate(los, max)), list(accumulate(ends, max))
+    los_after = list(accumulate(los[::-1], max))[::-1]
+    ends_after = list(accumulate(ends[::-1], max))[::-1]
+    rotations = [(0, los_before[-1], ends_before[-1])]
+    for i in range(1, len(firsts)):
+        lo = max(los_before[i - 1], los_after[i] + stride)
+        end = max(ends_before[i - 1], ends_after[i] - stride)
+        rotations.append((period - phases[firsts[i]].index, lo, end))
+    if dilation > 1:
+        rotations = [rotations[i] for i in _alignable(los, stride, dilation)]
+    size = axis.output_size
+    return [
+        (((lo + end) // dilation + 1) * -(-(size + crop) // period), crop)
+        for crop, lo, end in rotations
+    ]
+
+
+def _alignable(los: Sequence[int], stride: int, dilation: int) -> list[int]:
+    """The rotations (first phase moved; 0 for none) whose phases agree modulo `dilation`."""
+    residues = [lo % dilation for lo in los]
+    changes = [i for i in range(1, len(los)) if residues[i] != residues[i - 1]]
+    if not changes:
+        return list(range(len(los))) if stride % dilation == 0 else [0]
+    moved = (residues[-1] + stride) % dilation
+    return changes if len(changes) == 1 and residues[0] == moved else []
+
+
+def _from_origin(axis: Axis, phases: tuple[Phase, ...], crop_lo: int, stacked: bool) -> AxisPlan:
+    period = n_phases(axis)
+    n_frames = _ceil_div(axis.output_size + crop_lo, period)
+    if crop_lo:
+        phases = _rotated(phases, crop_lo, period, phase_stride(axis))
+    # A lone frame need not be filled up with phases that nobody asked for.
+    size = min(period, axis.output_size + crop_lo) if n_frames == 1 else period
+    return AxisPlan(axis, phases, size, n_frames, crop_lo, stacked)
+
+
+def _rotated(phases: Sequence[Phase], crop: int, period: int, stride: int) -> tuple[Phase, ...]:
+    """Counts phases from `crop` outputs earlier; those that reach P go to the next frame."""
+    kept = bisect_left(phases, period - crop, key=itemgetter(0))
+    moved = [Phase(r + crop - period, taps, lo + stride) for r, taps, lo in phases[kept:]]
+    return (*moved, *[Phase(r + crop, taps, lo) for r, taps, lo in phases[:kept]])
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """`(start, stop)` of each stretch of `indices` that rises by one."""
+    breaks = [i for i in range(1, len(indices)) if indices[i] != indices[i - 1] + 1]
+    return list(pairwise([0, *breaks, len(indices)])) if indices else []
+
+
+def _window(phases: Sequence[Phase], dilation: int) -> tuple[int, int]:
+    """`padding_lo` and number of taps of the shortest window that holds all taps of `phases`."""
+    padding_lo = max([lo for _, _, lo in phases])
+    end = max([(len(taps) - 1) * dilation - lo for _, taps, lo in phases])
+    return padding_lo, (padding_lo + end) // dilation + 1
+
+
+def _fold(
+    phases: Sequence[Phase], leads: Sequence[int], window: int, axis: Axis
+) -> Fold | None:
+    """The fold that gives these phases their taps, if there is one.
+
+    Tap u of the window is kernel index `start_i + step (u - lead_i)` for phase i. A fold is that
+    with `start_i - step lead_i = first - i`: always so for a transposed convolution whose phases
+    are not dilated, where output i + 1 meets the kernel one tap earlier than output i.
+    """
+    step = phases[0].taps.step
+    starts = [phase.taps.start - step * lead for phase, lead in zip(phases, leads, strict=True)]
+    first = starts[0]
+    if len(phases) > step or starts != list(range(first, first - len(phases), -1)):
+        return None
+    pad_lo = len(phases) - 1 - first
+    return Fold(pad_lo, step * window - axis.kernel_size - pad_lo, step)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,181 @@
+"""Runs any plan as MLX ops.
+
+Branches on the plan's data, never on a method's name; takes no decision and checks nothing.
+Letters in shape comments: N batch, S input, M frames, R phases of a block, T taps, G groups,
+O and C output and input channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from polyconv.axisplan import AxisPlan, Block
+from polyconv.plan import ConvPlan, SubConv
+
+
+def run(plan: ConvPlan, x: mx.array, w: mx.array, stream: mx.Stream | None = None) -> mx.array:
+    """Computes the convolution of a plan.
+
+    Args:
+        plan (ConvPlan): A plan for these shapes.
+        x (array): Input, ``(N, *S, C)``.
+        w (array): Weight, ``(O, *K, C / groups)``, in the order that `plan.problem.flip` says.
+
+    Returns:
+        array: ``plan.problem.output_shape``, of dtype ``plan.problem.dtype``.
+    """
+    spec = plan.problem
+    dtype = getattr(mx, spec.dtype)
+    if plan.is_zero:
+        return mx.zeros(spec.output_shape, dtype)
+    x, w = x.astype(dtype), w.astype(dtype)
+    flip_taps = spec.flip != plan.flip
+    outputs = []
+    for sub in plan.subconvs:
+        y = _convolve(x, _pack(w, sub, spec.groups, flip_taps), sub, plan)
+        outputs.append(_frames(y, sub, spec.groups))
+    return _weave(outputs, plan)
+
+
+def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
+    """Cuts `(O, *K, C)` into the taps of one subconv: `(G * prod(R) * O / G, *T, C)`."""
+    if max(sub.n_phases) == 1:
+        taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
+        return w[(slice(None), *taps)]
+    for i, block in enumerate(sub.blocks):
+        w = _taps(w, 1 + 2 * i, block, flip)
+    ndim = len(sub.blocks)
+    out_channels, *taps_and_phases, channels = w.shape
+    # (O, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
+    w = w.reshape(groups, out_channels // groups, *taps_and_phases, channels)
+    order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
+    return w.transpose(order).reshape(-1, *taps_and_phases[::2], channels)
+
+
+def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
+    """Replaces the kernel axis K of `w` by the two axes (T, R) of a block."""
+    kernel_size = w.shape[axis]
+    if block.fold is not None:
+        return _fold_taps(w, axis, block, flip)
+    rows = []
+    for phase, lead in zip(block.phases, block.leads, strict=True):
+        taps = w[(slice(None),) * axis + (_slice_of(phase.taps, kernel_size, flip),)]
+        tail = block.axis.kernel_size - lead - len(phase.taps)
+        rows.append(_pad(taps, axis, lead, tail))
+    return mx.stack(rows, axis + 1) if len(rows) > 1 else mx.expand_dims(rows[0], axis + 1)
+
+
+def _fold_taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
+    """As `_taps`, for a fold. In a flipped kernel the last tap comes first, the phases rise."""
+    assert block.fold is not None
+    pad_lo, pad_hi, step = block.fold
+    w = _pad(w, axis, pad_hi, pad_lo) if flip else _pad(w, axis, pad_lo, pad_hi)
+    w = w.reshape(*w.shape[:axis], -1, step, *w.shape[axis + 1 :])
+    n = len(block.phases)
+    if flip:
+        w = _slice(w, axis, None, None, -1)
+        return _slice(w, axis + 1, step - n, step, 1)
+    return _slice(w, axis + 1, n - 1, None, -1)
+
+
+def _convolve(x: mx.array, w: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:
+    """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
+    groups = plan.problem.groups
+    if groups > 1 and len(sub.blocks) == 3:
+        return _grouped_3d(x, w, sub, groups)
+    return mx.conv_general(
+        x, w, sub.stride, sub.padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
+    )
+
+
+def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, groups: int) -> mx.array:
+    """A grouped 3D convolution, which MLX has not, as a sum of grouped 2D ones.
+
+    One per tap in depth: the frames that this tap reads become part of the batch.
+    """
+    depth = sub.blocks[0].axis
+    n, _, *plane = x.shape
+    frames = depth.output_size
+    x = _pad(x, 1, depth.padding_lo, depth.padding_hi)
+    lo, hi = sub.padding
+    total = None
+    for tap in range(depth.kernel_size):
+        start = tap * depth.kernel_dilation
+        stop = start + (frames - 1) * depth.stride + 1
+        y = mx.conv_general(
+            _slice(x, 1, start, stop, depth.stride).reshape(n * frames, *plane),
+            w[:, tap],
+            sub.stride[1:],
+            (lo[1:], hi[1:]),
+            sub.kernel_dilation[1:],
+            groups=groups,
+        )
+        total = y if total is None else total + y
+    assert total is not None
+    return total.reshape(n, frames, *total.shape[1:])
+
+
+def _frames(y: mx.array, sub: SubConv, groups: int) -> mx.array:
+    """Brings phases next to their frames: `(N, M1, R1, M2, R2, ..., G, O / G)`."""
+    n, *frames, channels = y.shape
+    ndim, phases = len(frames), sub.n_phases
+    if max(phases) == 1:
+        singles = [size for m in frames for size in (m, 1)]
+        return y.reshape(n, *singles, groups, channels // groups)
+    y = y.reshape(n, *frames, groups, *phases, -1)
+    pairs = [i for a in range(ndim) for i in (1 + a, 2 + ndim + a)]
+    return y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
+
+
+def _weave(outputs: list[mx.array], plan: ConvPlan) -> mx.array:
+    """Joins the blocks of each axis, last axis first, interleaves the phases, and crops."""
+    for i in reversed(range(len(plan.axes))):
+        axis = plan.axes[i]
+        runs = range(0, len(outputs), axis.n_blocks)
+        outputs = [_join(outputs[k : k + axis.n_blocks], 2 + 2 * i, axis) for k in runs]
+    spec = plan.problem
+    y = outputs[0].reshape(spec.batch, *[a.computed_size for a in plan.axes], spec.out_channels)
+    for i, (axis, size) in enumerate(zip(plan.axes, spec.output_sizes, strict=True)):
+        y = _slice(y, 1 + i, axis.crop_lo, axis.crop_lo + size, 1)
+    return y
+
+
+def _join(blocks: Sequence[mx.array], axis: int, plan: AxisPlan) -> mx.array:
+    """Concatenates along the phase axis, zeros where no phase reads any input."""
+    pieces = []
+    for piece in plan.pieces:
+        if piece.block is None:
+            shape = list(blocks[0].shape)
+            shape[axis] = piece.count
+            pieces.append(mx.zeros(shape, blocks[0].dtype))
+        else:
+            stop = piece.start + piece.count
+            pieces.append(_slice(blocks[piece.block], axis, piece.start, stop, 1))
+    return mx.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
+
+
+def _pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
+    """Pads one axis with zeros, or crops it where `lo` or `hi` is negative."""
+    if lo < 0 or hi < 0:
+        a = _slice(a, axis, max(-lo, 0), a.shape[axis] - max(-hi, 0), 1)
+    if lo > 0 or hi > 0:
+        widths = [(0, 0)] * a.ndim
+        widths[axis] = (max(lo, 0), max(hi, 0))
+        a = mx.pad(a, widths)
+    return a
+
+
+def _slice(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
+    if start == 0 and stop == a.shape[axis] and step == 1:
+        return a
+    return a[(slice(None),) * axis + (slice(start, stop, step),)]
+
+
+def _slice_of(taps: range, kernel_size: int, flip: bool) -> slice:
+    """Taps of the kernel in correlation order, as a slice of the kernel as it is stored."""
+    if not flip:
+        return slice(taps.start, taps.stop, taps.step)
+    first, last = kernel_size - 1 - taps[0], kernel_size - 1 - taps[-1]
+    return slice(first, last - 1 if last else None, -taps.step)

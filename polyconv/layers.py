@@ -1,0 +1,172 @@
+"""The layers: `mlx.nn.ConvTranspose1d/2d/3d` with the convolution done by polyconv.
+
+A checkpoint of one loads into the other. Attributes are read when the layer is called, as MLX's
+own layers do, since models set some (`output_padding`, say) after construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from polyconv import ops, spec
+
+IntOrTuple: TypeAlias = "int | tuple[int, ...]"
+
+_OPS: dict[int, Callable[..., mx.array]] = {
+    1: ops.conv_transpose1d,
+    2: ops.conv_transpose2d,
+    3: ops.conv_transpose3d,
+}
+
+
+class PolyConvTranspose(nn.Module):
+    """Applies a transposed convolution of one, two or three spatial dimensions.
+
+    The channels come last: the input is ``(N, L, C)``, ``(N, H, W, C)`` or ``(N, D, H, W, C)``.
+
+    Args:
+        in_channels (int): The number of input channels.
+        out_channels (int): The number of output channels.
+        kernel_size (int or tuple): The size of the filters.
+        stride (int or tuple, optional): Output samples per input sample. Default: ``1``.
+        padding (int or tuple, optional): Output samples dropped at each end. Default: ``0``.
+        dilation (int or tuple, optional): Output samples between taps. Default: ``1``.
+        output_padding (int or tuple, optional): Output samples added at the end. Default: ``0``.
+        groups (int, optional): The number of groups of channels. Default: ``1``.
+        bias (bool, optional): If ``True`` add a learnable bias to the output. Default: ``True``.
+        ndim (int, optional): The number of spatial dimensions. Default: the length of the tuples
+            among the arguments.
+
+    Raises:
+        ValueError: If the rank is not told or told in two ways, or if the groups do not divide the
+            channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: IntOrTuple = 0,
+        dilation: IntOrTuple = 1,
+        output_padding: IntOrTuple = 0,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        ndim: int | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        options = {
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "output_padding": output_padding,
+        }
+        ndim = _rank(name, ndim, options)
+        per_axis = {k: spec.per_axis(name, k, v, ndim) for k, v in options.items()}
+        spec.check_groups(name, in_channels, out_channels, groups)
+        sizes = per_axis.pop("kernel_size")
+        fan_in = in_channels // groups * math.prod(sizes)
+        scale = math.sqrt(1 / fan_in)
+        self.weight = mx.random.uniform(
+            low=-scale, high=scale, shape=(out_channels, *sizes, in_channels // groups)
+        )
+        if bias:
+            self.bias = mx.zeros((out_channels,))
+        for option, values in per_axis.items():
+            # As in mlx.nn: plain ints in 1D, tuples above, but the dilation as it was given.
+            kept = dilation if option == "dilation" and ndim > 1 else values
+            setattr(self, option, values[0] if ndim == 1 else kept)
+        self.groups = groups
+
+    def _extra_repr(self) -> str:
+        out_channels, *kernel_size, channels = self.weight.shape
+        size = kernel_size[0] if len(kernel_size) == 1 else tuple(kernel_size)
+        groups = f"groups={self.groups}, " if self.groups != 1 else ""
+        return (
+            f"{channels * self.groups}, {out_channels}, kernel_size={size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"output_padding={self.output_padding}, {groups}bias={'bias' in self}"
+        )
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = _OPS[self.weight.ndim - 2](
+            x,
+            self.weight,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.output_padding,
+            self.groups,
+        )
+        if "bias" in self:
+            y = y + self.bias
+        return y
+
+
+class _Ranked(PolyConvTranspose):
+    """`mlx.nn`'s signature, with the groups last, for a rank that the class knows."""
+
+    _ndim: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: IntOrTuple = 0,
+        dilation: IntOrTuple = 1,
+        output_padding: IntOrTuple = 0,
+        bias: bool = True,
+        groups: int = 1,
+    ) -> None:
+        options = (stride, padding, dilation, output_padding)
+        super().__init__(
+            in_channels, out_channels, kernel_size, *options, groups, bias, ndim=self._ndim
+        )
+
+
+class PolyConvTranspose1d(_Ranked, nn.ConvTranspose1d):
+    """`mlx.nn.ConvTranspose1d` computed by polyphase, with ``groups`` as a trailing argument.
+
+    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    """
+
+    _ndim = 1
+
+
+class PolyConvTranspose2d(_Ranked, nn.ConvTranspose2d):
+    """`mlx.nn.ConvTranspose2d` computed by polyphase, with ``groups`` as a trailing argument.
+
+    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    """
+
+    _ndim = 2
+
+
+class PolyConvTranspose3d(_Ranked, nn.ConvTranspose3d):
+    """`mlx.nn.ConvTranspose3d` computed by polyphase, with ``groups`` as a trailing argument.
+
+    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    """
+
+    _ndim = 3
+
+
+def _rank(name: str, ndim: int | None, options: dict[str, IntOrTuple]) -> int:
+    told = {len(v) for v in options.values() if isinstance(v, (tuple, list))}
+    if ndim is not None:
+        told.add(ndim)
+    if len(told) != 1 or not told <= {1, 2, 3}:
+        must = "the rank must be told as 1, 2 or 3, by ndim or by the length of every tuple"
+        spec.refuse(name, must, ", ".join(map(str, sorted(told))) or "neither")
+    return told.pop()

@@ -1,0 +1,309 @@
+"""The functions: `mx.conv_transpose1d/2d/3d` and `mx.conv_general`, computed by polyphase.
+
+The one place that joins arguments (`spec`), decision (`plan`) and action (`execute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from polyconv import spec
+from polyconv.batching import run_mapped
+from polyconv.plan import ConvPlan, plan
+
+IntOrSequence: TypeAlias = "int | Sequence[int]"
+Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
+StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
+
+# A plan is a few kilobytes; a program that never repeats a shape must not grow for ever.
+_CACHED_PLANS = 1024
+
+
+def conv_transpose1d(
+    x: mx.array,
+    w: mx.array,
+    /,
+    stride: IntOrSequence = 1,
+    padding: IntOrSequence = 0,
+    dilation: IntOrSequence = 1,
+    output_padding: IntOrSequence = 0,
+    groups: int = 1,
+    *,
+    stream: StreamOrDevice = None,
+    method: str = "auto",
+) -> mx.array:
+    """1D transposed convolution over an input with several channels.
+
+    As :func:`mlx.core.conv_transpose1d`, with the same result wherever that is right.
+
+    Args:
+        x (array): Input array of shape ``(N, L, C_in)``, float16, bfloat16 or float32.
+        w (array): Weight array of shape ``(C_out, K, C_in / groups)``.
+        stride (int, optional): Output samples per input sample. Default: ``1``.
+        padding (int, optional): Output samples dropped at each end; negative to add. Default: ``0``.
+        dilation (int, optional): Output samples from one tap to the next. Default: ``1``.
+        output_padding (int, optional): Output samples added at the end; as in MLX any int is
+            accepted, also one not smaller than ``max(stride, dilation)`` (PyTorch refuses those)
+            or a negative one, which drops samples. Default: ``0``.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream (Stream or Device, optional): Where to run. Default: MLX's default.
+        method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"`` or ``"native"`` (MLX's
+            own op) to force one. Default: ``"auto"``.
+
+    Returns:
+        array: Of shape ``(N, L_out, C_out)`` with ``L_out = (L - 1) * stride - 2 * padding
+        + dilation * (K - 1) + output_padding + 1``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
+    """
+    options = (stride, padding, dilation, output_padding)
+    return _transposed(1, x, w, options, groups, stream, method)
+
+
+def conv_transpose2d(
+    x: mx.array,
+    w: mx.array,
+    /,
+    stride: IntOrSequence = 1,
+    padding: IntOrSequence = 0,
+    dilation: IntOrSequence = 1,
+    output_padding: IntOrSequence = 0,
+    groups: int = 1,
+    *,
+    stream: StreamOrDevice = None,
+    method: str = "auto",
+) -> mx.array:
+    """2D transposed convolution over an input with several channels.
+
+    As :func:`mlx.core.conv_transpose2d`; options are an int or two, for height and width, and
+    otherwise as in :func:`conv_transpose1d`.
+
+    Args:
+        x (array): Input array of shape ``(N, H, W, C_in)``, float16, bfloat16 or float32.
+        w (array): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
+        stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
+        padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
+        dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
+        output_padding (int or tuple(int), optional): Output samples added at the end.
+            Default: ``0``.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream (Stream or Device, optional): Where to run. Default: MLX's default.
+        method (str, optional): A method to force. Default: ``"auto"``.
+
+    Returns:
+        array: Of shape ``(N, H_out, W_out, C_out)``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
+    """
+    options = (stride, padding, dilation, output_padding)
+    return _transposed(2, x, w, options, groups, stream, method)
+
+
+def conv_transpose3d(
+    x: mx.array,
+    w: mx.array,
+    /,
+    stride: IntOrSequence = 1,
+    padding: IntOrSequence = 0,
+    dilation: IntOrSequence = 1,
+    output_padding: IntOrSequence = 0,
+    groups: int = 1,
+    *,
+    stream: StreamOrDevice = None,
+    method: str = "auto",
+) -> mx.array:
+    """3D transposed convolution over an input with several channels.
+
+    As :func:`mlx.core.conv_transpose3d`, and with ``groups``, which MLX refuses in 3D; options are
+    an int or three, for depth, height and width, and otherwise as in :func:`conv_transpose1d`.
+
+    Args:
+        x (array): Input array of shape ``(N, D, H, W, C_in)``, float16, bfloat16 or float32.
+        w (array): Weight array of shape ``(C_out, KD, KH, KW, C_in / groups)``.
+        stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
+        padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
+        dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
+        output_padding (int or tuple(int), optional): Output samples added at the end.
+            Default: ``0``.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream (Stream or Device, optional): Where to run. Default: MLX's default.
+        method (str, optional): A method to force. Default: ``"auto"``.
+
+    Returns:
+        array: Of shape ``(N, D_out, H_out, W_out, C_out)``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
+    """
+    options = (stride, padding, dilation, output_padding)
+    return _transposed(3, x, w, options, groups, stream, method)
+
+
+def conv_general(
+    x: mx.array,
+    w: mx.array,
+    /,
+    stride: IntOrSequence = 1,
+    padding: Padding = 0,
+    kernel_dilation: IntOrSequence = 1,
+    input_dilation: IntOrSequence = 1,
+    groups: int = 1,
+    flip: bool = False,
+    *,
+    stream: StreamOrDevice = None,
+    method: str = "auto",
+) -> mx.array:
+    """Convolution of any rank with any stride, padding and dilation of kernel and input.
+
+    As :func:`mlx.core.conv_general`, with the same result wherever that is right. Without input
+    dilation it is MLX's own convolution; with ``stride`` and ``input_dilation`` both above 1 it
+    resamples by their ratio.
+
+    Args:
+        x (array): Input array of shape ``(N, *S, C_in)``, one to three spatial axes.
+        w (array): Weight array of shape ``(C_out, *K, C_in / groups)``.
+        stride (int or list(int), optional): Samples of the dilated input per output sample.
+            Default: ``1``.
+        padding (int, list(int) or tuple(list(int), list(int)), optional): Zeros put before and
+            after the dilated input, or separately as ``([lo...], [hi...])``; negative to crop the
+            *dilated* input, as in PyTorch and JAX. Default: ``0``.
+        kernel_dilation (int or list(int), optional): Samples from tap to tap. Default: ``1``.
+        input_dilation (int or list(int), optional): Samples of the dilated input per input sample.
+            Default: ``1``.
+        groups (int, optional): Groups of channels, in any rank. Default: ``1``.
+        flip (bool, optional): Whether the kernel is applied last tap first. Default: ``False``.
+        stream (Stream or Device, optional): Where to run. Default: MLX's default.
+        method (str, optional): A method to force. Default: ``"auto"``.
+
+    Returns:
+        array: Of shape ``(N, *S_out, C_out)``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
+    """
+    op = "conv_general"
+    _check_arrays(op, x, w)
+    ndim = spec.spatial_ndim(op, x.shape)
+    chosen = _general_plan(
+        x.shape,
+        w.shape,
+        (x.dtype, w.dtype),
+        spec.broadcast_axes(op, "stride", stride, ndim, 1),
+        spec.padding_pair(op, padding, ndim),
+        spec.broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
+        spec.broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
+        spec.count(op, "groups", groups),
+        spec.switch(op, "flip", flip),
+        method,
+    )
+    return _run(chosen, x, w, stream)
+
+
+def _transposed(
+    ndim: int,
+    x: mx.array,
+    w: mx.array,
+    options: tuple[IntOrSequence, IntOrSequence, IntOrSequence, IntOrSequence],
+    groups: int,
+    stream: StreamOrDevice,
+    method: str,
+) -> mx.array:
+    op = f"conv_transpose{ndim}d"
+    _check_arrays(op, x, w)
+    names = ("stride", "padding", "dilation", "output_padding")
+    chosen = _transposed_plan(
+        op,
+        x.shape,
+        w.shape,
+        (x.dtype, w.dtype),
+        *[spec.per_axis(op, name, value, ndim) for name, value in zip(names, options)],
+        spec.count(op, "groups", groups),
+        method,
+    )
+    return _run(chosen, x, w, stream)
+
+
+@lru_cache(_CACHED_PLANS)
+def _transposed_plan(
+    op: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtypes: tuple[mx.Dtype, mx.Dtype],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    groups: int,
+    method: str,
+) -> ConvPlan:
+    problem = spec.transposed(
+        op, x_shape, w_shape, _names(dtypes), stride, padding, dilation, output_padding, groups
+    )
+    return plan(problem, method, op)
+
+
+@lru_cache(_CACHED_PLANS)
+def _general_plan(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtypes: tuple[mx.Dtype, mx.Dtype],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, ...], tuple[int, ...]],
+    kernel_dilation: tuple[int, ...],
+    input_dilation: tuple[int, ...],
+    groups: int,
+    flip: bool,
+    method: str,
+) -> ConvPlan:
+    op = "conv_general"
+    problem = spec.general(
+        op,
+        x_shape,
+        w_shape,
+        _names(dtypes),
+        stride,
+        padding,
+        kernel_dilation,
+        input_dilation,
+        groups,
+        flip,
+    )
+    return plan(problem, method, op)
+
+
+def _names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
+    x, w = [str(dtype).removeprefix("mlx.core.") for dtype in dtypes]
+    return x, w
+
+
+def _check_arrays(op: str, x: Any, w: Any) -> None:
+    for name, value in (("x", x), ("weight", w)):
+        if not isinstance(value, mx.array):
+            spec.refuse(op, f"{name} must be an mlx.core.array", type(value).__name__)
+
+
+def _run(chosen: ConvPlan, x: mx.array, w: mx.array, stream: StreamOrDevice) -> mx.array:
+    if stream is None:
+        return run_mapped(chosen, x, w)
+    with _on(stream):
+        return run_mapped(chosen, x, w)
+
+
+@contextmanager
+def _on(stream: StreamOrDevice) -> Iterator[None]:
+    """As `mx.stream`, which does not put back the default stream of a device it switches to."""
+    device = stream.device if isinstance(stream, mx.Stream) else None
+    before = mx.default_stream(device) if device is not None else None
+    try:
+        with mx.stream(stream):
+            yield
+    finally:
+        if before is not None:
+            mx.set_default_stream(before)

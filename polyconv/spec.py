@@ -1,0 +1,336 @@
+"""What is a legal convolution, and what shape comes out of it?
+
+The only validator of user arguments. A transposed convolution and the stride-1 convolutions that
+replace it are the same kind of thing here: a `ConvSpec`. Everything past this file may assume that
+its integers are legal. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+INT32_MAX = 2**31 - 1
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_LAYOUTS = {1: "(N, L, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
+_WEIGHT_LAYOUTS = {
+    1: "(O, K, C / groups)",
+    2: "(O, KH, KW, C / groups)",
+    3: "(O, KD, KH, KW, C / groups)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis of a convolution, in the terms of `mx.conv_general`.
+
+    With `xd` the input with `input_dilation - 1` zeros between its samples, and the kernel in
+    correlation order,
+
+        y[t] = sum_k w[k] * xd[stride * t + kernel_dilation * k - padding_lo]
+
+    Negative padding crops the *dilated* input.
+
+    >>> Axis(size=100, kernel_size=16, input_dilation=8, padding_lo=11, padding_hi=11).output_size
+    800
+    """
+
+    size: int
+    kernel_size: int
+    stride: int = 1
+    input_dilation: int = 1
+    kernel_dilation: int = 1
+    padding_lo: int = 0
+    padding_hi: int = 0
+
+    @property
+    def dilated_size(self) -> int:
+        """Samples after zero insertion; `1 - input_dilation` for an empty axis, as MLX counts."""
+        return self.input_dilation * (self.size - 1) + 1
+
+    @property
+    def window(self) -> int:
+        """Samples from the first to the last tap of the dilated kernel, both included."""
+        return self.kernel_dilation * (self.kernel_size - 1) + 1
+
+    @property
+    def output_size(self) -> int:
+        room = self.dilated_size + self.padding_lo + self.padding_hi - self.window
+        return room // self.stride + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """One convolution: `x (N, *S, C)` with `w (O, *K, C / groups)` gives `y (N, *output, O)`."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    axes: tuple[Axis, ...]
+    groups: int = 1
+    flip: bool = False
+    dtype: str = "float32"
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        return tuple(axis.output_size for axis in self.axes)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.batch, *self.output_sizes, self.out_channels)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no product exists at all, so that the output is empty or all zeros."""
+        sizes = (self.batch, self.in_channels, self.out_channels, *(a.size for a in self.axes))
+        return 0 in sizes
+
+    @property
+    def is_input_dilated(self) -> bool:
+        return any(axis.input_dilation > 1 for axis in self.axes)
+
+
+def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
+    """Reads an int, or a sequence of `ndim` ints, as one int per spatial axis.
+
+    >>> per_axis("conv_transpose3d", "stride", (2, 2), 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: [conv_transpose3d] stride must be an int or 3 ints, one per spatial axis; got (2, 2)
+    """
+    if type(value) is int:
+        return (value,) * ndim
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == ndim:
+        try:
+            return tuple(operator.index(v) for v in value)
+        except TypeError:
+            pass
+    try:
+        return (operator.index(value),) * ndim  # type: ignore[arg-type]
+    except TypeError:
+        count = "1 int" if ndim == 1 else f"{ndim} ints, one per spatial axis"
+        refuse(op, f"{name} must be an int or {count}", value)
+
+
+def broadcast_axes(op: str, name: str, value: object, ndim: int, default: int) -> tuple[int, ...]:
+    """As `per_axis`, and as `mx.conv_general`: one item serves all axes, none is the default."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) == 0:
+            return (default,) * ndim
+        if len(value) == 1:
+            return per_axis(op, name, value[0], ndim)
+    return per_axis(op, name, value, ndim)
+
+
+def padding_pair(op: str, value: object, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Reads `conv_general`'s padding: an int, one int per axis, or a pair `([lo...], [hi...])`."""
+    if isinstance(value, Sequence) and len(value) == 2 and all(map(_is_list, value)):
+        lo, hi = value
+        return (
+            broadcast_axes(op, "padding_lo", lo, ndim, 0),
+            broadcast_axes(op, "padding_hi", hi, ndim, 0),
+        )
+    both = broadcast_axes(op, "padding", value, ndim, 0)
+    return both, both
+
+
+def count(op: str, name: str, value: object) -> int:
+    """Reads one int, such as `groups`."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        refuse(op, f"{name} must be an int", value)
+
+
+def switch(op: str, name: str, value: object) -> bool:
+    """Reads a bool, such as `flip`."""
+    if not isinstance(value, bool):
+        refuse(op, f"{name} must be True or False", value)
+    return value
+
+
+def transposed(
+    op: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtypes: tuple[str, str],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    groups: int,
+) -> ConvSpec:
+    """The `ConvSpec` of a transposed convolution.
+
+    MLX's own formula (mlx/ops.cpp, `conv_transpose_general`): the stride becomes the input
+    dilation, the kernel is flipped, and
+
+        padding_lo = dilation * (kernel_size - 1) - padding
+        padding_hi = padding_lo + output_padding
+    """
+    ndim = len(stride)
+    _check_shapes(op, x_shape, w_shape, ndim, groups)
+    axes = []
+    for i in range(ndim):
+        _check_positive(op, "stride", stride[i])
+        _check_positive(op, "dilation", dilation[i])
+        lo = dilation[i] * (w_shape[1 + i] - 1) - padding[i]
+        axes.append(
+            Axis(
+                size=x_shape[1 + i],
+                kernel_size=w_shape[1 + i],
+                input_dilation=stride[i],
+                kernel_dilation=dilation[i],
+                padding_lo=lo,
+                padding_hi=lo + output_padding[i],
+            )
+        )
+    return _spec(op, x_shape, w_shape, dtypes, tuple(axes), groups, flip=True)
+
+
+def general(
+    op: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtypes: tuple[str, str],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, ...], tuple[int, ...]],
+    kernel_dilation: tuple[int, ...],
+    input_dilation: tuple[int, ...],
+    groups: int,
+    flip: bool,
+) -> ConvSpec:
+    """The `ConvSpec` of `mx.conv_general`'s arguments."""
+    ndim = len(stride)
+    _check_shapes(op, x_shape, w_shape, ndim, groups)
+    axes = []
+    for i in range(ndim):
+        _check_positive(op, "stride", stride[i])
+        _check_positive(op, "kernel_dilation", kernel_dilation[i])
+        _check_positive(op, "input_dilation", input_dilation[i])
+        axes.append(
+            Axis(
+                size=x_shape[1 + i],
+                kernel_size=w_shape[1 + i],
+                stride=stride[i],
+                input_dilation=input_dilation[i],
+                kernel_dilation=kernel_dilation[i],
+                padding_lo=padding[0][i],
+                padding_hi=padding[1][i],
+            )
+        )
+    return _spec(op, x_shape, w_shape, dtypes, tuple(axes), groups, flip)
+
+
+def spatial_ndim(op: str, x_shape: tuple[int, ...]) -> int:
+    """The number of spatial axes of `x`, for the op of any rank."""
+    if len(x_shape) not in (3, 4, 5):
+        refuse(op, "x must have 3, 4 or 5 dimensions, (N, *S, C)", f"shape {x_shape}")
+    return len(x_shape) - 2
+
+
+def promote(x: str, w: str) -> str:
+    """The result dtype of float `x` and real `w`, as `mx` promotes (mlx/dtype.cpp).
+
+    >>> promote("float16", "bfloat16"), promote("bfloat16", "int32")
+    ('float32', 'bfloat16')
+    """
+    if w not in _FLOATS or x == w:
+        return x
+    if {x, w} == {"float16", "bfloat16"}:
+        return "float32"
+    return max(x, w, key=_FLOATS.index)
+
+
+def check_groups(op: str, in_channels: int, out_channels: int, groups: int) -> None:
+    """Refuses groups that do not divide the channels."""
+    _check_positive(op, "groups", groups)
+    if in_channels % groups:
+        refuse(op, f"input channels must be divisible by groups={groups}", in_channels)
+    if out_channels % groups:
+        refuse(op, f"output channels must be divisible by groups={groups}", out_channels)
+
+
+def refuse(op: str, must: str, got: object) -> NoReturn:
+    """Raises the one form of error this library has: `[op] what must hold; got what`."""
+    raise ValueError(f"[{op}] {must}; got {got}")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _check_shapes(
+    op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], ndim: int, groups: int
+) -> None:
+    if len(x_shape) != ndim + 2:
+        refuse(op, f"x must have {ndim + 2} dimensions, {_LAYOUTS[ndim]}", f"shape {x_shape}")
+    if len(w_shape) != ndim + 2:
+        layout = _WEIGHT_LAYOUTS[ndim]
+        refuse(op, f"weight must have {ndim + 2} dimensions, {layout}", f"shape {w_shape}")
+    channels = x_shape[-1]
+    check_groups(op, channels, w_shape[0], groups)
+    if w_shape[-1] != channels // groups:
+        must = f"weight's last axis must be {channels} input channels / {groups} groups"
+        refuse(op, f"{must} = {channels // groups}", f"shape {w_shape}")
+    if 0 in w_shape[1:-1]:
+        refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")
+
+
+def _check_positive(op: str, name: str, value: int) -> None:
+    if value < 1:
+        refuse(op, f"{name} must be at least 1", value)
+
+
+def _spec(
+    op: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtypes: tuple[str, str],
+    axes: tuple[Axis, ...],
+    groups: int,
+    flip: bool,
+) -> ConvSpec:
+    dtype = _check_dtypes(op, *dtypes)
+    spec = ConvSpec(x_shape[0], x_shape[-1], w_shape[0], axes, groups, flip, dtype)
+    for axis, size in zip(axes, spec.output_sizes, strict=True):
+        if size < 1:
+            must = "padded input must be at least as long as the dilated kernel on every axis"
+            padded = axis.dilated_size + axis.padding_lo + axis.padding_hi
+            refuse(op, must, f"{padded} samples for a kernel that spans {axis.window}")
+    _check_int32(op, spec)
+    if dtype == "float64" and spec.is_input_dilated:
+        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", dtype)
+    return spec
+
+
+def _check_dtypes(op: str, x: str, w: str) -> str:
+    if x not in _FLOATS:
+        refuse(op, "x must be float16, bfloat16 or float32", x)
+    if w == "complex64":
+        refuse(op, "weight must be real", w)
+    return promote(x, w)
+
+
+def _check_int32(op: str, spec: ConvSpec) -> None:
+    numbers = [spec.groups, *spec.output_shape]
+    for a in spec.axes:
+        numbers += (a.stride, a.input_dilation, a.kernel_dilation, a.dilated_size, a.window)
+        numbers += (abs(a.padding_lo), abs(a.padding_hi))
+        numbers.append(a.dilated_size + max(a.padding_lo, 0) + max(a.padding_hi, 0))
+    if max(numbers) > INT32_MAX:
+        refuse(op, "every size must fit in int32, as MLX counts in int32", max(numbers))
+
+
+def macs(spec: ConvSpec) -> int:
+    """Multiply-accumulates that the definition of `spec` asks for, those on zeros included."""
+    taps = math.prod(axis.output_size * axis.kernel_size for axis in spec.axes)
+    return spec.batch * spec.out_channels * (spec.in_channels // spec.groups) * taps
