@@ -95,6 +95,13 @@ class AxisPlan:
             return sum(block.axis.kernel_size * len(block.phases) for block in self.blocks)
         return sum([len(phase.taps) for phase in self.phases])
 
+    @property
+    def window_taps(self) -> int:
+        """Input samples that all blocks together read for one frame."""
+        if self.stacked:
+            return sum(block.axis.kernel_size for block in self.blocks)
+        return self.block_taps
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         if self.native:

@@ -1,10 +1,9 @@
 """How does a plan run under `mx.vmap`?
 
-By MLX's own rules where these are right, and else as one convolution with the mapped axis folded
-into the batch, the output channels or the groups. MLX's rule for a convolution forgets the groups
-when the weight alone is mapped (`Convolution::vmap`, mlx/primitives.cpp: it flattens the mapped
-axis into the output channels, so that they no longer lie group by group), and has no 3D case when
-both arguments are.
+By MLX's own rules without groups, and with groups as one convolution with the mapped axis folded
+into the batch, the output channels or the groups: MLX's rule is wrong when the weight alone is
+mapped (`Convolution::vmap`, mlx/primitives.cpp: it flattens the mapped axis into the output
+channels, which then no longer lie group by group).
 """
 
 from __future__ import annotations
@@ -20,8 +19,12 @@ from polyconv.spec import ConvSpec
 
 
 def run_mapped(chosen: ConvPlan, x: mx.array, w: mx.array) -> mx.array:
-    """Runs a plan so that `mx.vmap` of it is right for every mapping of `x` and `w`."""
-    if chosen.problem.groups == 1 and chosen.problem.ndim < 3:
+    """Runs a plan so that `mx.vmap` of it is right for every mapping of `x` and `w`.
+
+    One mapping stays MLX's error: both arguments, in 3D without groups. `mx.vmap` also transforms
+    what a `mx.custom_function` does inside, so a rule of our own cannot step in there.
+    """
+    if chosen.problem.groups == 1:
         return run(chosen, x, w)
 
     @mx.custom_function

@@ -20,7 +20,8 @@ class Cost:
     """What one call of a plan does.
 
     `macs` counts multiply-accumulates, those on zeros included; `n_convs` the convolutions issued;
-    `bytes_moved` what is copied to bring the outputs into their final order.
+    `bytes_moved` the windows of input that these read (MLX's CPU convolution copies them), the
+    weights packed, and the copies that bring the outputs into their final order.
     """
 
     macs: int

@@ -61,7 +61,8 @@ class PolyConvTranspose(nn.Module):
         *,
         ndim: int | None = None,
     ) -> None:
-        super().__init__()
+        # In the ranked classes `super()` is MLX's layer, which would make a weight of its own.
+        nn.Module.__init__(self)
         name = type(self).__name__
         options = {
             "kernel_size": kernel_size,

@@ -70,14 +70,15 @@ class ConvPlan:
         if self.is_zero:
             return Cost(0, 0, 0)
         spec = self.problem
-        channels = spec.out_channels * (spec.in_channels // spec.groups)
-        taps = prod(axis.block_taps * axis.n_frames for axis in self.axes)
-        output_bytes = spec.batch * spec.out_channels * _ITEMSIZE[spec.dtype]
-        output_bytes *= prod(axis.computed_size for axis in self.axes)
+        frames = spec.batch * prod(axis.n_frames for axis in self.axes)
+        weights = spec.out_channels * (spec.in_channels // spec.groups)
+        weights *= prod(axis.block_taps for axis in self.axes)
+        windows = frames * spec.in_channels * prod(axis.window_taps for axis in self.axes)
+        outputs = frames * spec.out_channels * prod(axis.n_phases for axis in self.axes)
         return Cost(
-            macs=spec.batch * channels * taps,
+            macs=frames * weights,
             n_convs=prod(axis.n_blocks for axis in self.axes),
-            bytes_moved=output_bytes * self._n_copies,
+            bytes_moved=_ITEMSIZE[spec.dtype] * (windows + weights + outputs * self._n_copies),
         )
 
     @property
