@@ -75,6 +75,7 @@ class PolyConvTranspose(nn.Module):
         per_axis = {k: spec.per_axis(name, k, v, ndim) for k, v in options.items()}
         spec.check_groups(name, in_channels, out_channels, groups)
         sizes = per_axis.pop("kernel_size")
+        spec.check_positive(name, "kernel_size", min(sizes))
         fan_in = in_channels // groups * math.prod(sizes)
         scale = math.sqrt(1 / fan_in)
         self.weight = mx.random.uniform(

@@ -180,8 +180,8 @@ def transposed(
     _check_shapes(op, x_shape, w_shape, ndim, groups)
     axes = []
     for i in range(ndim):
-        _check_positive(op, "stride", stride[i])
-        _check_positive(op, "dilation", dilation[i])
+        check_positive(op, "stride", stride[i])
+        check_positive(op, "dilation", dilation[i])
         lo = dilation[i] * (w_shape[1 + i] - 1) - padding[i]
         axes.append(
             Axis(
@@ -213,9 +213,9 @@ def general(
     _check_shapes(op, x_shape, w_shape, ndim, groups)
     axes = []
     for i in range(ndim):
-        _check_positive(op, "stride", stride[i])
-        _check_positive(op, "kernel_dilation", kernel_dilation[i])
-        _check_positive(op, "input_dilation", input_dilation[i])
+        check_positive(op, "stride", stride[i])
+        check_positive(op, "kernel_dilation", kernel_dilation[i])
+        check_positive(op, "input_dilation", input_dilation[i])
         axes.append(
             Axis(
                 size=x_shape[1 + i],
@@ -252,7 +252,7 @@ def promote(x: str, w: str) -> str:
 
 def check_groups(op: str, in_channels: int, out_channels: int, groups: int) -> None:
     """Refuses groups that do not divide the channels."""
-    _check_positive(op, "groups", groups)
+    check_positive(op, "groups", groups)
     if in_channels % groups:
         refuse(op, f"input channels must be divisible by groups={groups}", in_channels)
     if out_channels % groups:
@@ -285,7 +285,7 @@ def _check_shapes(
         refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")
 
 
-def _check_positive(op: str, name: str, value: int) -> None:
+def check_positive(op: str, name: str, value: int) -> None:
     if value < 1:
         refuse(op, f"{name} must be at least 1", value)
 

@@ -1,0 +1,139 @@
+"""Each row of docs/differences.md: MLX does what the row says, and polyconv what is right."""
+
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from reference import conv_general as reference_conv
+
+import polyconv
+
+DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
+
+
+def integers(*shape, seed=0):
+    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
+
+
+X1, W1 = integers(2, 6, 4), integers(2, 3, 4, seed=1)
+X2, W2 = integers(2, 5, 6, 4), integers(2, 3, 3, 4, seed=1)
+
+
+def agrees(ours, x, w, **general):
+    return np.array_equal(np.array(ours), reference_conv(np.array(x), np.array(w), **general))
+
+
+def differs_padding_above_kernel():
+    x, w = integers(1, 6, 1), integers(1, 3, 1)
+    assert mx.conv_transpose1d(x, w, 2, 3).shape == (1, 5, 1)
+    return agrees(
+        polyconv.conv_transpose1d(x, w, 2, 3),
+        x,
+        w,
+        **_general(lo=-1, hi=-1, input_dilation=2),
+        flip=True,
+    ) and polyconv.conv_transpose1d(x, w, 2, 3).shape == (1, 7, 1)
+
+
+def differs_negative_general_padding():
+    x, w = integers(1, 6, 1), integers(1, 3, 1)
+    assert mx.conv_general(x, w, 1, ([-1], [0]), 1, 3).shape == (1, 11, 1)
+    y = polyconv.conv_general(x, w, 1, ([-1], [0]), 1, 3)
+    return y.shape == (1, 13, 1) and agrees(y, x, w, **_general(lo=-1, hi=0, input_dilation=3))
+
+
+def differs_whole_axis_cropped():
+    x, w = integers(1, 6, 1), integers(1, 3, 1)
+    y = polyconv.conv_general(x, w, 1, ([-7], [9]))
+    assert mx.conv_general(x, w, 1, ([-7], [9])).shape != y.shape
+    return y.shape == (1, 6, 1) and agrees(y, x, w, **_general(lo=-7, hi=9))
+
+
+def differs_kernel_longer_than_input():
+    x, w = integers(1, 2, 1), integers(1, 3, 1)
+    assert mx.conv_general(x, w, 2).shape == (1, 1, 1)
+    with pytest.raises(ValueError, match="padded input must be at least"):
+        polyconv.conv_general(x, w, 2)
+    return True
+
+
+def differs_groups_in_3d():
+    x, w = integers(1, 2, 3, 2, 4), integers(2, 2, 2, 2, 2)
+    with pytest.raises(ValueError, match="Can only handle groups"):
+        mx.conv_transpose3d(x, w, 2, groups=2)
+    y = polyconv.conv_transpose3d(x, w, 2, groups=2)
+    return agrees(y, x, w, **_general(lo=1, hi=1, input_dilation=2, ndim=3), groups=2, flip=True)
+
+
+def differs_groups_zero():
+    with pytest.raises(ValueError, match="groups must be at least 1; got 0"):
+        polyconv.conv_transpose1d(X1, W1, groups=0)
+    return True
+
+
+def differs_no_input_channels():
+    y = polyconv.conv_transpose1d(mx.zeros((1, 6, 0)), mx.zeros((2, 3, 0)), 2)
+    return y.shape == (1, 13, 2) and not np.any(np.array(y))
+
+
+def differs_no_taps():
+    w = mx.zeros((2, 0, 4))
+    assert mx.conv_transpose1d(X1, w, 2).shape == (2, 8, 2)
+    with pytest.raises(ValueError, match="at least one tap"):
+        polyconv.conv_transpose1d(X1, w, 2)
+    return True
+
+
+def differs_rank_taken_from_the_input():
+    assert mx.conv_transpose1d(X2, W2, 2).ndim == 4
+    with pytest.raises(ValueError, match="x must have 3 dimensions"):
+        polyconv.conv_transpose1d(X2, W2, 2)
+    return True
+
+
+def differs_vmap_of_groups():
+    x, w = integers(2, 8, 4), integers(3, 6, 3, 2)
+    each = mx.stack([mx.conv_transpose1d(x, w[i], 2, groups=2) for i in range(3)])
+
+    def mapped(lib):
+        return mx.vmap(lambda w: lib.conv_transpose1d(x, w, 2, groups=2))(w)
+
+    assert not mx.array_equal(mapped(mx), each)
+    return mx.array_equal(mapped(polyconv), each).item()
+
+
+def differs_error_types():
+    with pytest.raises(TypeError):
+        mx.conv_transpose1d(X1, W1, 2.0)
+    with pytest.raises(OverflowError):
+        mx.eval(mx.conv_transpose1d(mx.ones((1, 3, 1)), mx.ones((1, 1, 1)), 2**30))
+    for stride in (2.0, 2**30):
+        with pytest.raises(ValueError, match="must"):
+            polyconv.conv_transpose1d(mx.ones((1, 3, 1)), mx.ones((1, 1, 1)), stride)
+    return True
+
+
+def _general(lo, hi, input_dilation=1, ndim=1):
+    """The reference's arguments, the same on every axis."""
+    return {
+        "stride": [1] * ndim,
+        "lo": [lo] * ndim,
+        "hi": [hi] * ndim,
+        "kernel_dilation": [1] * ndim,
+        "input_dilation": [input_dilation] * ndim,
+    }
+
+
+TABLE = {name: check for name, check in globals().items() if name.startswith("differs_")}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_differences_from_mlx(name):
+    assert TABLE[name]()
+
+
+def test_each_row_of_the_table_of_differences_has_a_test():
+    rows = re.findall(r"`(differs_\w+)`", DIFFERENCES.read_text())
+    assert sorted(rows) == sorted(TABLE)

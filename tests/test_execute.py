@@ -1,0 +1,53 @@
+"""Every method on every case against the reference, by `==` on integers."""
+
+import numpy as np
+import pytest
+from cases import NAMED, draw_case
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sweep import sweep
+
+from polyconv.plan import METHODS
+
+
+REFUSED = {
+    ("dilated, coprime", "stacked"),
+    ("dilated, common divisor", "stacked"),
+    ("padding crops whole phases", "native"),
+    ("3d groups", "native"),
+    ("3d depthwise", "native"),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+@pytest.mark.parametrize("name", NAMED)
+def test_named_cases(name, method):
+    case = NAMED[name]
+    if (name, method) in REFUSED:
+        with pytest.raises(ValueError, match="method must suit the arguments"):
+            case.run(method)
+        return
+    expected = case.reference()
+    assert np.count_nonzero(expected)
+    assert np.array_equal(case.run(method), expected)
+
+
+def test_a_share_of_the_sweep():
+    agreed, refused = sweep(cases=1500, seed=20)
+    assert min(agreed.values()) >= 1500
+    assert refused["auto"] == refused["per_phase"] == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_hypothesis_finds_no_case_that_differs(data):
+    case = draw_case(lambda items: data.draw(st.sampled_from(list(items))))
+    assume(case.has_output)
+    expected = case.reference()
+    for method in ("auto", *METHODS):
+        try:
+            got = case.run(method)
+        except ValueError as error:
+            assert method in ("stacked", "native"), error
+        else:
+            assert np.array_equal(got, expected), method

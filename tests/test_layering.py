@@ -1,0 +1,47 @@
+"""Which module may import which: the arrows of docs/design.md, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "polyconv"
+
+# module: (modules of polyconv that it imports, whether it may import mlx)
+ARROWS = {
+    "spec": (set(), False),
+    "phases": ({"spec"}, False),
+    "axisplan": ({"spec", "phases"}, False),
+    "cost": (set(), False),
+    "plan": ({"spec", "axisplan", "cost"}, False),
+    "execute": ({"axisplan", "plan"}, True),
+    "batching": ({"spec", "plan", "execute"}, True),
+    "ops": ({"spec", "plan", "batching"}, True),
+    "layers": ({"spec", "ops"}, True),
+    "__init__": ({"layers", "ops"}, True),
+}
+
+
+def imports(module):
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "polyconv":
+                yield from (f"polyconv.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ARROWS)
+
+
+@pytest.mark.parametrize("module", ARROWS)
+def test_arrows(module):
+    names = set(imports(module))
+    ours = {name.split(".")[1] for name in names if name.startswith("polyconv.")}
+    expected, mlx = ARROWS[module]
+    assert ours == expected
+    assert any(name.startswith("mlx") for name in names) == mlx
+    assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "scipy"}

@@ -1,0 +1,101 @@
+"""PyTorch as a second opinion, on outputs and gradients."""
+
+import random
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from cases import draw_case
+
+torch = pytest.importorskip("torch", reason="PyTorch is an optional second opinion")
+
+
+def to_torch(array):
+    return torch.from_numpy(np.moveaxis(array, -1, 1).astype(np.float64))
+
+
+def torch_transposed(case, x, w):
+    """x (N, *S, C) and w (O, *K, C / groups), as `case.op` and in float64."""
+    g = case.general
+    ndim = len(case.x_shape) - 2
+    groups = g["groups"]
+    # (O, *K, C / g) -> (C, O / g, *K), group by group
+    out_per_group = w.shape[0] // groups
+    w = w.reshape(groups, out_per_group, *w.shape[1:])
+    w = np.moveaxis(w, -1, 1).reshape(-1, out_per_group, *case.w_shape[1:-1])
+    padding = [
+        d * (k - 1) - lo for d, k, lo in zip(g["kernel_dilation"], case.w_shape[1:-1], g["lo"])
+    ]
+    x, w = to_torch(x).requires_grad_(), torch.from_numpy(w.astype(np.float64)).requires_grad_()
+    y = getattr(torch.nn.functional, f"conv_transpose{ndim}d")(
+        x,
+        w,
+        None,
+        g["input_dilation"],
+        padding,
+        [hi - lo for lo, hi in zip(g["lo"], g["hi"])],
+        groups,
+        g["kernel_dilation"],
+    )
+    return x, w, y
+
+
+def accepted(case):
+    """PyTorch wants padding >= 0, samples, and 0 <= output_padding < max(stride, dilation)."""
+    g = case.general
+    extra = [hi - lo for lo, hi in zip(g["lo"], g["hi"])]
+    most = map(max, g["input_dilation"], g["kernel_dilation"])
+    padding = [
+        d * (k - 1) - lo for d, k, lo in zip(g["kernel_dilation"], case.w_shape[1:-1], g["lo"])
+    ]
+    small = all(0 <= e < m for e, m in zip(extra, most))
+    return small and min(padding) >= 0 and 0 not in case.x_shape and case.has_output
+
+
+def drawn(n):
+    rng = random.Random(3)
+    cases = []
+    while len(cases) < n:
+        case = draw_case(rng.choice)
+        if case.op != "conv_general" and case.dtype == "float32" and accepted(case):
+            cases.append(case)
+    return cases
+
+
+def test_outputs_and_gradients_agree_with_torch():
+    for case in drawn(150):
+        x, w = case.data()
+        theirs_x, theirs_w, theirs = torch_transposed(case, x, w)
+        ours = case.run("auto")
+        assert np.array_equal(np.moveaxis(ours, -1, 1), theirs.detach().numpy()), case
+        cotangent = np.random.default_rng(1).integers(-2, 3, ours.shape).astype(np.float32)
+        theirs.backward(to_torch(cotangent))
+        call = lambda x, w, case=case: case.call(x, w, "auto")  # noqa: E731
+        _, (dx, dw) = mx.vjp(call, [mx.array(x), mx.array(w)], [mx.array(cotangent)])
+        assert np.array_equal(np.moveaxis(np.array(dx), -1, 1), theirs_x.grad.numpy()), case
+        groups, taps = case.general["groups"], case.w_shape[1:-1]
+        expected = theirs_w.grad.numpy().reshape(groups, -1, w.shape[0] // groups, *taps)
+        expected = np.moveaxis(expected, 1, -1).reshape(w.shape)
+        assert np.array_equal(np.array(dw), expected), case
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_double_backward_agrees_with_torch(stride):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 6, 3)), rng.standard_normal((4, 5, 3))
+    import polyconv
+
+    def loss(x, w):
+        return (polyconv.conv_transpose1d(x, w, stride, 1) ** 2).sum()
+
+    def penalty(x, w):
+        return (mx.grad(loss)(x, w) ** 2).sum()
+
+    ours = mx.grad(penalty, argnums=(0, 1))(mx.array(x, mx.float32), mx.array(w, mx.float32))
+    tx = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    tw = torch.tensor(w.transpose(2, 0, 1), requires_grad=True)
+    y = torch.nn.functional.conv_transpose1d(tx, tw, None, stride, 1)
+    (grad,) = torch.autograd.grad((y**2).sum(), tx, create_graph=True)
+    theirs = torch.autograd.grad((grad**2).sum(), (tx, tw))
+    np.testing.assert_allclose(np.moveaxis(np.array(ours[0]), -1, 1), theirs[0], rtol=2e-4)
+    np.testing.assert_allclose(np.array(ours[1]).transpose(2, 0, 1), theirs[1], rtol=2e-4)

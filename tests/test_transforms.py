@@ -1,0 +1,207 @@
+"""polyconv under MLX's transformations, on other streams, and in threads."""
+
+import threading
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from cases import NAMED
+from reference import conv_general as reference_conv
+
+import polyconv
+
+
+def integers(*shape, seed=0):
+    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
+
+
+def inputs(name):
+    case = NAMED[name]
+    x, w = (mx.array(a) for a in case.data())
+    return case, x, w
+
+
+METHODS = ("per_phase", "stacked", "auto")
+CALLS = [
+    (name, method)
+    for name in NAMED
+    for method in METHODS
+    if not (name.startswith("dilated, co") and method == "stacked")
+]
+
+
+def reference_gradients(case, x, w, cotangent):
+    """The convolution is bilinear: its gradients are its values at unit vectors."""
+    x, w, ct = np.array(x), np.array(w), np.array(cotangent)
+
+    def along(array, value):
+        grad = np.zeros(array.size)
+        for i in range(array.size):
+            unit = np.zeros(array.size)
+            unit[i] = 1
+            grad[i] = np.sum(ct * value(unit.reshape(array.shape)))
+        return grad.reshape(array.shape)
+
+    return (
+        along(x, lambda unit: reference_conv(unit, w, **case.general)),
+        along(w, lambda unit: reference_conv(x, unit, **case.general)),
+    )
+
+
+@pytest.mark.parametrize(("name", "method"), CALLS)
+def test_gradients_of_both_arguments(name, method):
+    case, x, w = inputs(name)
+    cotangent = integers(*case.reference().shape, seed=3)
+    _, (dx, dw) = mx.vjp(lambda x, w: case.call(x, w, method), [x, w], [cotangent])
+    expected_dx, expected_dw = reference_gradients(case, x, w, cotangent)
+    assert np.array_equal(np.array(dx), expected_dx)
+    assert np.array_equal(np.array(dw), expected_dw)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["hifigan", "depthwise", "2d groups", "3d 4x4x4 s2 p1"])
+def test_second_order(name, method):
+    """A gradient penalty: the gradient of |d loss / d x|^2, against MLX's own op."""
+    case, x, w = inputs(name)
+
+    def penalty(lib, method):
+        def loss(x, w):
+            return (case.call(x, w, method, lib) ** 2).sum() / 1e3
+
+        return lambda x, w: (mx.grad(loss)(x, w) ** 2).sum() / 1e3
+
+    ours = mx.grad(penalty(polyconv, method), argnums=(0, 1))(x, w)
+    theirs = mx.grad(penalty(mx, ""), argnums=(0, 1))(x, w)
+    for a, b in zip(ours, theirs, strict=True):
+        assert mx.allclose(a, b, rtol=1e-4, atol=1e-4 * mx.abs(b).max().item())
+
+
+@pytest.mark.parametrize("name", ["hifigan", "2d groups", "3d groups", "output padding"])
+def test_value_and_grad_compiled(name):
+    case, x, w = inputs(name)
+    step = mx.value_and_grad(lambda x, w: (case.call(x, w, "auto") ** 2).sum(), argnums=(0, 1))
+    value, grads = step(x, w)
+    compiled_value, compiled_grads = mx.compile(step)(x, w)
+    assert mx.array_equal(value, compiled_value)
+    for a, b in zip(grads, compiled_grads, strict=True):
+        assert mx.array_equal(a, b)
+
+
+def test_compile_retraces_for_a_new_length():
+    w = integers(3, 4, 2)
+    convolve = mx.compile(lambda x: polyconv.conv_transpose1d(x, w, 2, 1))
+    for length in (5, 9, 5):
+        x = integers(1, length, 2)
+        assert mx.array_equal(convolve(x), mx.conv_transpose1d(x, w, 2, 1))
+
+
+def test_checkpoint():
+    case, x, w = inputs("hifigan")
+    loss = lambda x, w: (case.call(x, w, "auto") ** 2).sum()  # noqa: E731
+    plain = mx.grad(loss, argnums=(0, 1))(x, w)
+    kept = mx.grad(mx.checkpoint(loss), argnums=(0, 1))(x, w)
+    for a, b in zip(plain, kept, strict=True):
+        assert mx.array_equal(a, b)
+
+
+def test_jvp():
+    case, x, w = inputs("hifigan")
+    tangent = integers(*x.shape, seed=5)
+    try:
+        _, (expected,) = mx.jvp(lambda x: case.call(x, w, "", mx), [x], [tangent])
+    except ValueError:
+        with pytest.raises(ValueError):
+            mx.jvp(lambda x: case.call(x, w, "auto"), [x], [tangent])
+        return
+    _, (got,) = mx.jvp(lambda x: case.call(x, w, "auto"), [x], [tangent])
+    assert mx.array_equal(got, expected)
+
+
+MAPPED = {"x": (0, None), "w": (None, 0), "both": (0, 0), "other axes": (-1, 1)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mapped", MAPPED)
+@pytest.mark.parametrize(
+    "name", ["hifigan", "groups", "depthwise", "stride 1", "2d groups", "3d groups", "3d 2x2x2 s2"]
+)
+def test_vmap(name, mapped, method):
+    case, _, _ = inputs(name)
+    axes = MAPPED[mapped]
+    xs, ws = integers(3, *case.x_shape), integers(3, *case.w_shape, seed=1)
+    each = [
+        case.call(xs[i] if axes[0] is not None else xs[0], ws[i] if axes[1] is not None else ws[0], method)
+        for i in range(3)
+    ]  # fmt: skip
+    arguments = [a[0] if ax is None else mx.moveaxis(a, 0, ax) for a, ax in zip((xs, ws), axes)]
+    call = mx.vmap(lambda x, w: case.call(x, w, method), in_axes=axes)
+    if name == "3d 2x2x2 s2" and None not in axes:
+        with pytest.raises(ValueError, match="Can only handle groups"):
+            call(*arguments)
+        return
+    assert mx.array_equal(call(*arguments), mx.stack(each))
+
+
+def test_nested_vmap_with_groups():
+    x, w = integers(2, 1, 5, 4), integers(3, 6, 3, 2)
+    convolve = lambda x, w: polyconv.conv_transpose1d(x, w, 2, groups=2)  # noqa: E731
+    got = mx.vmap(mx.vmap(convolve, (None, 0)), (0, None))(x, w)
+    expected = mx.stack([mx.stack([convolve(x[i], w[j]) for j in range(3)]) for i in range(2)])
+    assert mx.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("where", ["device", "device type", "stream", "new stream"])
+def test_explicit_stream(where):
+    stream = {
+        "device": mx.Device(mx.cpu, 0),
+        "device type": mx.cpu,
+        "stream": mx.default_stream(mx.cpu),
+        "new stream": mx.new_stream(mx.cpu),
+    }[where]
+    before = mx.default_device(), mx.default_stream(mx.cpu)
+    case, x, w = inputs("2d groups")
+    y = polyconv.conv_transpose2d(x, w, **case.kwargs, stream=stream)
+    assert np.array_equal(np.array(y), case.reference())
+    assert (mx.default_device(), mx.default_stream(mx.cpu)) == before
+
+
+def test_the_default_stream_comes_back_after_an_error():
+    before = mx.default_stream(mx.cpu)
+    with pytest.raises(ValueError):
+        polyconv.conv_transpose1d(mx.ones((1, 2, 2)), mx.ones((1, 2, 3)), stream=mx.new_stream(mx.cpu))
+    assert mx.default_stream(mx.cpu) == before
+
+
+def test_threads():
+    names = list(NAMED)
+    wrong = []
+
+    def work(offset):
+        for i in range(40):
+            case = NAMED[names[(i + offset) % len(names)]]
+            if not np.array_equal(case.run("auto"), case.reference()):
+                wrong.append(case)
+
+    threads = [threading.Thread(target=work, args=(7 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_training_moves_the_weights_as_native_does():
+    def trained(layer):
+        mx.random.seed(0)
+        model = layer(3, 2, 4, 2, 1)
+        x, target = mx.random.normal((2, 6, 3)), mx.random.normal((2, 12, 2))
+        step = nn.value_and_grad(model, lambda x: ((model(x) - target) ** 2).mean())
+        for _ in range(5):
+            _, grads = step(x)
+            model.update(nn.utils.tree_map(lambda p, g: p - 0.1 * g, model.parameters(), grads))
+        return model
+
+    ours, theirs = trained(polyconv.PolyConvTranspose1d), trained(nn.ConvTranspose1d)
+    assert mx.allclose(ours.weight, theirs.weight, atol=1e-6)
+    assert mx.allclose(ours.bias, theirs.bias, atol=1e-6)
