@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from polyconv.device import pads_explicitly
 from polyconv.execute import run
 from polyconv.plan import ConvPlan, plan
 from polyconv.spec import ConvSpec
@@ -25,11 +26,11 @@ def run_mapped(chosen: ConvPlan, x: mx.array, w: mx.array) -> mx.array:
     what a `mx.custom_function` does inside, so a rule of our own cannot step in there.
     """
     if chosen.problem.groups == 1:
-        return run(chosen, x, w)
+        return run(chosen, x, w, pads_explicitly())
 
     @mx.custom_function
     def convolve(x: mx.array, w: mx.array) -> mx.array:
-        return run(chosen, x, w)
+        return run(chosen, x, w, pads_explicitly())
 
     @convolve.vmap
     def fold(inputs: Sequence[mx.array], axes: Sequence[int | None]) -> tuple[mx.array, int]:

@@ -8,20 +8,24 @@ O and C output and input channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import mlx.core as mx
 
 from polyconv.axisplan import AxisPlan, Block
 from polyconv.plan import ConvPlan, SubConv
 
+Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
-def run(plan: ConvPlan, x: mx.array, w: mx.array, stream: mx.Stream | None = None) -> mx.array:
+
+def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.array:
     """Computes the convolution of a plan.
 
     Args:
         plan (ConvPlan): A plan for these shapes.
         x (array): Input, ``(N, *S, C)``.
         w (array): Weight, ``(O, *K, C / groups)``, in the order that `plan.problem.flip` says.
+        pad_explicitly (bool): Pad undilated inputs before the convolutions and not by them.
 
     Returns:
         array: ``plan.problem.output_shape``, of dtype ``plan.problem.dtype``.
@@ -34,7 +38,8 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, stream: mx.Stream | None = Non
     flip_taps = spec.flip != plan.flip
     outputs = []
     for sub in plan.subconvs:
-        y = _convolve(x, _pack(w, sub, spec.groups, flip_taps), sub, plan)
+        packed = _pack(w, sub, spec.groups, flip_taps)
+        y = _convolve(x, packed, sub, plan, pad_explicitly)
         outputs.append(_frames(y, sub, spec.groups))
     return _weave(outputs, plan)
 
@@ -80,17 +85,27 @@ def _fold_taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
     return _slice(w, axis + 1, n - 1, None, -1)
 
 
-def _convolve(x: mx.array, w: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:
+def _convolve(
+    x: mx.array, w: mx.array, sub: SubConv, plan: ConvPlan, pad_explicitly: bool
+) -> mx.array:
     """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
-    groups = plan.problem.groups
-    if groups > 1 and len(sub.blocks) == 3:
-        return _grouped_3d(x, w, sub, groups)
+    groups, padding = plan.problem.groups, sub.padding
+    lo, hi = sub.zeros, (0,) * len(sub.zeros)
+    if pad_explicitly and max(sub.input_dilation) == 1:
+        lo = [n + more for n, more in zip(lo, padding[0], strict=True)]
+        hi, padding = padding[1], (hi, hi)
+    for i in range(len(lo)):
+        x = _pad(x, 1 + i, lo[i], hi[i])
+    if groups > 1 and len(lo) == 3:
+        return _grouped_3d(x, w, sub, padding, groups)
     return mx.conv_general(
-        x, w, sub.stride, sub.padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
+        x, w, sub.stride, padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
     )
 
 
-def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, groups: int) -> mx.array:
+def _grouped_3d(
+    x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups: int
+) -> mx.array:
     """A grouped 3D convolution, which MLX has not, as a sum of grouped 2D ones.
 
     One per tap in depth: the frames that this tap reads become part of the batch.
@@ -98,8 +113,8 @@ def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, groups: int) -> mx.array
     depth = sub.blocks[0].axis
     n, _, *plane = x.shape
     frames = depth.output_size
-    x = _pad(x, 1, depth.padding_lo, depth.padding_hi)
-    lo, hi = sub.padding
+    lo, hi = padding
+    x = _pad(x, 1, lo[0], hi[0])
     total = None
     for tap in range(depth.kernel_size):
         start = tap * depth.kernel_dilation
@@ -168,7 +183,8 @@ def _pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
 
 
 def _slice(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
-    if start == 0 and stop == a.shape[axis] and step == 1:
+    size = a.shape[axis]
+    if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
         return a
     return a[(slice(None),) * axis + (slice(start, stop, step),)]
 
@@ -178,4 +194,6 @@ def _slice_of(taps: range, kernel_size: int, flip: bool) -> slice:
     if not flip:
         return slice(taps.start, taps.stop, taps.step)
     first, last = kernel_size - 1 - taps[0], kernel_size - 1 - taps[-1]
+    if first == last:  # MLX up to 0.32.3 cannot differentiate or map a reversed single item
+        return slice(first, first + 1, 1)
     return slice(first, last - 1 if last else None, -taps.step)

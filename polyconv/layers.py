@@ -137,6 +137,12 @@ class _Ranked(PolyConvTranspose):
         )
 
 
+    def _extra_repr(self) -> str:
+        # MLX's own words, which have changed between its versions.
+        ours = super() if self.groups > 1 else super(PolyConvTranspose, self)
+        return ours._extra_repr()
+
+
 class PolyConvTranspose1d(_Ranked, nn.ConvTranspose1d):
     """`mlx.nn.ConvTranspose1d` computed by polyphase, with ``groups`` as a trailing argument.
 

@@ -17,7 +17,8 @@ class Phase(NamedTuple):
     """The outputs `index, index + P, index + 2 P, ...` of an axis with P phases.
 
     They are an undilated convolution of the input with the taps `w[taps]` (of the kernel in
-    correlation order), starting `padding_lo` samples before it.
+    correlation order), starting `padding_lo` samples before it. Taps that would only ever meet
+    padding are left out.
     """
 
     index: int
@@ -83,8 +84,13 @@ def split(axis: Axis) -> tuple[Phase, ...]:
         if r >= output_size:
             continue
         lo_r = (meets - p * r) // s
-        last_frame, last_tap = (output_size - r - 1) // period, (kernel_size - k0 - 1) // step
-        if -lo_r < size and last_frame * stride + last_tap * dilation - lo_r >= 0:
-            phases.append(Phase(r, range(k0, kernel_size, step), lo_r))
+        # Only taps that lie over the input at some output are kept: at the last output the first
+        # of them may not lie before it, at the first output the last may not lie behind it.
+        last_start = (output_size - r - 1) // period * stride - lo_r
+        first = -(last_start // dilation) if last_start < 0 else 0
+        last = min((kernel_size - k0 - 1) // step, (size - 1 + lo_r) // dilation)
+        if first <= last:
+            taps = range(k0 + first * step, k0 + last * step + 1, step)
+            phases.append(Phase(r, taps, lo_r - first * dilation))
     phases.sort()
     return tuple(phases)

@@ -28,9 +28,15 @@ _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 @dataclass(frozen=True, slots=True)
 class SubConv:
-    """One convolution to issue: one block per axis, and `mx.conv_general`'s arguments for it."""
+    """One convolution to issue: one block per axis, and `mx.conv_general`'s arguments for it.
+
+    `zeros` go in front of each axis of the input beforehand, where the padding is longer than the
+    kernel: for the weight's gradient MLX exchanges the two, and its CPU kernel for dilated or
+    grouped convolutions writes past an output that is shorter than the padding.
+    """
 
     blocks: tuple[Block, ...]
+    zeros: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, ...], tuple[int, ...]]
     kernel_dilation: tuple[int, ...]
@@ -93,10 +99,14 @@ class ConvPlan:
 
 def _subconv(blocks: tuple[Block, ...]) -> SubConv:
     axes = [block.axis for block in blocks]
+    undilated = all(axis.input_dilation == 1 for axis in axes)
+    zeros = [max(axis.padding_lo - axis.window + 1, 0) if undilated else 0 for axis in axes]
+    padding_lo = [axis.padding_lo - n for axis, n in zip(axes, zeros, strict=True)]
     return SubConv(
         blocks,
+        tuple(zeros),
         tuple([axis.stride for axis in axes]),
-        (tuple([axis.padding_lo for axis in axes]), tuple([axis.padding_hi for axis in axes])),
+        (tuple(padding_lo), tuple([axis.padding_hi for axis in axes])),
         tuple([axis.kernel_dilation for axis in axes]),
         tuple([axis.input_dilation for axis in axes]),
     )
@@ -183,8 +193,23 @@ def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
             return Rejection("native", "MLX crops before it dilates where padding is negative")
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
+    if _overruns(spec):
+        return Rejection("native", "MLX's CPU kernel writes past an output shorter than its padding")
     axes = tuple(native_axis(axis) for axis in spec.axes)
     return ConvPlan(spec, "native", axes, flip=spec.flip)
+
+
+def _overruns(spec: ConvSpec) -> bool:
+    """Whether MLX's CPU kernel would write out of bounds.
+
+    `slow_conv_2D` and `_3D` (mlx/backend/cpu/conv.cpp, up to 0.32.4 at least) take the first
+    `ceil(padding_lo / stride)` outputs of an axis as its border without asking whether it has as
+    many. They run where a dimension is dilated or the channels are grouped.
+    """
+    slow = spec.groups > 1 or any(axis.kernel_dilation > 1 for axis in spec.axes)
+    if spec.ndim == 1 or not slow or spec.is_input_dilated:
+        return False
+    return any(axis.padding_lo > axis.stride * axis.output_size for axis in spec.axes)
 
 
 METHODS: dict[str, Callable[[ConvSpec], ConvPlan | Rejection]] = {
