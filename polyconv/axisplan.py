@@ -38,11 +38,11 @@ class Fold(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """`count` neighbouring phases, from the `start`-th of a block on; zeros if `block` is None."""
+    """Phases `start` up to `stop` of a block; as many phases of zeros if `block` is None."""
 
     block: int | None
     start: int
-    count: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +115,13 @@ class AxisPlan:
         """What to concatenate, in this order, to have all phases."""
         pieces: list[Piece] = []
         end = 0
-        for start, stop in _runs([phase.index for phase in self.phases]):
-            index = self.phases[start].index
-            if index > end:
-                pieces.append(Piece(None, 0, index - end))
-            end = index + stop - start
+        for start, stop in _runs([phase.residue for phase in self.phases]):
+            residue = self.phases[start].residue
+            if residue > end:
+                pieces.append(Piece(None, 0, residue - end))
+            end = residue + stop - start
             if self.stacked:
-                pieces.append(Piece(0, start, stop - start))
+                pieces.append(Piece(0, start, stop))
             else:
                 pieces += [Piece(block, 0, 1) for block in range(start, stop)]
         if end < self.n_phases:
@@ -189,7 +189,7 @@ def _origins(axis: Axis, phases: Sequence[Phase]) -> list[tuple[int, int]]:
     for i in range(1, len(firsts)):
         lo = max(los_before[i - 1], los_after[i] + stride)
         end = max(ends_before[i - 1], ends_after[i] - stride)
-        rotations.append((period - phases[firsts[i]].index, lo, end))
+        rotations.append((period - phases[firsts[i]].residue, lo, end))
     if dilation > 1:
         rotations = [rotations[i] for i in _alignable(los, stride, dilation)]
     size = axis.output_size
@@ -239,9 +239,7 @@ def _window(phases: Sequence[Phase], dilation: int) -> tuple[int, int]:
     return padding_lo, (padding_lo + end) // dilation + 1
 
 
-def _fold(
-    phases: Sequence[Phase], leads: Sequence[int], window: int, axis: Axis
-) -> Fold | None:
+def _fold(phases: Sequence[Phase], leads: Sequence[int], window: int, axis: Axis) -> Fold | None:
     """The fold that gives these phases their taps, if there is one.
 
     Tap u of the window is kernel index `start_i + step (u - lead_i)` for phase i. A fold is that

@@ -90,22 +90,21 @@ def _convolve(
 ) -> mx.array:
     """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
     groups, padding = plan.problem.groups, sub.padding
-    lo, hi = sub.zeros, (0,) * len(sub.zeros)
+    none = (0,) * len(sub.zeros)
+    before, after = sub.zeros, none
     if pad_explicitly and max(sub.input_dilation) == 1:
-        lo = [n + more for n, more in zip(lo, padding[0], strict=True)]
-        hi, padding = padding[1], (hi, hi)
-    for i in range(len(lo)):
-        x = _pad(x, 1 + i, lo[i], hi[i])
-    if groups > 1 and len(lo) == 3:
+        before = tuple([n + lo for n, lo in zip(sub.zeros, padding[0], strict=True)])
+        after, padding = padding[1], (none, none)
+    for i, (lo, hi) in enumerate(zip(before, after, strict=True)):
+        x = _pad(x, 1 + i, lo, hi)
+    if groups > 1 and len(none) == 3:
         return _grouped_3d(x, w, sub, padding, groups)
     return mx.conv_general(
         x, w, sub.stride, padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
     )
 
 
-def _grouped_3d(
-    x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups: int
-) -> mx.array:
+def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups: int) -> mx.array:
     """A grouped 3D convolution, which MLX has not, as a sum of grouped 2D ones.
 
     One per tap in depth: the frames that this tap reads become part of the batch.
@@ -163,11 +162,10 @@ def _join(blocks: Sequence[mx.array], axis: int, plan: AxisPlan) -> mx.array:
     for piece in plan.pieces:
         if piece.block is None:
             shape = list(blocks[0].shape)
-            shape[axis] = piece.count
+            shape[axis] = piece.stop - piece.start
             pieces.append(mx.zeros(shape, blocks[0].dtype))
         else:
-            stop = piece.start + piece.count
-            pieces.append(_slice(blocks[piece.block], axis, piece.start, stop, 1))
+            pieces.append(_slice(blocks[piece.block], axis, piece.start, piece.stop, 1))
     return mx.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
 
 

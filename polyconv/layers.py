@@ -136,7 +136,6 @@ class _Ranked(PolyConvTranspose):
             in_channels, out_channels, kernel_size, *options, groups, bias, ndim=self._ndim
         )
 
-
     def _extra_repr(self) -> str:
         # MLX's own words, which have changed between its versions.
         ours = super() if self.groups > 1 else super(PolyConvTranspose, self)

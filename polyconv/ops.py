@@ -45,7 +45,8 @@ def conv_transpose1d(
         x (array): Input array of shape ``(N, L, C_in)``, float16, bfloat16 or float32.
         w (array): Weight array of shape ``(C_out, K, C_in / groups)``.
         stride (int, optional): Output samples per input sample. Default: ``1``.
-        padding (int, optional): Output samples dropped at each end; negative to add. Default: ``0``.
+        padding (int, optional): Output samples dropped at each end, or added where negative.
+            Default: ``0``.
         dilation (int, optional): Output samples from one tap to the next. Default: ``1``.
         output_padding (int, optional): Output samples added at the end; as in MLX any int is
             accepted, also one not smaller than ``max(stride, dilation)`` (PyTorch refuses those)

@@ -14,14 +14,14 @@ from polyconv.spec import Axis
 
 
 class Phase(NamedTuple):
-    """The outputs `index, index + P, index + 2 P, ...` of an axis with P phases.
+    """The outputs `residue, residue + P, residue + 2 P, ...` of an axis with P phases.
 
     They are an undilated convolution of the input with the taps `w[taps]` (of the kernel in
     correlation order), starting `padding_lo` samples before it. Taps that would only ever meet
     padding are left out.
     """
 
-    index: int
+    residue: int
     taps: range
     padding_lo: int
 
@@ -60,14 +60,14 @@ def split(axis: Axis) -> tuple[Phase, ...]:
         y[P m + r] = sum_j w[k0 + j s/g] x[(p/h) m + (d/g) j - lo_r],
         lo_r = (lo - p r - d k0) / s
 
-    which is a convolution with stride p/h, kernel dilation d/g, and no input dilation. It is the
-    noble identity of multirate filter banks (Vaidyanathan, Multirate Systems and Filter Banks,
-    1993, section 4.2), with padding and dilation carried along.
+    which is a convolution with stride p/h, kernel dilation d/g, and no input dilation: the
+    polyphase representation of multirate filters (Vaidyanathan, Multirate Systems and Filter
+    Banks, 1993, chapter 4), with padding and dilation carried along.
 
     >>> for p in split(Axis(size=4, kernel_size=4, input_dilation=2, padding_lo=2, padding_hi=2)):
-    ...     print(p.index, p.taps, p.padding_lo)
-    0 range(0, 4, 2) 1
-    1 range(1, 4, 2) 0
+    ...     print(p.residue, list(p.taps), p.padding_lo)
+    0 [0, 2] 1
+    1 [1, 3] 0
     """
     s, p, d, lo = axis.input_dilation, axis.stride, axis.kernel_dilation, axis.padding_lo
     h = gcd(s, p)

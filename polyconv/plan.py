@@ -194,7 +194,9 @@ def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
     if _overruns(spec):
-        return Rejection("native", "MLX's CPU kernel writes past an output shorter than its padding")
+        return Rejection(
+            "native", "MLX's CPU kernel writes past an output shorter than its padding"
+        )
     axes = tuple(native_axis(axis) for axis in spec.axes)
     return ConvPlan(spec, "native", axes, flip=spec.flip)
 

@@ -9,7 +9,6 @@ from sweep import sweep
 
 from polyconv.plan import METHODS
 
-
 REFUSED = {
     ("dilated, coprime", "stacked"),
     ("dilated, common divisor", "stacked"),

@@ -43,7 +43,7 @@ def test_the_grid_covers_what_users_meet():
 
 def test_phases_multiply_exactly_the_pairs_of_the_definition():
     for axis in AXES:
-        phases = {phase.index: phase for phase in split(axis)}
+        phases = {phase.residue: phase for phase in split(axis)}
         for t in range(axis.output_size):
             m, r = divmod(t, n_phases(axis))
             pairs = set()
@@ -67,7 +67,7 @@ def test_taps_of_all_phases_partition_the_kernel():
 def test_an_undilated_axis_is_one_phase_with_all_taps():
     axis = Axis(size=9, kernel_size=3, stride=2, kernel_dilation=2, padding_lo=1, padding_hi=1)
     (phase,) = split(axis)
-    assert (phase.index, phase.taps, phase.padding_lo) == (0, range(3), 1)
+    assert (phase.residue, phase.taps, phase.padding_lo) == (0, range(3), 1)
 
 
 def covers(plan: AxisPlan, axis: Axis) -> None:
@@ -75,7 +75,7 @@ def covers(plan: AxisPlan, axis: Axis) -> None:
     rows = []
     for piece in plan.pieces:
         block = None if piece.block is None else plan.blocks[piece.block]
-        for i in range(piece.start, piece.start + piece.count):
+        for i in range(piece.start, piece.stop):
             rows.append(None if block is None else (block, i))
     assert len(rows) == plan.n_phases
     for t in range(axis.output_size):
@@ -111,7 +111,8 @@ def test_blocks_are_legal_convolutions():
                 assert a.output_size == plan.n_frames
                 assert a.size - max(-a.padding_lo, 0) - max(-a.padding_hi, 0) >= 1
                 window = [lead + len(p.taps) for lead, p in zip(block.leads, block.phases)]
-                assert min(block.leads) == 0 and max(window) == a.kernel_size
+                assert min(block.leads) == 0
+                assert max(window) == a.kernel_size
 
 
 def test_folds_put_each_tap_where_its_phase_wants_it():
@@ -133,7 +134,7 @@ def test_folds_put_each_tap_where_its_phase_wants_it():
                 assert column[first : first + len(phase.taps)] == list(phase.taps)
                 # What else the fold brings along of the kernel meets nothing but padding.
                 others = {k for k in column if 0 <= k < axis.kernel_size} - set(phase.taps)
-                outputs = range(phase.index - plan.crop_lo, axis.output_size, plan.n_phases)
+                outputs = range(phase.residue - plan.crop_lo, axis.output_size, plan.n_phases)
                 assert not any(k in others for t in outputs if t >= 0 for k, _ in brute(axis, t))
     assert folded > 1_000
 
@@ -163,4 +164,6 @@ def test_a_huge_stride_is_planned_without_walking_over_its_phases():
     axis = Axis(size=2, kernel_size=3, input_dilation=2**30, padding_lo=2, padding_hi=2)
     plan = stacked_axis(axis)
     assert isinstance(plan, AxisPlan)
-    assert plan.n_phases == 2**30 and len(plan.phases) == 3 and len(plan.pieces) <= 3
+    assert plan.n_phases == 2**30
+    assert len(plan.phases) == 3
+    assert len(plan.pieces) <= 3

@@ -90,8 +90,8 @@ def test_bad_input_is_one_sentence(call, text):
 
 
 def test_float64_is_refused_where_mlx_has_no_kernel():
+    x, w = X1.astype(mx.float64, stream=mx.cpu), W1.astype(mx.float64, stream=mx.cpu)
     with pytest.raises(ValueError) as error:
-        x, w = X1.astype(mx.float64, stream=mx.cpu), W1.astype(mx.float64, stream=mx.cpu)
         T1(x, w, 2, stream=mx.cpu)
     assert str(error.value) == (
         "[conv_transpose1d] dtype must be float16, bfloat16 or float32 (as for MLX); got float64"
@@ -118,7 +118,17 @@ def test_output_size_counts_the_windows_that_fit(size, kernel, stride, dilation,
     assert max(axis.output_size, 0) == len(starts)
 
 
-REAL = [mx.float16, mx.bfloat16, mx.float32, mx.bool_, mx.int8, mx.int32, mx.int64, mx.uint8, mx.uint32]
+REAL = [
+    mx.float16,
+    mx.bfloat16,
+    mx.float32,
+    mx.bool_,
+    mx.int8,
+    mx.int32,
+    mx.int64,
+    mx.uint8,
+    mx.uint32,
+]
 
 
 @pytest.mark.parametrize("w", REAL, ids=str)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from cases import draw_case
 
+import polyconv
+
 torch = pytest.importorskip("torch", reason="PyTorch is an optional second opinion")
 
 
@@ -83,7 +85,6 @@ def test_outputs_and_gradients_agree_with_torch():
 def test_double_backward_agrees_with_torch(stride):
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 6, 3)), rng.standard_normal((4, 5, 3))
-    import polyconv
 
     def loss(x, w):
         return (polyconv.conv_transpose1d(x, w, stride, 1) ** 2).sum()

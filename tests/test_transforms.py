@@ -130,10 +130,11 @@ def test_vmap(name, mapped, method):
     case, _, _ = inputs(name)
     axes = MAPPED[mapped]
     xs, ws = integers(3, *case.x_shape), integers(3, *case.w_shape, seed=1)
-    each = [
-        case.call(xs[i] if axes[0] is not None else xs[0], ws[i] if axes[1] is not None else ws[0], method)
-        for i in range(3)
-    ]  # fmt: skip
+
+    def one(array, i, axis):
+        return array[0 if axis is None else i]
+
+    each = [case.call(one(xs, i, axes[0]), one(ws, i, axes[1]), method) for i in range(3)]
     arguments = [a[0] if ax is None else mx.moveaxis(a, 0, ax) for a, ax in zip((xs, ws), axes)]
     call = mx.vmap(lambda x, w: case.call(x, w, method), in_axes=axes)
     if name == "3d 2x2x2 s2" and None not in axes:
@@ -169,7 +170,9 @@ def test_explicit_stream(where):
 def test_the_default_stream_comes_back_after_an_error():
     before = mx.default_stream(mx.cpu)
     with pytest.raises(ValueError):
-        polyconv.conv_transpose1d(mx.ones((1, 2, 2)), mx.ones((1, 2, 3)), stream=mx.new_stream(mx.cpu))
+        polyconv.conv_transpose1d(
+            mx.ones((1, 2, 2)), mx.ones((1, 2, 3)), stream=mx.new_stream(mx.cpu)
+        )
     assert mx.default_stream(mx.cpu) == before
 
 

@@ -1,0 +1,40 @@
+# Everything runs in .venv, which the first target to need it creates.
+PYTHON ?= python3
+BIN := .venv/bin
+# On Linux the plain mlx package has no backend; on macOS it has.
+comma := ,
+BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
+STAMP := .venv/.installed
+
+.SECONDARY:
+.PHONY: demo test sweep lint figures layers clean
+
+demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
+	$(BIN)/python examples/vocoder_upsampler.py
+
+test: $(STAMP)-test ## the whole suite
+	$(BIN)/python -m pytest -q
+
+sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference
+	$(BIN)/python tests/sweep.py --cases 20000
+
+lint: $(STAMP)-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+figures: $(STAMP)-examples ## draws docs/figures
+	$(BIN)/python docs/figures/draw.py
+
+layers: $(STAMP)-examples ## measures the layers of the README's table
+	$(BIN)/python docs/benchmarks/layers.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(STAMP)-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(BACKEND)$*]'
+	touch $@
+
+clean:
+	rm -rf .venv build

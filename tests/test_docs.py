@@ -1,0 +1,125 @@
+"""The docs are true: doctests, snippets, the README's table, links, the package's own promises."""
+
+import doctest
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import polyconv
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path.stem for path in (ROOT / "polyconv").glob("*.py") if path.stem != "__init__")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")])
+
+
+def fenced(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_doctests_of_the_package(module):
+    failed, _ = doctest.testmod(importlib.import_module(f"polyconv.{module}"))
+    assert not failed
+
+
+def test_doctests_of_the_pages():
+    tried = 0
+    for page in PAGES:
+        if ">>> " in page.read_text():
+            failed, attempted = doctest.testfile(str(page), module_relative=False)
+            assert not failed, page
+            tried += attempted
+    assert tried >= 8
+
+
+def test_python_blocks_of_the_readme_run_in_order():
+    blocks = fenced((ROOT / "README.md").read_text(), "python")
+    assert len(blocks) >= 2
+    scope = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert scope["y"].shape == (1, 800, 256)
+
+
+def test_signatures_of_the_api_page_are_those_of_the_package():
+    import inspect
+
+    (functions, layers) = fenced((ROOT / "docs" / "api.md").read_text(), "python")
+    for line in (functions + layers).strip().splitlines():
+        name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
+        signature = inspect.signature(getattr(polyconv, name))
+        if arguments == "...":
+            arguments = re.search(r"PolyConvTranspose1d\((.*)\)", layers).group(1)
+        written = [a.strip() for a in arguments.split(",") if a.strip() not in ("/", "*")]
+        actual = [
+            p.name if p.default is p.empty else f"{p.name}={p.default!r}".replace("'", '"')
+            for p in signature.parameters.values()
+        ]
+        assert written == actual, name
+
+
+def test_the_readme_s_table_is_the_one_measured(monkeypatch):
+    pytest.importorskip("rich", reason="the benchmark's progress bar is an extra")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
+    layers = importlib.import_module("layers")
+    results = json.loads(layers.RESULTS.read_text())
+    assert layers.table(results) in (ROOT / "README.md").read_text()
+    assert min(row["ratio"] for row in results["rows"]) < 1, "a losing row stays in"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_no_machine_path_is_committed():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        if name.endswith((".py", ".md", ".toml", ".yml", ".yaml", "Makefile", ".json")):
+            text = (ROOT / name).read_text()
+            assert not re.search(r"/(home|root|Users)/\w", text), name
+
+
+def test_the_figure_is_what_its_script_draws(tmp_path, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib", reason="figures need the docs extra")
+    drawn = (ROOT / "docs" / "figures" / "phases.svg").read_text()
+    if matplotlib.__version__ not in drawn:
+        pytest.skip("drawn by another matplotlib, whose paths differ")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
+    draw = importlib.import_module("draw")
+    monkeypatch.setattr(draw, "__file__", str(tmp_path / "draw.py"))
+    draw.main()
+    assert (tmp_path / "phases.svg").read_text() == drawn
+
+
+def test_import_without_a_backend_says_which_extra_to_install(tmp_path):
+    """As on Linux after a plain `pip install mlx`: `mlx` imports, `mlx.core` does not."""
+    fake = tmp_path / "mlx"
+    fake.mkdir()
+    (fake / "core.py").write_text("raise ImportError('libmlx.so: cannot open shared object file')")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import polyconv"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: polyconv needs a working MLX backend")
+    assert "polyconv[cpu], polyconv[cuda12] or polyconv[cuda13]" in last
+
+
+def test_run_time_needs_mlx_alone():
+    """Importing and calling polyconv imports neither an extra nor a test package."""
+    extras = {"rich", "matplotlib", "scipy", "torch", "soundfile", "pytest"}
+    code = (
+        "import sys, mlx.core as mx, polyconv; "
+        "mx.eval(polyconv.conv_transpose1d(mx.ones((1, 4, 2)), mx.ones((3, 4, 2)), 2)); "
+        f"print([m for m in {sorted(extras)} if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.strip() == "[]", ran.stderr
