@@ -34,7 +34,7 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.ar
     dtype = getattr(mx, spec.dtype)
     if plan.is_zero:
         return mx.zeros(spec.output_shape, dtype)
-    x, w = x.astype(dtype), w.astype(dtype)
+    x, w = x.astype(dtype), w.astype(dtype)  # once, and not in each convolution
     flip_taps = spec.flip != plan.flip
     outputs = []
     for sub in plan.subconvs:
