@@ -34,7 +34,7 @@ $(BIN)/python:
 
 $(STAMP)-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(BACKEND)$*]'
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv build

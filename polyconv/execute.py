@@ -40,7 +40,7 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.ar
     for sub in plan.subconvs:
         packed = _pack(w, sub, spec.groups, flip_taps)
         y = _convolve(x, packed, sub, plan, pad_explicitly)
-        outputs.append(_frames(y, sub, spec.groups))
+        outputs.append(_frames(y, sub, plan))
     return _weave(outputs, plan)
 
 
@@ -90,14 +90,14 @@ def _convolve(
 ) -> mx.array:
     """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
     groups, padding = plan.problem.groups, sub.padding
-    none = (0,) * len(sub.zeros)
-    before, after = sub.zeros, none
+    before, after = sub.zeros, (0,) * len(sub.zeros)
     if pad_explicitly and max(sub.input_dilation) == 1:
         before = tuple([n + lo for n, lo in zip(sub.zeros, padding[0], strict=True)])
-        after, padding = padding[1], (none, none)
-    for i, (lo, hi) in enumerate(zip(before, after, strict=True)):
-        x = _pad(x, 1 + i, lo, hi)
-    if groups > 1 and len(none) == 3:
+        after, padding = padding[1], (after, after)
+    if any(before) or any(after):
+        for i, (lo, hi) in enumerate(zip(before, after, strict=True)):
+            x = _pad(x, 1 + i, lo, hi)
+    if groups > 1 and x.ndim == 5:
         return _grouped_3d(x, w, sub, padding, groups)
     return mx.conv_general(
         x, w, sub.stride, padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
@@ -131,14 +131,13 @@ def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups
     return total.reshape(n, frames, *total.shape[1:])
 
 
-def _frames(y: mx.array, sub: SubConv, groups: int) -> mx.array:
+def _frames(y: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:
     """Brings phases next to their frames: `(N, M1, R1, M2, R2, ..., G, O / G)`."""
-    n, *frames, channels = y.shape
-    ndim, phases = len(frames), sub.n_phases
-    if max(phases) == 1:
-        singles = [size for m in frames for size in (m, 1)]
-        return y.reshape(n, *singles, groups, channels // groups)
-    y = y.reshape(n, *frames, groups, *phases, -1)
+    if max(sub.n_phases) == 1:
+        return y.reshape(plan.lone_phase_shape)
+    n, *frames, _ = y.shape
+    ndim = len(frames)
+    y = y.reshape(n, *frames, plan.problem.groups, *sub.n_phases, -1)
     pairs = [i for a in range(ndim) for i in (1 + a, 2 + ndim + a)]
     return y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
 

@@ -36,15 +36,12 @@ class SubConv:
     """
 
     blocks: tuple[Block, ...]
+    n_phases: tuple[int, ...]
     zeros: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, ...], tuple[int, ...]]
     kernel_dilation: tuple[int, ...]
     input_dilation: tuple[int, ...]
-
-    @property
-    def n_phases(self) -> tuple[int, ...]:
-        return tuple(len(block.phases) for block in self.blocks)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,13 @@ class ConvPlan:
     def subconvs(self) -> tuple[SubConv, ...]:
         """All products of one block per axis, the last axis running fastest."""
         return tuple(_subconv(blocks) for blocks in product(*[axis.blocks for axis in self.axes]))
+
+    @cached_property
+    def lone_phase_shape(self) -> tuple[int, ...]:
+        """What one phase's output is reshaped to: `(N, M1, 1, M2, 1, ..., G, O / G)`."""
+        spec = self.problem
+        frames = [size for axis in self.axes for size in (axis.n_frames, 1)]
+        return (spec.batch, *frames, spec.groups, spec.out_channels // spec.groups)
 
     @property
     def cost(self) -> Cost:
@@ -104,6 +108,7 @@ def _subconv(blocks: tuple[Block, ...]) -> SubConv:
     padding_lo = [axis.padding_lo - n for axis, n in zip(axes, zeros, strict=True)]
     return SubConv(
         blocks,
+        tuple([len(block.phases) for block in blocks]),
         tuple(zeros),
         tuple([axis.stride for axis in axes]),
         (tuple(padding_lo), tuple([axis.padding_hi for axis in axes])),

@@ -17,7 +17,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="writes the checkpoints that are read back")
+torch = pytest.importorskip(
+    "torch", reason="needs PyTorch, which writes the checkpoints that are read back"
+)
 
 import checkpoint  # noqa: E402
 import hifigan  # noqa: E402

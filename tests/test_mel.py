@@ -46,7 +46,7 @@ def test_log_mel_is_librosas(golden: dict[str, np.ndarray], clip: np.ndarray) ->
 
 
 def test_log_mel_is_torchs(clip: np.ndarray) -> None:
-    torch = pytest.importorskip("torch", reason="compares the STFT with PyTorch's")
+    torch = pytest.importorskip("torch", reason="needs PyTorch, whose STFT it is compared with")
     wave = torch.from_numpy(clip)[None, None].double()
     padded = torch.nn.functional.pad(wave, (384, 384), mode="reflect")[0]
     spectrum = torch.stft(
