@@ -58,7 +58,7 @@ class ConvPlan:
     flip: bool
     rejected: tuple[Rejection, ...] = ()
 
-    @property
+    @cached_property
     def is_zero(self) -> bool:
         """Whether no convolution is needed, as every output is zero."""
         return self.problem.is_empty or not all(axis.phases for axis in self.axes)
@@ -207,16 +207,21 @@ def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
 
 
 def _overruns(spec: ConvSpec) -> bool:
-    """Whether MLX's CPU kernel would write out of bounds.
+    """Whether MLX's CPU kernel would write out of bounds, here or in the gradient of the input.
 
     `slow_conv_2D` and `_3D` (mlx/backend/cpu/conv.cpp, up to 0.32.4 at least) take the first
     `ceil(padding_lo / stride)` outputs of an axis as its border without asking whether it has as
-    many. They run where a dimension is dilated or the channels are grouped.
+    many. They run where a dimension is dilated or the channels are grouped. The gradient's padding
+    is `window - 1 - padding_lo`, its output the input.
     """
     slow = spec.groups > 1 or any(axis.kernel_dilation > 1 for axis in spec.axes)
     if spec.ndim == 1 or not slow or spec.is_input_dilated:
         return False
-    return any(axis.padding_lo > axis.stride * axis.output_size for axis in spec.axes)
+    return any(
+        axis.padding_lo > axis.stride * axis.output_size
+        or axis.window - 1 - axis.padding_lo > axis.size
+        for axis in spec.axes
+    )
 
 
 METHODS: dict[str, Callable[[ConvSpec], ConvPlan | Rejection]] = {

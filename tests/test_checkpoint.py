@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip(
-    "torch", reason="needs PyTorch, which writes the checkpoints that are read back"
+    "torch", reason="needs PyTorch, which writes the checkpoints"
 )
 
 import checkpoint  # noqa: E402
