@@ -28,6 +28,7 @@ figures: $(STAMP)-examples ## draws docs/figures
 
 layers: $(STAMP)-examples ## measures the layers of the README's table
 	$(BIN)/python docs/benchmarks/layers.py
+	$(BIN)/python docs/benchmarks/layers.py --readme
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

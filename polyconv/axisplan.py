@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import itemgetter
@@ -88,19 +88,17 @@ class AxisPlan:
         """Whether weaving must concatenate: several blocks, or phases that are zero."""
         return self.n_blocks > 1 or len(self.phases) < self.n_phases
 
-    @property
-    def block_taps(self) -> int:
-        """Taps multiplied for one frame of all phases, the zeros of a shared window included."""
-        if self.stacked:
-            return sum(block.axis.kernel_size * len(block.phases) for block in self.blocks)
+    @cached_property
+    def window_taps(self) -> int:
+        """Input samples that all blocks together read for one frame."""
+        if self.stacked and self.phases:
+            return _window(self.phases, phase_dilation(self.axis))[1]
         return sum([len(phase.taps) for phase in self.phases])
 
     @property
-    def window_taps(self) -> int:
-        """Input samples that all blocks together read for one frame."""
-        if self.stacked:
-            return sum(block.axis.kernel_size for block in self.blocks)
-        return self.block_taps
+    def block_taps(self) -> int:
+        """Taps multiplied for one frame of all phases, the zeros of a shared window included."""
+        return self.window_taps * (len(self.phases) if self.stacked else 1)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -140,7 +138,13 @@ class AxisPlan:
 
 
 def native_axis(axis: Axis) -> AxisPlan:
-    """The axis as it stands."""
+    """The axis as it stands, without the samples behind its last window.
+
+    A stride may leave some; MLX's second-order gradients are wrong where it does.
+    """
+    if axis.input_dilation == 1:
+        unread = (axis.size + axis.padding_lo + axis.padding_hi - axis.window) % axis.stride
+        axis = replace(axis, padding_hi=axis.padding_hi - unread)
     whole = Phase(0, range(axis.kernel_size), axis.padding_lo)
     return AxisPlan(axis, (whole,), 1, axis.output_size, native=True)
 

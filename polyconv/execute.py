@@ -61,9 +61,9 @@ def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
 
 def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
     """Replaces the kernel axis K of `w` by the two axes (T, R) of a block."""
-    kernel_size = w.shape[axis]
     if block.fold is not None:
         return _fold_taps(w, axis, block, flip)
+    kernel_size = w.shape[axis]
     rows = []
     for phase, lead in zip(block.phases, block.leads, strict=True):
         taps = w[(slice(None),) * axis + (_slice_of(phase.taps, kernel_size, flip),)]
@@ -90,14 +90,11 @@ def _convolve(
 ) -> mx.array:
     """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
     groups, padding = plan.problem.groups, sub.padding
-    before, after = sub.zeros, (0,) * len(sub.zeros)
     if pad_explicitly and max(sub.input_dilation) == 1:
-        before = tuple([n + lo for n, lo in zip(sub.zeros, padding[0], strict=True)])
-        after, padding = padding[1], (after, after)
-    if any(before) or any(after):
-        for i, (lo, hi) in enumerate(zip(before, after, strict=True)):
+        for i, (lo, hi) in enumerate(zip(*padding, strict=True)):
             x = _pad(x, 1 + i, lo, hi)
-    if groups > 1 and x.ndim == 5:
+        padding = ((0,) * len(sub.blocks),) * 2
+    if groups > 1 and len(sub.blocks) == 3:
         return _grouped_3d(x, w, sub, padding, groups)
     return mx.conv_general(
         x, w, sub.stride, padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
@@ -105,30 +102,27 @@ def _convolve(
 
 
 def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups: int) -> mx.array:
-    """A grouped 3D convolution, which MLX has not, as a sum of grouped 2D ones.
+    """A grouped 3D convolution, which MLX has not, as a grouped 2D one.
 
-    One per tap in depth: the frames that this tap reads become part of the batch.
+    Output frames become part of the batch, and the taps in depth, each reading its own frames of
+    the input, become input channels of their group.
     """
     depth = sub.blocks[0].axis
-    n, _, *plane = x.shape
-    frames = depth.output_size
-    lo, hi = padding
-    x = _pad(x, 1, lo[0], hi[0])
-    total = None
-    for tap in range(depth.kernel_size):
-        start = tap * depth.kernel_dilation
-        stop = start + (frames - 1) * depth.stride + 1
-        y = mx.conv_general(
-            _slice(x, 1, start, stop, depth.stride).reshape(n * frames, *plane),
-            w[:, tap],
-            sub.stride[1:],
-            (lo[1:], hi[1:]),
-            sub.kernel_dilation[1:],
-            groups=groups,
-        )
-        total = y if total is None else total + y
-    assert total is not None
-    return total.reshape(n, frames, *total.shape[1:])
+    (lo, *plane_lo), (hi, *plane_hi) = padding
+    x = _pad(x, 1, lo, hi)
+    n, _, *plane, channels = x.shape
+    frames, taps = depth.output_size, depth.kernel_size
+    reach = (frames - 1) * depth.stride + 1
+    starts = range(0, taps * depth.kernel_dilation, depth.kernel_dilation)
+    read = [_slice(x, 1, start, start + reach, depth.stride) for start in starts]
+    per_tap = [a.reshape(n * frames, *plane, groups, 1, channels // groups) for a in read]
+    x = mx.concatenate(per_tap, -2).reshape(n * frames, *plane, taps * channels)
+    w = mx.moveaxis(w, 1, -2)
+    w = w.reshape(*w.shape[:-2], taps * channels // groups)
+    y = mx.conv_general(
+        x, w, sub.stride[1:], (plane_lo, plane_hi), sub.kernel_dilation[1:], groups=groups
+    )
+    return y.reshape(n, frames, *y.shape[1:])
 
 
 def _frames(y: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:

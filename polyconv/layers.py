@@ -13,7 +13,7 @@ from typing import TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import ops, spec
+from polyconv import arguments, ops, spec
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
@@ -71,17 +71,20 @@ class PolyConvTranspose(nn.Module):
             "dilation": dilation,
             "output_padding": output_padding,
         }
-        ndim = _rank(name, ndim, options)
-        per_axis = {k: spec.per_axis(name, k, v, ndim) for k, v in options.items()}
+        self._ndim = ndim = _rank(name, ndim, options)
+        in_channels = arguments.count(name, "in_channels", in_channels)
+        out_channels = arguments.count(name, "out_channels", out_channels)
+        groups = arguments.count(name, "groups", groups)
         spec.check_groups(name, in_channels, out_channels, groups)
+        per_axis = {k: arguments.per_axis(name, k, v, ndim) for k, v in options.items()}
+        for option in ("kernel_size", "stride", "dilation"):
+            arguments.positive(name, option, min(per_axis[option]))
         sizes = per_axis.pop("kernel_size")
-        spec.check_positive(name, "kernel_size", min(sizes))
-        fan_in = in_channels // groups * math.prod(sizes)
-        scale = math.sqrt(1 / fan_in)
+        scale = math.sqrt(1 / (in_channels // groups * math.prod(sizes)))
         self.weight = mx.random.uniform(
             low=-scale, high=scale, shape=(out_channels, *sizes, in_channels // groups)
         )
-        if bias:
+        if arguments.switch(name, "bias", bias):
             self.bias = mx.zeros((out_channels,))
         for option, values in per_axis.items():
             # As in mlx.nn: plain ints in 1D, tuples above, but the dilation as it was given.
@@ -100,7 +103,7 @@ class PolyConvTranspose(nn.Module):
         )
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = _OPS[self.weight.ndim - 2](
+        y = _OPS[self._ndim](
             x,
             self.weight,
             self.stride,
@@ -138,7 +141,7 @@ class _Ranked(PolyConvTranspose):
 
     def _extra_repr(self) -> str:
         # MLX's own words, which have changed between its versions.
-        ours = super() if self.groups > 1 else super(PolyConvTranspose, self)
+        ours = super() if self.groups != 1 else super(PolyConvTranspose, self)
         return ours._extra_repr()
 
 
@@ -170,10 +173,12 @@ class PolyConvTranspose3d(_Ranked, nn.ConvTranspose3d):
 
 
 def _rank(name: str, ndim: int | None, options: dict[str, IntOrTuple]) -> int:
-    told = {len(v) for v in options.values() if isinstance(v, (tuple, list))}
-    if ndim is not None:
-        told.add(ndim)
-    if len(told) != 1 or not told <= {1, 2, 3}:
-        must = "the rank must be told as 1, 2 or 3, by ndim or by the length of every tuple"
-        spec.refuse(name, must, ", ".join(map(str, sorted(told))) or "neither")
-    return told.pop()
+    if ndim is None:
+        told = sorted({len(v) for v in options.values() if isinstance(v, (tuple, list))})
+        if len(told) != 1:
+            must = "the rank must be told by ndim, or by the length of every tuple argument"
+            arguments.refuse(name, must, " and ".join(map(str, told)) or "neither")
+        ndim = told[0]
+    if arguments.count(name, "ndim", ndim) not in _OPS:
+        arguments.refuse(name, "the rank must be 1, 2 or 3", str(ndim))
+    return ndim

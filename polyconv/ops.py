@@ -5,23 +5,23 @@ The one place that joins arguments (`spec`), decision (`plan`) and action (`exec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import spec
+from polyconv import arguments, spec
 from polyconv.batching import run_mapped
+from polyconv.device import STREAM_TYPES, StreamOrDevice
 from polyconv.plan import ConvPlan, plan
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
-StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
 
-# A plan is a few kilobytes; a program that never repeats a shape must not grow for ever.
-_CACHED_PLANS = 1024
+# A plan holds up to some hundred bytes per phase, and a program that never repeats a shape must
+# not grow for ever.
+_CACHED_PLANS = 256
 
 
 def conv_transpose1d(
@@ -190,21 +190,21 @@ def conv_general(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     op = "conv_general"
-    _check_arrays(op, x, w)
+    _check_types(op, x, w, stream, method)
     ndim = spec.spatial_ndim(op, x.shape)
     chosen = _general_plan(
         x.shape,
         w.shape,
         (x.dtype, w.dtype),
-        spec.broadcast_axes(op, "stride", stride, ndim, 1),
-        spec.padding_pair(op, padding, ndim),
-        spec.broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
-        spec.broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
-        spec.count(op, "groups", groups),
-        spec.switch(op, "flip", flip),
+        arguments.broadcast_axes(op, "stride", stride, ndim, 1),
+        arguments.padding_pair(op, padding, ndim),
+        arguments.broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
+        arguments.broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
+        arguments.count(op, "groups", groups),
+        arguments.switch(op, "flip", flip),
         method,
     )
-    return _run(chosen, x, w, stream)
+    return run_mapped(chosen, x, w, stream)
 
 
 def _transposed(
@@ -217,18 +217,18 @@ def _transposed(
     method: str,
 ) -> mx.array:
     op = f"conv_transpose{ndim}d"
-    _check_arrays(op, x, w)
+    _check_types(op, x, w, stream, method)
     names = ("stride", "padding", "dilation", "output_padding")
     chosen = _transposed_plan(
         op,
         x.shape,
         w.shape,
         (x.dtype, w.dtype),
-        *[spec.per_axis(op, name, value, ndim) for name, value in zip(names, options)],
-        spec.count(op, "groups", groups),
+        *[arguments.per_axis(op, name, value, ndim) for name, value in zip(names, options)],
+        arguments.count(op, "groups", groups),
         method,
     )
-    return _run(chosen, x, w, stream)
+    return run_mapped(chosen, x, w, stream)
 
 
 @lru_cache(_CACHED_PLANS)
@@ -284,27 +284,11 @@ def _names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
     return x, w
 
 
-def _check_arrays(op: str, x: Any, w: Any) -> None:
+def _check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
     for name, value in (("x", x), ("weight", w)):
         if not isinstance(value, mx.array):
-            spec.refuse(op, f"{name} must be an mlx.core.array", type(value).__name__)
-
-
-def _run(chosen: ConvPlan, x: mx.array, w: mx.array, stream: StreamOrDevice) -> mx.array:
-    if stream is None:
-        return run_mapped(chosen, x, w)
-    with _on(stream):
-        return run_mapped(chosen, x, w)
-
-
-@contextmanager
-def _on(stream: StreamOrDevice) -> Iterator[None]:
-    """As `mx.stream`, which does not put back the default stream of a device it switches to."""
-    device = stream.device if isinstance(stream, mx.Stream) else None
-    before = mx.default_stream(device) if device is not None else None
-    try:
-        with mx.stream(stream):
-            yield
-    finally:
-        if before is not None:
-            mx.set_default_stream(before)
+            arguments.refuse(op, f"{name} must be an mlx.core.array", type(value).__name__)
+    if not isinstance(method, str):
+        arguments.refuse(op, "method must be a str", arguments.shown(method))
+    if stream is not None and not isinstance(stream, STREAM_TYPES):
+        arguments.refuse(op, "stream must be a stream or device of MLX", arguments.shown(stream))

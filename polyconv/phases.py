@@ -41,7 +41,7 @@ def phase_dilation(axis: Axis) -> int:
     return axis.kernel_dilation // gcd(axis.input_dilation, axis.kernel_dilation)
 
 
-@lru_cache(256)
+@lru_cache(64)
 def split(axis: Axis) -> tuple[Phase, ...]:
     """The phases of `axis` that read any input; every output outside them is zero.
 

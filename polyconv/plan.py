@@ -6,12 +6,13 @@ here is the method. Standard library only: a plan holds integers, never arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
 
+from polyconv.arguments import refuse
 from polyconv.axisplan import (
     AxisPlan,
     Block,
@@ -21,23 +22,17 @@ from polyconv.axisplan import (
     stacked_axis,
 )
 from polyconv.cost import Cost
-from polyconv.spec import ConvSpec, refuse
+from polyconv.spec import INT32_MAX, ConvSpec
 
 _ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True, slots=True)
 class SubConv:
-    """One convolution to issue: one block per axis, and `mx.conv_general`'s arguments for it.
-
-    `zeros` go in front of each axis of the input beforehand, where the padding is longer than the
-    kernel: for the weight's gradient MLX exchanges the two, and its CPU kernel for dilated or
-    grouped convolutions writes past an output that is shorter than the padding.
-    """
+    """One convolution to issue: one block per axis, and `mx.conv_general`'s arguments for it."""
 
     blocks: tuple[Block, ...]
     n_phases: tuple[int, ...]
-    zeros: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, ...], tuple[int, ...]]
     kernel_dilation: tuple[int, ...]
@@ -49,7 +44,8 @@ class ConvPlan:
     """What to run for `problem`: for each product of one block per axis, one convolution.
 
     `flip` is what these convolutions are called with; the weights are flipped beforehand where it
-    differs from the problem's. `rejected` says why the other methods were not taken.
+    differs from the problem's. `rejected` says why `auto` did not take the other methods, where it
+    had a choice.
     """
 
     problem: ConvSpec
@@ -95,23 +91,19 @@ class ConvPlan:
     def _n_copies(self) -> int:
         """How often weaving copies the output: per concatenation, and for one transposition."""
         joins = sum(axis.is_joined for axis in self.axes)
-        widest = [axis.stacked and len(axis.phases) > 1 for axis in self.axes]
+        stacks = [axis.stacked and len(axis.phases) > 1 for axis in self.axes]
         # In 1D the phases lie between frames and channels already, where they belong.
-        transposed = any(widest[:-1]) or (widest[-1] and self.problem.groups > 1)
+        transposed = any(stacks[:-1]) or (stacks[-1] and self.problem.groups > 1)
         return joins + transposed
 
 
 def _subconv(blocks: tuple[Block, ...]) -> SubConv:
     axes = [block.axis for block in blocks]
-    undilated = all(axis.input_dilation == 1 for axis in axes)
-    zeros = [max(axis.padding_lo - axis.window + 1, 0) if undilated else 0 for axis in axes]
-    padding_lo = [axis.padding_lo - n for axis, n in zip(axes, zeros, strict=True)]
     return SubConv(
         blocks,
         tuple([len(block.phases) for block in blocks]),
-        tuple(zeros),
         tuple([axis.stride for axis in axes]),
-        (tuple(padding_lo), tuple([axis.padding_hi for axis in axes])),
+        (tuple([axis.padding_lo for axis in axes]), tuple([axis.padding_hi for axis in axes])),
         tuple([axis.kernel_dilation for axis in axes]),
         tuple([axis.input_dilation for axis in axes]),
     )
@@ -137,13 +129,16 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan") -> ConvPlan:
             refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", repr(method))
         forced = METHODS[method](spec)
         if isinstance(forced, Rejection):
-            refuse(op, f"method must suit the arguments: {forced.reason}", repr(method))
+            refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
         return forced
     direct = _lower_native(spec)
     if not spec.is_input_dilated and isinstance(direct, ConvPlan):
         return direct
     lowered = [METHODS[name](spec) for name in METHODS if name != "native"]
     plans = [candidate for candidate in lowered if isinstance(candidate, ConvPlan)]
+    if not plans:
+        reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
+        refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
     best = min(plans, key=lambda candidate: candidate.cost.seconds)
     if best.is_zero:
         return best
@@ -160,7 +155,7 @@ def _explained(
     ]
     if isinstance(direct, ConvPlan):
         direct = Rejection("native", "input_dilation > 1 multiplies inserted zeros")
-    return ConvPlan(best.problem, best.method, best.axes, best.flip, (*rejected, direct))
+    return replace(best, rejected=(*rejected, direct))
 
 
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
@@ -173,8 +168,7 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
 
 
 def _lower_per_phase(spec: ConvSpec) -> ConvPlan | Rejection:
-    axes = tuple(per_phase_axis(axis) for axis in spec.axes)
-    return ConvPlan(spec, "per_phase", axes, flip=False)
+    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes])
 
 
 def _lower_stacked(spec: ConvSpec) -> ConvPlan | Rejection:
@@ -184,7 +178,15 @@ def _lower_stacked(spec: ConvSpec) -> ConvPlan | Rejection:
         if isinstance(lowered, Rejection):
             return lowered
         axes.append(lowered)
-    return ConvPlan(spec, "stacked", tuple(axes), flip=False)
+    return _countable(spec, "stacked", axes)
+
+
+def _countable(spec: ConvSpec, method: str, axes: Sequence[AxisPlan]) -> ConvPlan | Rejection:
+    most = max(axis.computed_size for axis in axes)
+    if most > INT32_MAX:
+        reason = f"its whole frames are {most} outputs on an axis, and MLX counts in int32"
+        return Rejection(method, reason)
+    return ConvPlan(spec, method, tuple(axes), flip=False)
 
 
 def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
@@ -192,36 +194,14 @@ def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
         return Rejection("native", "MLX has no groups in 3D")
     if spec.is_empty:
         return Rejection("native", "MLX fails on arrays without elements")
-    for axis in spec.axes:
+    axes = tuple(native_axis(axis) for axis in spec.axes)
+    for axis in [lowered.blocks[0].axis for lowered in axes]:
         cropped = min(axis.padding_lo, axis.padding_hi)
         if cropped < 0 and axis.input_dilation > 1:
             return Rejection("native", "MLX crops before it dilates where padding is negative")
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
-    if _overruns(spec):
-        return Rejection(
-            "native", "MLX's CPU kernel writes past an output shorter than its padding"
-        )
-    axes = tuple(native_axis(axis) for axis in spec.axes)
     return ConvPlan(spec, "native", axes, flip=spec.flip)
-
-
-def _overruns(spec: ConvSpec) -> bool:
-    """Whether MLX's CPU kernel would write out of bounds, here or in the gradient of the input.
-
-    `slow_conv_2D` and `_3D` (mlx/backend/cpu/conv.cpp, up to 0.32.4 at least) take the first
-    `ceil(padding_lo / stride)` outputs of an axis as its border without asking whether it has as
-    many. They run where a dimension is dilated or the channels are grouped. The gradient's padding
-    is `window - 1 - padding_lo`, its output the input.
-    """
-    slow = spec.groups > 1 or any(axis.kernel_dilation > 1 for axis in spec.axes)
-    if spec.ndim == 1 or not slow or spec.is_input_dilated:
-        return False
-    return any(
-        axis.padding_lo > axis.stride * axis.output_size
-        or axis.window - 1 - axis.padding_lo > axis.size
-        for axis in spec.axes
-    )
 
 
 METHODS: dict[str, Callable[[ConvSpec], ConvPlan | Rejection]] = {

@@ -7,11 +7,10 @@ its integers are legal. Standard library only.
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+
+from polyconv.arguments import positive, refuse
 
 INT32_MAX = 2**31 - 1
 
@@ -98,65 +97,6 @@ class ConvSpec:
         return any(axis.input_dilation > 1 for axis in self.axes)
 
 
-def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
-    """Reads an int, or a sequence of `ndim` ints, as one int per spatial axis.
-
-    >>> per_axis("conv_transpose3d", "stride", (2, 2), 3)
-    Traceback (most recent call last):
-    ...
-    ValueError: [conv_transpose3d] stride must be an int or 3 ints, one per spatial axis; got (2, 2)
-    """
-    if type(value) is int:
-        return (value,) * ndim
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == ndim:
-        try:
-            return tuple(operator.index(v) for v in value)
-        except TypeError:
-            pass
-    try:
-        return (operator.index(value),) * ndim  # type: ignore[arg-type]
-    except TypeError:
-        count = "1 int" if ndim == 1 else f"{ndim} ints, one per spatial axis"
-        refuse(op, f"{name} must be an int or {count}", value)
-
-
-def broadcast_axes(op: str, name: str, value: object, ndim: int, default: int) -> tuple[int, ...]:
-    """As `per_axis`, and as `mx.conv_general`: one item serves all axes, none is the default."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) == 0:
-            return (default,) * ndim
-        if len(value) == 1:
-            return per_axis(op, name, value[0], ndim)
-    return per_axis(op, name, value, ndim)
-
-
-def padding_pair(op: str, value: object, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Reads `conv_general`'s padding: an int, one int per axis, or a pair `([lo...], [hi...])`."""
-    if isinstance(value, Sequence) and len(value) == 2 and all(map(_is_list, value)):
-        lo, hi = value
-        return (
-            broadcast_axes(op, "padding_lo", lo, ndim, 0),
-            broadcast_axes(op, "padding_hi", hi, ndim, 0),
-        )
-    both = broadcast_axes(op, "padding", value, ndim, 0)
-    return both, both
-
-
-def count(op: str, name: str, value: object) -> int:
-    """Reads one int, such as `groups`."""
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        refuse(op, f"{name} must be an int", value)
-
-
-def switch(op: str, name: str, value: object) -> bool:
-    """Reads a bool, such as `flip`."""
-    if not isinstance(value, bool):
-        refuse(op, f"{name} must be True or False", value)
-    return value
-
-
 def transposed(
     op: str,
     x_shape: tuple[int, ...],
@@ -178,22 +118,15 @@ def transposed(
     """
     ndim = len(stride)
     _check_shapes(op, x_shape, w_shape, ndim, groups)
-    axes = []
-    for i in range(ndim):
-        check_positive(op, "stride", stride[i])
-        check_positive(op, "dilation", dilation[i])
-        lo = dilation[i] * (w_shape[1 + i] - 1) - padding[i]
-        axes.append(
-            Axis(
-                size=x_shape[1 + i],
-                kernel_size=w_shape[1 + i],
-                input_dilation=stride[i],
-                kernel_dilation=dilation[i],
-                padding_lo=lo,
-                padding_hi=lo + output_padding[i],
-            )
-        )
-    return _spec(op, x_shape, w_shape, dtypes, tuple(axes), groups, flip=True)
+    _check_positive(op, stride=stride, dilation=dilation)
+    lo = [d * (k - 1) - p for d, k, p in zip(dilation, w_shape[1:-1], padding, strict=True)]
+    hi = [a + b for a, b in zip(lo, output_padding, strict=True)]
+    axes = _axes(x_shape, w_shape, (1,) * ndim, stride, dilation, lo, hi)
+    for axis in axes:
+        if axis.output_size < 1:
+            must = "padding must leave at least one output sample on every axis"
+            refuse(op, must, str(axis.output_size))
+    return _spec(op, x_shape, w_shape, dtypes, axes, groups, flip=True)
 
 
 def general(
@@ -209,25 +142,16 @@ def general(
     flip: bool,
 ) -> ConvSpec:
     """The `ConvSpec` of `mx.conv_general`'s arguments."""
-    ndim = len(stride)
-    _check_shapes(op, x_shape, w_shape, ndim, groups)
-    axes = []
-    for i in range(ndim):
-        check_positive(op, "stride", stride[i])
-        check_positive(op, "kernel_dilation", kernel_dilation[i])
-        check_positive(op, "input_dilation", input_dilation[i])
-        axes.append(
-            Axis(
-                size=x_shape[1 + i],
-                kernel_size=w_shape[1 + i],
-                stride=stride[i],
-                input_dilation=input_dilation[i],
-                kernel_dilation=kernel_dilation[i],
-                padding_lo=padding[0][i],
-                padding_hi=padding[1][i],
-            )
-        )
-    return _spec(op, x_shape, w_shape, dtypes, tuple(axes), groups, flip)
+    _check_shapes(op, x_shape, w_shape, len(stride), groups)
+    dilations = {"kernel_dilation": kernel_dilation, "input_dilation": input_dilation}
+    _check_positive(op, stride=stride, **dilations)
+    axes = _axes(x_shape, w_shape, stride, input_dilation, kernel_dilation, *padding)
+    for axis in axes:
+        if axis.output_size < 1:
+            must = "padded input must be at least as long as the dilated kernel on every axis"
+            padded = axis.dilated_size + axis.padding_lo + axis.padding_hi
+            refuse(op, must, f"{padded} samples for a kernel that spans {axis.window}")
+    return _spec(op, x_shape, w_shape, dtypes, axes, groups, flip)
 
 
 def spatial_ndim(op: str, x_shape: tuple[int, ...]) -> int:
@@ -252,20 +176,10 @@ def promote(x: str, w: str) -> str:
 
 def check_groups(op: str, in_channels: int, out_channels: int, groups: int) -> None:
     """Refuses groups that do not divide the channels."""
-    check_positive(op, "groups", groups)
     if in_channels % groups:
-        refuse(op, f"input channels must be divisible by groups={groups}", in_channels)
+        refuse(op, f"input channels must be divisible by groups={groups}", str(in_channels))
     if out_channels % groups:
-        refuse(op, f"output channels must be divisible by groups={groups}", out_channels)
-
-
-def refuse(op: str, must: str, got: object) -> NoReturn:
-    """Raises the one form of error this library has: `[op] what must hold; got what`."""
-    raise ValueError(f"[{op}] {must}; got {got}")
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+        refuse(op, f"output channels must be divisible by groups={groups}", str(out_channels))
 
 
 def _check_shapes(
@@ -285,9 +199,16 @@ def _check_shapes(
         refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")
 
 
-def check_positive(op: str, name: str, value: int) -> None:
-    if value < 1:
-        refuse(op, f"{name} must be at least 1", value)
+def _check_positive(op: str, **options: tuple[int, ...]) -> None:
+    for name, values in options.items():
+        positive(op, name, min(values))
+
+
+def _axes(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], *options: Sequence[int]
+) -> tuple[Axis, ...]:
+    per_axis = zip(x_shape[1:-1], w_shape[1:-1], *options, strict=True)
+    return tuple(Axis(*numbers) for numbers in per_axis)
 
 
 def _spec(
@@ -301,11 +222,6 @@ def _spec(
 ) -> ConvSpec:
     dtype = _check_dtypes(op, *dtypes)
     spec = ConvSpec(x_shape[0], x_shape[-1], w_shape[0], axes, groups, flip, dtype)
-    for axis, size in zip(axes, spec.output_sizes, strict=True):
-        if size < 1:
-            must = "padded input must be at least as long as the dilated kernel on every axis"
-            padded = axis.dilated_size + axis.padding_lo + axis.padding_hi
-            refuse(op, must, f"{padded} samples for a kernel that spans {axis.window}")
     _check_int32(op, spec)
     if dtype == "float64" and spec.is_input_dilated:
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", dtype)
@@ -327,10 +243,4 @@ def _check_int32(op: str, spec: ConvSpec) -> None:
         numbers += (abs(a.padding_lo), abs(a.padding_hi))
         numbers.append(a.dilated_size + max(a.padding_lo, 0) + max(a.padding_hi, 0))
     if max(numbers) > INT32_MAX:
-        refuse(op, "every size must fit in int32, as MLX counts in int32", max(numbers))
-
-
-def macs(spec: ConvSpec) -> int:
-    """Multiply-accumulates that the definition of `spec` asks for, those on zeros included."""
-    taps = math.prod(axis.output_size * axis.kernel_size for axis in spec.axes)
-    return spec.batch * spec.out_channels * (spec.in_channels // spec.groups) * taps
+        refuse(op, "every size must fit in int32, as MLX counts in int32", str(max(numbers)))

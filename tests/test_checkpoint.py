@@ -17,9 +17,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-torch = pytest.importorskip(
-    "torch", reason="needs PyTorch, which writes the checkpoints"
-)
+torch = pytest.importorskip("torch", reason="needs PyTorch, which writes the checkpoints")
 
 import checkpoint  # noqa: E402
 import hifigan  # noqa: E402

@@ -1,6 +1,7 @@
 """Each row of docs/differences.md: MLX does what the row says, and polyconv what is right."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import mlx.core as mx
@@ -112,6 +113,73 @@ def differs_error_types():
     for stride in (2.0, 2**30):
         with pytest.raises(ValueError, match="must"):
             polyconv.conv_transpose1d(mx.ones((1, 3, 1)), mx.ones((1, 1, 1)), stride)
+    return True
+
+
+def differs_huge_frames():
+    x, w = mx.ones((1, 2, 1)), mx.ones((1, 3, 1))
+    assert mx.conv_transpose1d(x, w, 2**30).shape == (1, 2**30 + 3, 1)  # planned, not computed
+    with pytest.raises(ValueError, match="MLX counts in int32"):
+        polyconv.conv_transpose1d(x, w, 2**30)
+    return True
+
+
+def differs_infinity():
+    x = mx.array([1.0, float("inf"), 1, 1, 1, 1]).reshape(1, 6, 1)
+    w = mx.ones((1, 3, 1))
+    exact = [1, 1, *[float("inf")] * 3, 1, 2, 1, 2, 1, 2, 1, 1]
+
+    def values(lib, **method):
+        return lib.conv_transpose1d(x, w, 2, **method).flatten().tolist()
+
+    assert values(mx) == values(polyconv, method="per_phase") == exact
+    stacked = values(polyconv, method="stacked")
+    spread = [i for i, (a, b) in enumerate(zip(stacked, exact)) if a != b]
+    return spread == [5] and np.isnan(stacked[5])
+
+
+def differs_second_order_of_strides():
+    x, w = integers(1, 10, 1), integers(2, 2, 1)
+
+    def dw(lib, x):
+        loss = lambda x, w: (lib.conv_general(x, w, 3) ** 2).sum()  # noqa: E731
+        return mx.grad(lambda w: (mx.grad(loss)(x, w) ** 2).sum())(w)
+
+    right = dw(mx, x[:, :8])  # without the two samples that no window reads
+    assert not mx.array_equal(dw(mx, x), right)
+    return mx.array_equal(dw(polyconv, x), right).item()
+
+
+def differs_shapeless():
+    def double(lib):
+        w = integers(3, 4, 4)
+        return mx.compile(lambda x: lib.conv_transpose1d(x, w, 2, 1), shapeless=True)
+
+    for length in (5, 9):
+        assert double(mx)(integers(1, length, 4)).shape == (1, 2 * length, 3)
+    convolve = double(polyconv)
+    with pytest.raises(ValueError, match="cannot infer output shapes"):
+        mx.eval(convolve(integers(1, 5, 4)), convolve(integers(1, 9, 4)))
+    return True
+
+
+def differs_export_of_groups():
+    x, w = integers(1, 5, 4), integers(4, 3, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/convolve.mlxfn"
+        mx.export_function(file, lambda x: mx.conv_transpose1d(x, w, 2, groups=2), x)
+        with pytest.raises(ValueError, match="Unable to serialize primitive CustomTransforms"):
+            mx.export_function(file, lambda x: polyconv.conv_transpose1d(x, w, 2, groups=2), x)
+        w = integers(4, 3, 4)
+        mx.export_function(file, lambda x: polyconv.conv_transpose1d(x, w, 2), x)
+        return mx.array_equal(mx.import_function(file)(x)[0], mx.conv_transpose1d(x, w, 2)).item()
+
+
+def differs_complex_weight():
+    w = W1.astype(mx.complex64)
+    assert mx.conv_transpose1d(X1, w).dtype == mx.complex64
+    with pytest.raises(ValueError, match="weight must be real"):
+        polyconv.conv_transpose1d(X1, w)
     return True
 
 

@@ -9,16 +9,17 @@ PACKAGE = Path(__file__).parents[1] / "polyconv"
 
 # module: (modules of polyconv that it imports, whether it may import mlx)
 ARROWS = {
-    "spec": (set(), False),
+    "arguments": (set(), False),
+    "spec": ({"arguments"}, False),
     "phases": ({"spec"}, False),
     "axisplan": ({"spec", "phases"}, False),
     "cost": (set(), False),
-    "plan": ({"spec", "axisplan", "cost"}, False),
+    "plan": ({"arguments", "spec", "axisplan", "cost"}, False),
     "execute": ({"axisplan", "plan"}, True),
     "device": (set(), True),
     "batching": ({"spec", "plan", "device", "execute"}, True),
-    "ops": ({"spec", "plan", "batching"}, True),
-    "layers": ({"spec", "ops"}, True),
+    "ops": ({"arguments", "spec", "plan", "device", "batching"}, True),
+    "layers": ({"arguments", "spec", "ops"}, True),
     "__init__": ({"layers", "ops"}, True),
 }
 
@@ -28,7 +29,7 @@ def imports(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if node.module == "polyconv":
+            if node.module == "polyconv":  # from polyconv import ops
                 yield from (f"polyconv.{alias.name}" for alias in node.names)
             else:
                 yield node.module

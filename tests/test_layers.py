@@ -119,36 +119,40 @@ def test_the_rank_is_taken_from_the_tuples_or_told():
         assert layer(signal(ndim)).shape[-1] == 6
 
 
-NAME = "PolyConvTranspose"
-RANK = "the rank must be told as 1, 2 or 3, by ndim or by the length of every tuple; got"
+RANK = "the rank must be told by ndim, or by the length of every tuple argument; got"
+BAD = [
+    ({}, f"{RANK} neither"),
+    ({"kernel_size": (3, 3), "stride": (2, 2, 2)}, f"{RANK} 2 and 3"),
+    ({"kernel_size": (3, 3), "ndim": 1}, "kernel_size must be an int or 1 int; got (3, 3)"),
+    ({"kernel_size": (3, 3, 3, 3)}, "the rank must be 1, 2 or 3; got 4"),
+    ({"ndim": 0}, "ndim must be at least 1; got 0"),
+    ({"ndim": "1"}, "ndim must be an int; got '1'"),
+    ({"ndim": 1, "in_channels": 0}, "in_channels must be at least 1; got 0"),
+    ({"ndim": 1, "in_channels": 4.0}, "in_channels must be an int; got 4.0"),
+    ({"ndim": 1, "out_channels": -1}, "out_channels must be at least 1; got -1"),
+    ({"ndim": 1, "groups": 3}, "input channels must be divisible by groups=3; got 4"),
+    ({"ndim": 1, "groups": 4}, "output channels must be divisible by groups=4; got 6"),
+    ({"ndim": 1, "groups": 0}, "groups must be at least 1; got 0"),
+    ({"ndim": 1, "groups": True}, "groups must be an int; got True"),
+    ({"ndim": 1, "bias": 2}, "bias must be True or False; got 2"),
+    ({"ndim": 1, "kernel_size": 0}, "kernel_size must be at least 1; got 0"),
+    ({"ndim": 1, "kernel_size": 3.5}, "kernel_size must be an int or 1 int; got 3.5"),
+    ({"ndim": 2, "stride": (1, 0)}, "stride must be at least 1; got 0"),
+    ({"ndim": 1, "dilation": 0}, "dilation must be at least 1; got 0"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"kernel_size": 3}, f"[{NAME}] {RANK} neither"),
-        ({"kernel_size": (3, 3), "stride": (2, 2, 2)}, f"[{NAME}] {RANK} 2, 3"),
-        ({"kernel_size": (3, 3), "ndim": 1}, f"[{NAME}] {RANK} 1, 2"),
-        ({"kernel_size": (3, 3, 3, 3)}, f"[{NAME}] {RANK} 4"),
-        (
-            {"kernel_size": 3, "ndim": 1, "groups": 3},
-            f"[{NAME}] input channels must be divisible by groups=3; got 4",
-        ),
-        (
-            {"kernel_size": 3, "ndim": 1, "groups": 4},
-            f"[{NAME}] output channels must be divisible by groups=4; got 6",
-        ),
-        (
-            {"kernel_size": 0, "ndim": 1},
-            f"[{NAME}] kernel_size must be at least 1; got 0",
-        ),
-        (
-            {"kernel_size": 3.5, "ndim": 1},
-            f"[{NAME}] kernel_size must be an int or 1 int; got 3.5",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "text"), BAD, ids=[text for _, text in BAD])
 def test_bad_arguments_are_one_sentence(arguments, text):
     with pytest.raises(ValueError) as error:
-        polyconv.PolyConvTranspose(4, 6, **arguments)
-    assert str(error.value) == text
+        polyconv.PolyConvTranspose(
+            **{"in_channels": 4, "out_channels": 6, "kernel_size": 3, **arguments}
+        )
+    assert str(error.value) == f"[PolyConvTranspose] {text}"
+
+
+def test_groups_and_bias_in_the_other_s_place_are_refused():
+    with pytest.raises(ValueError, match="groups must be an int; got True"):
+        polyconv.PolyConvTranspose1d(8, 4, 3, 1, 0, 1, 0, True, True)
+    with pytest.raises(ValueError, match="bias must be True or False; got 2"):
+        polyconv.PolyConvTranspose1d(8, 4, 3, 1, 0, 1, 0, 2)

@@ -22,6 +22,8 @@ CALLS = [
     ("conv_transpose1d", X1, W1, (), {"stride": 2, "padding": 1, "dilation": 2, "groups": 1}),
     ("conv_transpose1d", X1, W1, (np.int64(2), True), {}),
     ("conv_transpose1d", X1, integers(2, 3, 2), (2, 0, 1, 0, 2), {}),
+    ("conv_transpose2d", X2, W2, (np.array([2, 3]),), {"padding": np.array([1, 0])}),
+    ("conv_general", X2, W2, (np.array([2]), (np.array([1]), np.array([2])), 1, 2), {}),
     ("conv_transpose2d", X2, W2, (2, (1, 0), 1, (1, 0)), {}),
     ("conv_transpose2d", X2, W2, ([2, 1],), {"output_padding": (5, 2)}),
     ("conv_transpose3d", X3, W3, ((2, 1, 3), 1), {"dilation": (1, 2, 1), "output_padding": 1}),
@@ -73,6 +75,16 @@ def test_nothing_is_computed_before_eval():
     assert mx.get_active_memory() - before < y.nbytes / 10
     mx.eval(y)
     assert mx.get_active_memory() - before >= y.nbytes
+
+
+def test_halves_of_grouped_3d_are_rounded_once():
+    """The partial sums over depth exceed float16; the result does not."""
+    x = mx.full((1, 1, 1, 1, 2), 200, mx.float16)
+    w = mx.array([200, 200, -200, -200], mx.float16).reshape(1, 4, 1, 1, 1)
+    y = polyconv.conv_general(
+        mx.broadcast_to(x, (1, 4, 1, 1, 2)), mx.tile(w, (2, 1, 1, 1, 1)), groups=2
+    )
+    assert y.flatten().tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("layout", ["transposed", "reversed", "strided", "broadcast"])

@@ -51,18 +51,25 @@ ERRORS = [
     # form
     (lambda: T3(X3, W3, stride=(2, 2)), "[conv_transpose3d] stride must be an int or 3 ints, one per spatial axis; got (2, 2)"),
     (lambda: T2(X2, W2, padding=1.0), "[conv_transpose2d] padding must be an int or 2 ints, one per spatial axis; got 1.0"),
-    (lambda: T1(X1, W1, output_padding="1"), "[conv_transpose1d] output_padding must be an int or 1 int; got 1"),
+    (lambda: T1(X1, W1, output_padding="1"), "[conv_transpose1d] output_padding must be an int or 1 int; got '1'"),
     (lambda: T1(X1, W1, stride=None), "[conv_transpose1d] stride must be an int or 1 int; got None"),
     (lambda: G(X2, W2, stride=[1, 2, 3]), "[conv_general] stride must be an int or 2 ints, one per spatial axis; got [1, 2, 3]"),
     (lambda: G(X2, W2, padding=([1, 2, 3], [1])), "[conv_general] padding_lo must be an int or 2 ints, one per spatial axis; got [1, 2, 3]"),
     (lambda: G(X1, W1, padding=(1, 2)), "[conv_general] padding must be an int or 1 int; got (1, 2)"),
+    (lambda: G(X2, W2, stride=[[2]]), "[conv_general] stride must be an int or 2 ints, one per spatial axis; got [[2]]"),
+    (lambda: T2(X2, W2, stride=b"ab"), "[conv_transpose2d] stride must be an int or 2 ints, one per spatial axis; got b'ab'"),
+    (lambda: T2(X2, W2, stride=np.ones((3, 3), int)), "[conv_transpose2d] stride must be an int or 2 ints, one per spatial axis; got array([[1, 1, 1], [1, 1, 1], [1, 1, 1]])"),
+    (lambda: T1(X1, W1, stride=list(range(99))), "[conv_transpose1d] stride must be an int or 1 int; got [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21..."),
+    (lambda: T1(X1, W1, groups=True), "[conv_transpose1d] groups must be an int; got True"),
+    (lambda: T1(X1, W1, method=["auto"]), "[conv_transpose1d] method must be a str; got ['auto']"),
+    (lambda: T1(X1, W1, stream="cpu"), "[conv_transpose1d] stream must be a stream or device of MLX; got 'cpu'"),
     (lambda: G(X1, W1, flip=1), "[conv_general] flip must be True or False; got 1"),
     (lambda: T1(X1, W1, method="fast"), "[conv_transpose1d] method must be one of auto, per_phase, stacked, native; got 'fast'"),
     (lambda: T1(np.ones((1, 6, 4)), W1), "[conv_transpose1d] x must be an mlx.core.array; got ndarray"),
     (lambda: T1(X1, [1.0]), "[conv_transpose1d] weight must be an mlx.core.array; got list"),
     # an output size below 1
-    (lambda: T1(X1, W1, 2, padding=7), f"[conv_transpose1d] {PADDED} 1 samples for a kernel that spans 3"),
-    (lambda: T1(X1, W1, 2, -1, 1, -16), f"[conv_transpose1d] {PADDED} 1 samples for a kernel that spans 3"),
+    (lambda: T1(X1, W1, 2, padding=7), "[conv_transpose1d] padding must leave at least one output sample on every axis; got -1"),
+    (lambda: T1(X1, W1, 2, -1, 1, -16), "[conv_transpose1d] padding must leave at least one output sample on every axis; got -1"),
     (lambda: G(ones(1, 2, 4), W1, stride=2), f"[conv_general] {PADDED} 2 samples for a kernel that spans 3"),
     # dtypes
     (lambda: T1(ones(1, 6, 4, dtype=mx.int32), W1), "[conv_transpose1d] x must be float16, bfloat16 or float32; got int32"),
@@ -73,12 +80,13 @@ ERRORS = [
     (lambda: T1(ones(1, 2, 1), ones(1, 1, 1), 2**31 - 1), "[conv_transpose1d] every size must fit in int32, as MLX counts in int32; got 2147483648"),
     (lambda: T1(ones(1, 3, 1), ones(1, 1, 1), 2**30), "[conv_transpose1d] every size must fit in int32, as MLX counts in int32; got 2147483649"),
     (lambda: G(X1, W1, padding=2**31), "[conv_general] every size must fit in int32, as MLX counts in int32; got 4294967302"),
+    (lambda: T1(ones(1, 2, 1), ones(1, 3, 1), 2**30), "[conv_transpose1d] some method other than native must apply; got its whole frames are 2147483648 outputs on an axis, and MLX counts in int32"),
     # a method that cannot apply says why
-    (lambda: T1(X1, W1, 3, dilation=2, method="stacked"), "[conv_transpose1d] method must suit the arguments: phases read inputs that differ modulo their kernel dilation of 2, so no one dilated window holds them; got 'stacked'"),
-    (lambda: T3(X3, ones(2, 2, 2, 2, 2), groups=2, method="native"), "[conv_transpose3d] method must suit the arguments: MLX has no groups in 3D; got 'native'"),
-    (lambda: T1(X1, W1, 2, padding=3, method="native"), "[conv_transpose1d] method must suit the arguments: MLX crops before it dilates where padding is negative; got 'native'"),
-    (lambda: T1(ones(0, 6, 4), W1, 2, method="native"), "[conv_transpose1d] method must suit the arguments: MLX fails on arrays without elements; got 'native'"),
-    (lambda: G(X1, W1, padding=([-6], [9]), method="native"), "[conv_general] method must suit the arguments: MLX miscounts where negative padding crops a whole axis; got 'native'"),
+    (lambda: T1(X1, W1, 3, dilation=2, method="stacked"), "[conv_transpose1d] method must suit the arguments; got 'stacked': phases read inputs that differ modulo their kernel dilation of 2, so no one dilated window holds them"),
+    (lambda: T3(X3, ones(2, 2, 2, 2, 2), groups=2, method="native"), "[conv_transpose3d] method must suit the arguments; got 'native': MLX has no groups in 3D"),
+    (lambda: T1(X1, W1, 2, padding=3, method="native"), "[conv_transpose1d] method must suit the arguments; got 'native': MLX crops before it dilates where padding is negative"),
+    (lambda: T1(ones(0, 6, 4), W1, 2, method="native"), "[conv_transpose1d] method must suit the arguments; got 'native': MLX fails on arrays without elements"),
+    (lambda: G(X1, W1, padding=([-6], [9]), method="native"), "[conv_general] method must suit the arguments; got 'native': MLX miscounts where negative padding crops a whole axis"),
 ]  # fmt: skip
 
 
