@@ -45,6 +45,7 @@ def _at_least(minimum: float, kind: type) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"{text} is not a number of at least {minimum}")
         return value
 
+    parse.__name__ = kind.__name__  # what argparse calls a value that is no number at all
     return parse
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Measured on 2 cores of an AMD EPYC with MLX 0.32.4, float32, OpenBLAS preloaded. They rank methods
+# Set so that the estimates of both methods lie near the times measured for the layers of
+# docs/benchmarks/layers.json (2 cores, MLX 0.32.4, float32, OpenBLAS preloaded). They rank methods
 # that do nearly the same arithmetic, so only their proportions matter.
 SECONDS_PER_MAC = 1 / 60e9
 SECONDS_PER_CONV = 15e-6

@@ -49,7 +49,7 @@ def test_python_blocks_of_the_readme_run_in_order():
 def test_signatures_of_the_api_page_are_those_of_the_package():
     import inspect
 
-    (functions, layers) = fenced((ROOT / "docs" / "api.md").read_text(), "python")
+    (functions, layers) = fenced((ROOT / "docs" / "api.md").read_text(), "text")
     for line in (functions + layers).strip().splitlines():
         name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
         signature = inspect.signature(getattr(polyconv, name))

@@ -2,10 +2,10 @@
 
     make layers            (see docs/benchmarks/README.md for the BLAS to preload)
 
-MLX's own op, polyconv as it is and each of its two methods run in turn on the same data, after a warm-up; times are medians, the ratio is the median of
-the ratios of each round. Errors are against float64. Peak memory is MLX's, beyond input and weight.
-Writes layers.json next to this file, or to `--out`; `--readme` writes the table of layers.json
-into README.md.
+MLX's own op, polyconv as it is, and each of its two methods run in turn on the same data, after a
+warm-up; times are medians, the ratio is the median of the ratios of each round. Errors are against
+float64. Peak memory is MLX's, beyond input and weight. Writes layers.json next to this file, or to
+`--out`; `--readme` writes the table of layers.json into README.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import numpy as np
 from rich.progress import track
 
 import polyconv
+from polyconv import spec
+from polyconv.plan import plan
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "layers.json"
@@ -91,7 +93,11 @@ def measure(case: tuple[Any, ...]) -> dict[str, Any]:
         "stacked": lambda: getattr(polyconv, op)(*arrays, *options, method="stacked"),
     }
     expected = exact(x, w, stride, padding, extra, groups)
+    ndim = len(x_shape) - 2
+    per_axis = [(option,) * ndim for option in options[:4]]
+    problem = spec.transposed(op, x_shape, w_shape, ("float32",) * 2, *per_axis, groups)
     row: dict[str, Any] = {"case": name, "input": x_shape, "weight": w_shape, "stride": stride}
+    row["auto"] = plan(problem).method
     times: dict[str, list[float]] = {lib: [] for lib in calls}
     for lib, call in calls.items():  # the warm-up, and what does not vary
         y, seconds, peak = run(call)
@@ -99,14 +105,16 @@ def measure(case: tuple[Any, ...]) -> dict[str, Any]:
         row[lib] = {"max_abs_error": error, "peak_mb": peak / 1e6}
         times[lib] = [seconds] if seconds > SLOW else []
     slow = bool(times["native"])
-    for _ in range(1 if slow else ROUNDS):
-        for lib, call in calls.items():
-            if lib != "native" or not slow:
-                times[lib].append(run(call)[1])
+    order = [lib for lib in calls if lib != "native" or not slow]
+    for _ in range(ROUNDS):
+        for lib in order:
+            times[lib].append(run(calls[lib])[1])
+        order = [*order[1:], order[0]]  # what runs before leaves its mark on memory
     for lib in calls:
         row[lib]["ms"] = statistics.median(times[lib]) * 1e3
         row[lib]["ms_all"] = [round(t * 1e3, 4) for t in times[lib]]
-    row["ratio"] = statistics.median(a / b for a, b in zip(times["native"], times["polyconv"]))
+    native = times["native"] * (ROUNDS if slow else 1)
+    row["ratio"] = statistics.median(a / b for a, b in zip(native, times["polyconv"]))
     return row
 
 
