@@ -154,7 +154,7 @@ def _explained(
         if other is not best
     ]
     if isinstance(direct, ConvPlan):
-        direct = Rejection("native", "input_dilation > 1 multiplies inserted zeros")
+        direct = Rejection("native", "MLX's fast kernels need input_dilation 1")
     return replace(best, rejected=(*rejected, direct))
 
 

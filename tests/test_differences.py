@@ -131,7 +131,8 @@ def differs_infinity():
     exact = [1, 1, *[float("inf")] * 3, 1, 2, 1, 2, 1, 2, 1, 1]
 
     def values(lib, **method):
-        return lib.conv_transpose1d(x, w, 2, **method).flatten().tolist()
+        # On Metal MLX multiplies inserted zeros, and so infinity by zero.
+        return lib.conv_transpose1d(x, w, 2, **method, stream=mx.cpu).flatten().tolist()
 
     assert values(mx) == values(polyconv, method="per_phase") == exact
     stacked = values(polyconv, method="stacked")

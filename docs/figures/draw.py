@@ -1,4 +1,4 @@
-"""Draws phases.svg: a transposed convolution as MLX computes it, and as two phases.
+"""Draws phases.svg: a transposed convolution as it is defined, and as two phases.
 
 make figures
 """
@@ -51,7 +51,7 @@ def zero_filled(axes: Axes) -> None:
             if 0 <= at < AXIS.dilated_size:
                 colour = COLOURS[t % STRIDE] if at % STRIDE == 0 else ZERO
                 wire(axes, GAP * (t - 0.5), GAP * at, colour, k)
-    axes.set_title("As MLX: zeros between the samples, one convolution", fontsize=10)
+    axes.set_title("As defined: zeros between the samples, one convolution", fontsize=10)
 
 
 def phases(axes: Axes) -> None:
@@ -67,7 +67,7 @@ def phases(axes: Axes) -> None:
                 if 0 <= at < SIZE:
                     x = GAP * STRIDE * at
                     wire(axes, GAP * (t - 0.5), x, COLOURS[phase.residue], k)
-    axes.set_title("As polyconv: two phases, each an ordinary convolution", fontsize=10)
+    axes.set_title("As computed: two phases, each an ordinary convolution", fontsize=10)
 
 
 def main() -> None:
