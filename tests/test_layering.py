@@ -14,6 +14,7 @@ ARROWS = {
     "phases": ({"spec"}, False),
     "axisplan": ({"spec", "phases"}, False),
     "cost": (set(), False),
+    "kernels": ({"spec"}, False),
     "plan": ({"arguments", "spec", "axisplan", "cost"}, False),
     "execute": ({"axisplan", "plan"}, True),
     "device": (set(), True),
