@@ -9,6 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
+from polyconv.explanation import explain
 from polyconv.layers import (
     PolyConvTranspose,
     PolyConvTranspose1d,
@@ -26,6 +27,7 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "explain",
 ]
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from polyconv.spec import Axis, ConvSpec
 
 RULE_SET = "mlx 0.32.2"
 
-_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def predict(spec: ConvSpec, limits: DeviceLimits) -> KernelChoice:
         rule = _first(rules, call)
     unfolded = 0
     if rule.path.startswith("explicit"):
-        row = prod(call.kernel) * call.in_channels * _ITEMSIZE[spec.dtype]
+        row = prod(call.kernel) * call.in_channels * ITEMSIZE[spec.dtype]
         unfolded = row * min(call.rows, limits.max_buffer_bytes // row)
     return KernelChoice(rule.path, rule.because, f"conv.cpp: {source}", unfolded)
 
@@ -173,10 +173,16 @@ def _is_small_depth_3d(call: _Call) -> bool:
     return call.is_undilated and call.batch == 1 and depth.kernel_size <= 7 and plain
 
 
-_UNFOLDS = "input_dilation above 1, or channels that do not fill the tiles of the fast kernels"
+_MISFIT = "channels that do not fill the tiles of the fast kernels"
 _EXPLICIT = (
-    Rule("explicit_gemm_group_nd", lambda call: call.groups > 1, f"grouped, and {_UNFOLDS}"),
-    Rule("explicit_gemm_nd", lambda call: True, _UNFOLDS),
+    Rule(
+        "explicit_gemm_group_nd",
+        lambda call: call.groups > 1 and not call.is_undilated,
+        "grouped, input_dilation above 1",
+    ),
+    Rule("explicit_gemm_group_nd", lambda call: call.groups > 1, f"grouped, {_MISFIT}"),
+    Rule("explicit_gemm_nd", lambda call: not call.is_undilated, "input_dilation above 1"),
+    Rule("explicit_gemm_nd", lambda call: True, _MISFIT),
 )
 
 _RULES_1D = (

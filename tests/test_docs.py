@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import polyconv
+from polyconv.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path.stem for path in (ROOT / "polyconv").glob("*.py") if path.stem != "__init__")
+MODULES = sorted(p.stem for p in (ROOT / "polyconv").glob("*.py") if not p.stem.startswith("__"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")])
 
 
@@ -44,6 +45,13 @@ def test_python_blocks_of_the_readme_run_in_order():
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["y"].shape == (1, 800, 256)
+
+
+def test_what_the_readme_says_that_explain_prints(capsys):
+    (block,) = fenced((ROOT / "README.md").read_text(), "console")
+    command, output = block.split("\n", 1)
+    assert main(command.removeprefix("$ polyconv ").split()) == 0
+    assert capsys.readouterr().out == output
 
 
 def test_signatures_of_the_api_page_are_those_of_the_package():

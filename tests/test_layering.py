@@ -17,11 +17,13 @@ ARROWS = {
     "kernels": ({"spec"}, False),
     "plan": ({"arguments", "spec", "axisplan", "cost"}, False),
     "execute": ({"axisplan", "plan"}, True),
+    "explanation": ({"arguments", "spec", "kernels", "plan"}, False),
     "device": (set(), True),
     "batching": ({"spec", "plan", "device", "execute"}, True),
     "ops": ({"arguments", "spec", "plan", "device", "batching"}, True),
     "layers": ({"arguments", "spec", "ops"}, True),
-    "__init__": ({"layers", "ops"}, True),
+    "__init__": ({"explanation", "layers", "ops"}, True),
+    "__main__": ({"explanation", "kernels"}, False),
 }
 
 
