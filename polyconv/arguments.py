@@ -64,6 +64,53 @@ def padding_pair(op: str, value: object, ndim: int) -> tuple[tuple[int, ...], tu
     return both, both
 
 
+def transposed_options(
+    op: str,
+    ndim: int,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
+    output_padding: object = 0,
+    groups: object = 1,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Reads the options of `conv_transpose1d/2d/3d`, in their order."""
+    return (
+        per_axis(op, "stride", stride, ndim),
+        per_axis(op, "padding", padding, ndim),
+        per_axis(op, "dilation", dilation, ndim),
+        per_axis(op, "output_padding", output_padding, ndim),
+        count(op, "groups", groups),
+    )
+
+
+def general_options(
+    op: str,
+    ndim: int,
+    stride: object = 1,
+    padding: object = 0,
+    kernel_dilation: object = 1,
+    input_dilation: object = 1,
+    groups: object = 1,
+    flip: object = False,
+) -> tuple[
+    tuple[int, ...],
+    tuple[tuple[int, ...], tuple[int, ...]],
+    tuple[int, ...],
+    tuple[int, ...],
+    int,
+    bool,
+]:
+    """Reads the options of `conv_general`, in their order."""
+    return (
+        broadcast_axes(op, "stride", stride, ndim, 1),
+        padding_pair(op, padding, ndim),
+        broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
+        broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
+        count(op, "groups", groups),
+        switch(op, "flip", flip),
+    )
+
+
 def count(op: str, name: str, value: object) -> int:
     """Reads one int of at least 1, such as `groups`; a bool is somebody's `bias`."""
     number = None if isinstance(value, bool) else _int(value)

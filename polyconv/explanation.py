@@ -13,7 +13,8 @@ from math import prod
 from typing import Any
 
 from polyconv import arguments, spec
-from polyconv.kernels import DEVICES, ITEMSIZE, RULE_SET, DeviceLimits, KernelChoice, predict
+from polyconv.axisplan import Rejection
+from polyconv.kernels import DEVICES, RULE_SET, DeviceLimits, KernelChoice, predict
 from polyconv.plan import METHODS, ConvPlan, SubConv, plan
 from polyconv.spec import Axis, ConvSpec
 
@@ -21,12 +22,18 @@ TRANSPOSED = {f"conv_transpose{ndim}d": ndim for ndim in (1, 2, 3)}
 OPS = (*TRANSPOSED, "conv_general")
 
 _OP = "explain"
+_DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
 _STEPS = ("stride", "kernel_dilation", "input_dilation")
+# By whether the op is a transposed one.
+_OPTIONS = {
+    True: ("stride", "padding", "dilation", "output_padding", "groups"),
+    False: ("stride", "padding", "kernel_dilation", "input_dilation", "groups", "flip"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one method does. `reason` is why it is not taken, or what takes part of it away."""
+    """What one method does; nothing where it cannot. `reason` is why it is not taken."""
 
     method: str
     n_convs: int
@@ -103,22 +110,14 @@ def explain(
     if device not in DEVICES:
         known = ", ".join(DEVICES)
         arguments.refuse(_OP, f"device must be one of {known}", arguments.shown(device))
-    if dtype not in ITEMSIZE:
-        arguments.refuse(_OP, f"dtype must be one of {', '.join(ITEMSIZE)}", arguments.shown(dtype))
+    if dtype not in _DTYPES:
+        arguments.refuse(_OP, f"dtype must be one of {', '.join(_DTYPES)}", arguments.shown(dtype))
     problem = _problem(op, tuple(input), tuple(weight), dtype, options)
     given = ", ".join(f"{name}={value}" for name, value in options.items())
     call = f"{op}({tuple(input)}, {tuple(weight)}{', ' if given else ''}{given}) {dtype}"
     chosen = plan(problem, op=op)
-    others = {rejection.method: rejection.reason for rejection in chosen.rejected}
-    limits = DEVICES[device]
-    lines = []
-    for method in ("native", *[name for name in METHODS if name != "native"]):
-        line = _line(problem, method, limits)
-        reason = others.get(method, line.reason or "MLX's own op does the same")
-        reason = "" if method == chosen.method else reason
-        lines.append(replace(line, reason=reason))
-    shape = problem.output_shape
-    return Explanation(call, shape, device, RULE_SET, chosen.method, tuple(lines))
+    lines = _lines(problem, chosen, DEVICES[device])
+    return Explanation(call, problem.output_shape, device, RULE_SET, chosen.method, lines)
 
 
 def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
@@ -133,8 +132,7 @@ def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
     kernel, ndim = row["w"][1:-1], len(row["x"]) - 2
     if row.get("op") == "conv_transpose":
         stride, dilation, input_dilation, flip = [1] * ndim, row["dilation"], row["stride"], True
-        lo = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, row["padding"], strict=True)]
-        hi = [a + b for a, b in zip(lo, row["output_padding"], strict=True)]
+        lo, hi = spec.transposed_padding(kernel, row["padding"], dilation, row["output_padding"])
     else:
         stride, dilation, input_dilation = (row[name] for name in _STEPS)
         lo, hi, flip = row["padding_lo"], row["padding_hi"], row["flip"]
@@ -165,50 +163,48 @@ def subconv_spec(chosen: ConvPlan, sub: SubConv) -> ConvSpec:
 def _problem(
     op: str, x: tuple[int, ...], w: tuple[int, ...], dtype: str, options: Mapping[str, Any]
 ) -> ConvSpec:
-    dtypes = (dtype, dtype)
-    ndim = TRANSPOSED.get(op) or spec.spatial_ndim(op, x)
-    names = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
-    if op == "conv_general":
-        names = {"stride": 1, "padding": 0, "kernel_dilation": 1, "input_dilation": 1, "groups": 1}
-        names["flip"] = False
     for name in options:
-        if name not in names:
-            arguments.refuse(op, f"options must be among {', '.join(names)}", name)
-    given: dict[str, Any] = {**names, **options}
-    groups = arguments.count(op, "groups", given.pop("groups"))
+        if name not in _OPTIONS[op in TRANSPOSED]:
+            must = f"options must be among {', '.join(_OPTIONS[op in TRANSPOSED])}"
+            arguments.refuse(op, must, name)
+    dtypes = (dtype, dtype)
     if op in TRANSPOSED:
-        stride, padding, dilation, output_padding = [
-            arguments.per_axis(op, name, value, ndim) for name, value in given.items()
-        ]
-        return spec.transposed(op, x, w, dtypes, stride, padding, dilation, output_padding, groups)
-    flip = arguments.switch(op, "flip", given.pop("flip"))
-    pair = arguments.padding_pair(op, given.pop("padding"), ndim)
-    stride, kernel_dilation, input_dilation = [
-        arguments.broadcast_axes(op, name, value, ndim, 1) for name, value in given.items()
-    ]
-    rest = (kernel_dilation, input_dilation, groups, flip)
-    return spec.general(op, x, w, dtypes, stride, pair, *rest)
+        read = arguments.transposed_options(op, TRANSPOSED[op], **options)
+        return spec.transposed(op, x, w, dtypes, *read)
+    ndim = spec.spatial_ndim(op, x)
+    return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, **options))
 
 
-def _line(problem: ConvSpec, method: str, limits: DeviceLimits) -> Line:
-    try:
-        lowered = plan(problem, method, _OP)
-    except ValueError as error:
-        return Line(method, 0, 0, 0, (), "", 0, str(error).split(": ", 1)[1])
+def _lines(problem: ConvSpec, chosen: ConvPlan, limits: DeviceLimits) -> tuple[Line, ...]:
+    others = {rejection.method: rejection.reason for rejection in chosen.rejected}
+    lowered = {method: lower(problem) for method, lower in METHODS.items()}
+    ideal = min(each.cost.macs for each in lowered.values() if isinstance(each, ConvPlan))
+    lines = []
+    for method in sorted(METHODS, key=lambda method: method != "native"):
+        reason = others.get(method, "MLX's own op does the same")
+        if method == chosen.method:
+            reason = ""
+        lines.append(_line(lowered[method], reason, ideal, limits))
+    return tuple(lines)
+
+
+def _line(lowered: ConvPlan | Rejection, reason: str, ideal: int, limits: DeviceLimits) -> Line:
+    if isinstance(lowered, Rejection):
+        return Line(lowered.method, 0, 0, 0, (), "", 0, lowered.reason)
     if lowered.is_zero:
-        return Line(method, 0, 0, 0, (), "", 0, "every output is zero")
+        reason = reason and "every output is zero"
+        return Line(lowered.method, 0, 0, 0, (), "", 0, reason)
     choices = [predict(subconv_spec(lowered, sub), limits) for sub in lowered.subconvs]
     worst = max(choices, key=lambda choice: choice.unfold_bytes)
-    ideal = plan(problem, "per_phase").cost.macs
     return Line(
-        method,
+        lowered.method,
         len(choices),
         lowered.cost.macs,
-        max(lowered.cost.macs - ideal, 0),
+        lowered.cost.macs - ideal,
         tuple(sorted(Counter(choice.path for choice in choices).items())),
         worst.because,
         worst.unfold_bytes,
-        "",
+        reason,
     )
 
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
-from polyconv.spec import Axis, ConvSpec
+from polyconv.spec import ITEMSIZE, Axis, ConvSpec
 
 RULE_SET = "mlx 0.32.2"
-
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ def conv_transpose1d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    options = (stride, padding, dilation, output_padding)
-    return _transposed(1, x, w, options, groups, stream, method)
+    given = (stride, padding, dilation, output_padding, groups)
+    return _transposed(1, x, w, given, stream, method)
 
 
 def conv_transpose2d(
@@ -103,8 +103,8 @@ def conv_transpose2d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    options = (stride, padding, dilation, output_padding)
-    return _transposed(2, x, w, options, groups, stream, method)
+    given = (stride, padding, dilation, output_padding, groups)
+    return _transposed(2, x, w, given, stream, method)
 
 
 def conv_transpose3d(
@@ -143,8 +143,8 @@ def conv_transpose3d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    options = (stride, padding, dilation, output_padding)
-    return _transposed(3, x, w, options, groups, stream, method)
+    given = (stride, padding, dilation, output_padding, groups)
+    return _transposed(3, x, w, given, stream, method)
 
 
 def conv_general(
@@ -192,18 +192,9 @@ def conv_general(
     op = "conv_general"
     _check_types(op, x, w, stream, method)
     ndim = spec.spatial_ndim(op, x.shape)
-    chosen = _general_plan(
-        x.shape,
-        w.shape,
-        (x.dtype, w.dtype),
-        arguments.broadcast_axes(op, "stride", stride, ndim, 1),
-        arguments.padding_pair(op, padding, ndim),
-        arguments.broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
-        arguments.broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
-        arguments.count(op, "groups", groups),
-        arguments.switch(op, "flip", flip),
-        method,
-    )
+    given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
+    options = arguments.general_options(op, ndim, *given)
+    chosen = _general_plan(x.shape, w.shape, (x.dtype, w.dtype), *options, method)
     return run_mapped(chosen, x, w, stream)
 
 
@@ -211,23 +202,14 @@ def _transposed(
     ndim: int,
     x: mx.array,
     w: mx.array,
-    options: tuple[IntOrSequence, IntOrSequence, IntOrSequence, IntOrSequence],
-    groups: int,
+    given: tuple[IntOrSequence, IntOrSequence, IntOrSequence, IntOrSequence, int],
     stream: StreamOrDevice,
     method: str,
 ) -> mx.array:
     op = f"conv_transpose{ndim}d"
     _check_types(op, x, w, stream, method)
-    names = ("stride", "padding", "dilation", "output_padding")
-    chosen = _transposed_plan(
-        op,
-        x.shape,
-        w.shape,
-        (x.dtype, w.dtype),
-        *[arguments.per_axis(op, name, value, ndim) for name, value in zip(names, options)],
-        arguments.count(op, "groups", groups),
-        method,
-    )
+    options = arguments.transposed_options(op, ndim, *given)
+    chosen = _transposed_plan(op, x.shape, w.shape, (x.dtype, w.dtype), *options, method)
     return run_mapped(chosen, x, w, stream)
 
 

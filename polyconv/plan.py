@@ -22,9 +22,7 @@ from polyconv.axisplan import (
     stacked_axis,
 )
 from polyconv.cost import Cost
-from polyconv.spec import INT32_MAX, ConvSpec
-
-_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ class ConvPlan:
         frames = [size for axis in self.axes for size in (axis.n_frames, 1)]
         return (spec.batch, *frames, spec.groups, spec.out_channels // spec.groups)
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         if self.is_zero:
             return Cost(0, 0, 0)
@@ -84,7 +82,7 @@ class ConvPlan:
         return Cost(
             macs=frames * weights,
             n_convs=prod(axis.n_blocks for axis in self.axes),
-            bytes_moved=_ITEMSIZE[spec.dtype] * (windows + weights + outputs * self._n_copies),
+            bytes_moved=ITEMSIZE[spec.dtype] * (windows + weights + outputs * self._n_copies),
         )
 
     @property

@@ -1,8 +1,8 @@
 """What is a legal convolution, and what shape comes out of it?
 
-The only validator of user arguments. A transposed convolution and the stride-1 convolutions that
-replace it are the same kind of thing here: a `ConvSpec`. Everything past this file may assume that
-its integers are legal. Standard library only.
+With `arguments`, which reads the forms that callers write, the only validator. A transposed
+convolution and the stride-1 convolutions that replace it are the same kind of thing here: a
+`ConvSpec`. Everything past this file may assume that its integers are legal. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from polyconv.arguments import positive, refuse
 
 INT32_MAX = 2**31 - 1
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# Bytes of each dtype that a convolution may have, in the order of promotion.
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+_FLOATS = tuple(ITEMSIZE)
 _LAYOUTS = {1: "(N, L, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
 _WEIGHT_LAYOUTS = {
     1: "(O, K, C / groups)",
@@ -110,18 +113,14 @@ def transposed(
 ) -> ConvSpec:
     """The `ConvSpec` of a transposed convolution.
 
-    MLX's own formula (mlx/ops.cpp, `conv_transpose_general`): the stride becomes the input
-    dilation, the kernel is flipped, and
-
-        padding_lo = dilation * (kernel_size - 1) - padding
-        padding_hi = padding_lo + output_padding
+    As MLX makes it (mlx/ops.cpp, `conv_transpose_general`): the stride becomes the input dilation,
+    the kernel is flipped, and the padding is `transposed_padding`.
     """
     ndim = len(stride)
     _check_shapes(op, x_shape, w_shape, ndim, groups)
     _check_positive(op, stride=stride, dilation=dilation)
-    lo = [d * (k - 1) - p for d, k, p in zip(dilation, w_shape[1:-1], padding, strict=True)]
-    hi = [a + b for a, b in zip(lo, output_padding, strict=True)]
-    axes = _axes(x_shape, w_shape, (1,) * ndim, stride, dilation, lo, hi)
+    pair = transposed_padding(w_shape[1:-1], padding, dilation, output_padding)
+    axes = _axes(x_shape, w_shape, (1,) * ndim, stride, dilation, *pair)
     for axis in axes:
         if axis.output_size < 1:
             must = "padding must leave at least one output sample on every axis"
@@ -152,6 +151,23 @@ def general(
             padded = axis.dilated_size + axis.padding_lo + axis.padding_hi
             refuse(op, must, f"{padded} samples for a kernel that spans {axis.window}")
     return _spec(op, x_shape, w_shape, dtypes, axes, groups, flip)
+
+
+def transposed_padding(
+    kernel: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+) -> tuple[list[int], list[int]]:
+    """`conv_general`'s padding of a transposed convolution, in front and behind, per axis.
+
+        padding_lo = dilation * (kernel_size - 1) - padding
+        padding_hi = padding_lo + output_padding
+
+    MLX writes the second in a longer form that reduces to this.
+    """
+    lo = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    return lo, [a + b for a, b in zip(lo, output_padding, strict=True)]
 
 
 def spatial_ndim(op: str, x_shape: tuple[int, ...]) -> int:

@@ -17,7 +17,7 @@ ARROWS = {
     "kernels": ({"spec"}, False),
     "plan": ({"arguments", "spec", "axisplan", "cost"}, False),
     "execute": ({"axisplan", "plan"}, True),
-    "explanation": ({"arguments", "spec", "kernels", "plan"}, False),
+    "explanation": ({"arguments", "spec", "axisplan", "kernels", "plan"}, False),
     "device": (set(), True),
     "batching": ({"spec", "plan", "device", "execute"}, True),
     "ops": ({"arguments", "spec", "plan", "device", "batching"}, True),
