@@ -62,6 +62,11 @@ class Case:
         return reference_conv(x, w, **self.general)
 
 
+def integers(*shape: int, seed: int = 0) -> mx.array:
+    """Small integers as float32, of which every sum is exact."""
+    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
+
+
 def draw_case(pick: Pick) -> Case:
     """Draws one case. `pick` takes a sequence and returns one of its items."""
     ndim = pick((1, 1, 2, 2, 3))
@@ -92,16 +97,21 @@ def _draw_transposed(pick, each, kernel, dilation, stride):  # type: ignore[no-u
         "dilation": _as_given(pick, dilation),
         "output_padding": _as_given(pick, output_padding),
     }
+    general = _as_general(kernel, stride, padding, dilation, output_padding)
+    return f"conv_transpose{ndim}d", kwargs, general
+
+
+def _as_general(kernel, stride, padding, dilation, output_padding):  # type: ignore[no-untyped-def]
+    """A transposed call in `conv_general`'s arguments, all per axis."""
     lo = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
-    general = {
-        "stride": (1,) * ndim,
+    return {
+        "stride": (1,) * len(kernel),
         "lo": lo,
         "hi": tuple(a + b for a, b in zip(lo, output_padding, strict=True)),
         "kernel_dilation": dilation,
         "input_dilation": stride,
         "flip": True,
     }
-    return f"conv_transpose{ndim}d", kwargs, general
 
 
 def _draw_general(pick, each, kernel, dilation, input_dilation):  # type: ignore[no-untyped-def]
@@ -138,23 +148,10 @@ def _case(op: str, x: tuple[int, ...], w: tuple[int, ...], **kwargs: Any) -> Cas
     """A named transposed case, every option one int or per axis."""
     ndim = len(x) - 2
     per_axis = lambda v: (v,) * ndim if isinstance(v, int) else tuple(v)  # noqa: E731
-    option = {
-        name: per_axis(kwargs.get(name, default))
-        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("output_padding", 0))
-    }
-    lo = tuple(
-        d * (k - 1) - p
-        for d, k, p in zip(option["dilation"], w[1:-1], option["padding"], strict=True)
-    )
-    general = {
-        "stride": (1,) * ndim,
-        "lo": lo,
-        "hi": tuple(a + b for a, b in zip(lo, option["output_padding"], strict=True)),
-        "kernel_dilation": option["dilation"],
-        "input_dilation": option["stride"],
-        "groups": kwargs.get("groups", 1),
-        "flip": True,
-    }
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+    options = [per_axis(kwargs.get(name, default)) for name, default in defaults.items()]
+    general = _as_general(w[1:-1], *options)
+    general["groups"] = kwargs.get("groups", 1)
     return Case(op, x, w, kwargs, general)
 
 

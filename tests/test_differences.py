@@ -7,16 +7,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from cases import integers
 from reference import conv_general as reference_conv
 
 import polyconv
 from polyconv.device import pads_explicitly
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
-
-
-def integers(*shape, seed=0):
-    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
 
 
 X1, W1 = integers(2, 6, 4), integers(2, 3, 4, seed=1)

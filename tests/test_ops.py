@@ -3,15 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import NAMED
+from cases import NAMED, integers
 from reference import conv_general as reference_conv
 
 import polyconv
-
-
-def integers(*shape, seed=0):
-    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
-
 
 X1, W1 = integers(2, 6, 4), integers(2, 3, 4, seed=1)
 X2, W2 = integers(2, 5, 6, 4), integers(2, 3, 3, 4, seed=1)

@@ -70,7 +70,7 @@ def test_an_undilated_axis_is_one_phase_with_all_taps():
     assert (phase.residue, phase.taps, phase.padding_lo) == (0, range(3), 1)
 
 
-def covers(plan: AxisPlan, axis: Axis) -> None:
+def assert_covers(plan: AxisPlan, axis: Axis) -> None:
     """Every output is computed from the right pairs, by the blocks and pieces as they stand."""
     rows = []
     for piece in plan.pieces:
@@ -97,7 +97,7 @@ def test_axis_plans_cover_every_output_once():
         plans = [per_phase_axis(axis), stacked_axis(axis)]
         for plan in plans:
             if isinstance(plan, AxisPlan):
-                covers(plan, axis)
+                assert_covers(plan, axis)
 
 
 def test_blocks_are_legal_convolutions():

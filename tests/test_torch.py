@@ -16,6 +16,14 @@ def to_torch(array):
     return torch.from_numpy(np.moveaxis(array, -1, 1).astype(np.float64))
 
 
+def paddings(case):
+    """The `padding` and `output_padding` of a transposed case, per axis."""
+    g = case.general
+    overhang = [d * (k - 1) for d, k in zip(g["kernel_dilation"], case.w_shape[1:-1])]
+    padding = [most - lo for most, lo in zip(overhang, g["lo"])]
+    return padding, [hi - lo for lo, hi in zip(g["lo"], g["hi"])]
+
+
 def torch_transposed(case, x, w):
     """x (N, *S, C) and w (O, *K, C / groups), as `case.op` and in float64."""
     g = case.general
@@ -25,17 +33,13 @@ def torch_transposed(case, x, w):
     out_per_group = w.shape[0] // groups
     w = w.reshape(groups, out_per_group, *w.shape[1:])
     w = np.moveaxis(w, -1, 1).reshape(-1, out_per_group, *case.w_shape[1:-1])
-    padding = [
-        d * (k - 1) - lo for d, k, lo in zip(g["kernel_dilation"], case.w_shape[1:-1], g["lo"])
-    ]
     x, w = to_torch(x).requires_grad_(), torch.from_numpy(w.astype(np.float64)).requires_grad_()
     y = getattr(torch.nn.functional, f"conv_transpose{ndim}d")(
         x,
         w,
         None,
         g["input_dilation"],
-        padding,
-        [hi - lo for lo, hi in zip(g["lo"], g["hi"])],
+        *paddings(case),
         groups,
         g["kernel_dilation"],
     )
@@ -45,11 +49,8 @@ def torch_transposed(case, x, w):
 def accepted(case):
     """PyTorch wants padding >= 0, samples, and 0 <= output_padding < max(stride, dilation)."""
     g = case.general
-    extra = [hi - lo for lo, hi in zip(g["lo"], g["hi"])]
+    padding, extra = paddings(case)
     most = map(max, g["input_dilation"], g["kernel_dilation"])
-    padding = [
-        d * (k - 1) - lo for d, k, lo in zip(g["kernel_dilation"], case.w_shape[1:-1], g["lo"])
-    ]
     small = all(0 <= e < m for e, m in zip(extra, most))
     return small and min(padding) >= 0 and 0 not in case.x_shape and case.has_output
 

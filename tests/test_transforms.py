@@ -6,15 +6,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from cases import NAMED
+from cases import NAMED, integers
 from reference import conv_general as reference_conv
 
 import polyconv
 from polyconv import batching
-
-
-def integers(*shape, seed=0):
-    return mx.array(np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32))
 
 
 def inputs(name):
@@ -130,6 +126,12 @@ def test_second_order_of_a_stride_that_leaves_samples_unread(stride):
     assert not mx.any(dx[:, 10 - unread :])
 
 
+def one_by_one(stacks, axes):
+    """What each of three mapped calls gets: its own item, or the first where none is mapped."""
+    for i in range(3):
+        yield [stack[0 if axis is None else i] for stack, axis in zip(stacks, axes)]
+
+
 MAPPED = {"x": (0, None), "w": (None, 0), "both": (0, 0), "other axes": (-1, 1)}
 
 
@@ -143,10 +145,7 @@ def test_vmap(name, mapped, method):
     axes = MAPPED[mapped]
     xs, ws = integers(3, *case.x_shape), integers(3, *case.w_shape, seed=1)
 
-    def one(array, i, axis):
-        return array[0 if axis is None else i]
-
-    each = [case.call(one(xs, i, axes[0]), one(ws, i, axes[1]), method) for i in range(3)]
+    each = [case.call(*items, method) for items in one_by_one((xs, ws), axes)]
     arguments = [a[0] if ax is None else mx.moveaxis(a, 0, ax) for a, ax in zip((xs, ws), axes)]
     call = mx.vmap(lambda x, w: case.call(x, w, method), in_axes=axes)
     if name == "3d 2x2x2 s2" and None not in axes:
@@ -175,10 +174,7 @@ def test_vmap_of_gradients_with_groups(name, mapped):
     xs, ws = integers(3, *case.x_shape), integers(3, *case.w_shape, seed=1)
     gradient = mx.grad(lambda x, w: (case.call(x, w, "auto") ** 2).sum(), argnums=(0, 1))
 
-    def one(array, i, axis):
-        return array[0 if axis is None else i]
-
-    each = [gradient(one(xs, i, axes[0]), one(ws, i, axes[1])) for i in range(3)]
+    each = [gradient(*items) for items in one_by_one((xs, ws), axes)]
     arguments = [a[0] if ax is None else mx.moveaxis(a, 0, ax) for a, ax in zip((xs, ws), axes)]
     got = mx.vmap(gradient, in_axes=axes)(*arguments)
     for ours, expected in zip(got, zip(*each, strict=True), strict=True):
