@@ -6,14 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from cases import NAMED
 from test_kernels import GOLDEN, ROWS
+from test_plan import general_spec
 
 import polyconv
 from polyconv.__main__ import main
+from polyconv.execute import run
+from polyconv.explanation import subconv_spec
 from polyconv.kernels import DEVICES
-from polyconv.plan import METHODS
+from polyconv.plan import METHODS, plan
+from polyconv.spec import Axis, ConvSpec
 
 REPRO = ("conv_transpose1d", (1, 5158, 1), (1, 4096, 1))
 
@@ -44,6 +49,30 @@ def test_every_named_case_is_explained(name):
         assert (line.n_convs == 0) == (line.kernels == ())
         assert line.macs >= line.macs_on_zeros
     assert json.loads(json.dumps(told.to_dict()))["chosen"] == told.chosen
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NAMED)
+def test_kernels_are_predicted_for_the_convolutions_that_are_issued(name, method, monkeypatch):
+    """`subconv_spec` says what `execute` hands to MLX, call by call."""
+    try:
+        lowered = plan(general_spec(NAMED[name]), method)
+    except ValueError:
+        return  # refused, as tests/test_execute.py lists
+    issued = []
+    conv_general = mx.conv_general
+
+    def spy(x, w, stride, padding, kernel_dilation, input_dilation=None, groups=1, flip=False):
+        ones = (1,) * len(stride)
+        options = (stride, input_dilation or ones, kernel_dilation, *padding)
+        axes = zip(x.shape[1:-1], w.shape[1:-1], *options, strict=True)
+        sizes = (x.shape[0], x.shape[-1], w.shape[0])
+        issued.append(ConvSpec(*sizes, tuple(Axis(*a) for a in axes), groups, flip))
+        return conv_general(x, w, stride, padding, kernel_dilation, *options[1:2], groups, flip)
+
+    monkeypatch.setattr(mx, "conv_general", spy)
+    run(lowered, *map(mx.array, NAMED[name].data()), pad_explicitly=False)
+    assert issued == [subconv_spec(lowered, sub) for sub in lowered.subconvs]
 
 
 def test_what_does_not_fit_a_fast_kernel_shows():
