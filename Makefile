@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo test sweep lint figures layers clean
+.PHONY: demo test sweep guarantee lint figures layers clean
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
 	$(BIN)/python examples/vocoder_upsampler.py
@@ -15,8 +15,12 @@ demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through p
 test: $(STAMP)-test ## the whole suite
 	$(BIN)/python -m pytest -q
 
-sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference
+sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python tests/sweep.py --cases 20000
+	$(BIN)/python tests/sweep.py --cases 20000 --device m4-max
+
+guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
+	$(BIN)/python tests/test_guarantee.py --cases 10000
 
 lint: $(STAMP)-test
 	$(BIN)/ruff check .

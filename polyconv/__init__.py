@@ -9,7 +9,8 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
-from polyconv.explanation import explain
+from polyconv.device import planning_for
+from polyconv.inspection import doctor, explain
 from polyconv.layers import (
     PolyConvTranspose,
     PolyConvTranspose1d,
@@ -17,6 +18,8 @@ from polyconv.layers import (
     PolyConvTranspose3d,
 )
 from polyconv.ops import conv_general, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from polyconv.tracing import explain_model
+from polyconv.transforms import exporting
 
 __all__ = [
     "PolyConvTranspose",
@@ -27,7 +30,11 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "doctor",
     "explain",
+    "explain_model",
+    "exporting",
+    "planning_for",
 ]
 
 __version__ = "0.1.0"

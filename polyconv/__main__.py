@@ -1,16 +1,19 @@
-"""The command line: `polyconv explain`. Parses, calls, prints."""
+"""The command line: `polyconv explain`, `bench` and `doctor`. Parses, calls, prints."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv.explanation import OPS, Explanation, explain, predict_row
-from polyconv.kernels import DEVICES
+from polyconv import bench, inspection, report, tracing
+from polyconv.cost import si
+from polyconv.devices import DEVICES
+from polyconv.explanation import OPS, TRANSPOSED, Explanation, predict_row
 
 _OPTIONS = (
     "stride",
@@ -40,42 +43,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         int: The exit code, 2 for a usage error.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        if args.batch:
-            _print_batch(args.batch, args.device)
-        else:
-            _print(_explained(args), args.json)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+        args.run(args)
+    except BrokenPipeError:
+        return 0
+    except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"polyconv explain: {reason}", file=sys.stderr)
+        print(f"polyconv {args.command}: {reason}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="polyconv", description="Transposed convolutions for MLX.")
-    command = parser.add_subparsers(required=True, metavar="explain").add_parser(
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
+    explain = commands.add_parser(
         "explain", help="what each method does with a convolution, which is taken, and why"
     )
-    command.add_argument("op", nargs="?", choices=OPS)
-    command.add_argument("--input", type=_ints, metavar="N,S,C", help="the shape of x")
+    explain.set_defaults(run=_explain)
+    _add_call(explain, OPS)
+    explain.add_argument("--device", choices=DEVICES, help="default: this Mac, else m4-max")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.add_argument(
+        "--batch",
+        type=Path,
+        metavar="ROWS.JSONL",
+        help="predict the kernel of each recorded call, one JSON object a line",
+    )
+    explain.add_argument(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="run what the factory makes, once, on zeros of the shapes of --input",
+    )
+    timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
+    timing.set_defaults(run=_bench)
+    _add_call(timing, tuple(TRANSPOSED))
+    timing.add_argument("--rounds", type=int, default=15)
+    doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
+    doctor.set_defaults(run=lambda args: print(inspection.doctor()))
+    return parser
+
+
+def _add_call(command: argparse.ArgumentParser, ops: Sequence[str]) -> None:
+    command.add_argument("op", nargs="?", choices=ops)
+    command.add_argument(
+        "--input", type=_ints, metavar="N,S,C", action="append", help="the shape of x"
+    )
     command.add_argument("--weight", type=_ints, metavar="O,K,C", help="the shape of w")
     for name in _OPTIONS:
         command.add_argument(f"--{name.replace('_', '-')}", type=_ints, metavar="INTS")
     command.add_argument("--groups", type=int)
     command.add_argument("--flip", action="store_true", default=None)
     command.add_argument("--dtype", default="float32")
-    command.add_argument("--device", choices=DEVICES, default="m4-max")
-    command.add_argument("--json", action="store_true", help="print a JSON object")
-    command.add_argument(
-        "--batch",
-        type=Path,
-        metavar="ROWS.JSONL",
-        help="predict the kernel of each recorded call, one JSON object a line",
-    )
-    return parser
 
 
 def _ints(text: str) -> Any:
@@ -86,20 +106,30 @@ def _ints(text: str) -> Any:
 _ints.__name__ = "ints"  # what argparse calls a value that it cannot read
 
 
-def _explained(args: argparse.Namespace) -> Explanation:
+def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.op is None or args.input is None or args.weight is None:
-        raise ValueError("needs an op, --input and --weight, or --batch")
+        raise ValueError("needs an op, --input and --weight")
     options = {name: getattr(args, name) for name in (*_OPTIONS, "groups", "flip")}
     options = {name: value for name, value in options.items() if value is not None}
     lo, hi = options.pop("padding_lo", None), options.pop("padding_hi", None)
     if lo is not None or hi is not None:
         options["padding"] = (_listed(lo), _listed(hi))
-    shapes = (_listed(args.input), _listed(args.weight))
-    return explain(args.op, *shapes, dtype=args.dtype, device=args.device, **options)
+    shapes = (_listed(args.input[-1]), _listed(args.weight))
+    return (args.op, *shapes), {"dtype": args.dtype, **options}
 
 
 def _listed(value: Any) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    if args.batch:
+        _print_batch(args.batch, args.device or "m4-max")
+    elif args.model:
+        _print_model(args)
+    else:
+        call, options = _call(args)
+        _print(inspection.explain(*call, device=args.device, **options), args.json)
 
 
 def _print_batch(path: Path, device: str) -> None:
@@ -107,6 +137,38 @@ def _print_batch(path: Path, device: str) -> None:
         for line in lines:
             choice = predict_row(json.loads(line), DEVICES[device])
             print(json.dumps({"path": choice.path, "unfold_bytes": choice.unfold_bytes}))
+
+
+def _print_model(args: argparse.Namespace) -> None:
+    module, _, factory = args.model.partition(":")
+    if not factory or not args.input:
+        raise ValueError("--model needs module:factory, and --input for each argument")
+    sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
+    model = getattr(importlib.import_module(module), factory)()
+    shapes = [_listed(shape) for shape in args.input]
+    told = tracing.explain_model(model, *shapes, dtype=args.dtype, device=args.device)
+    if args.json:
+        calls = [{"where": f.where, "calls": n, **each.to_dict()} for f, n, each in told]
+        print(json.dumps(calls))
+        return
+    print("\n".join(report.summary([(f.where, f.lib, n, each) for f, n, each in told])))
+    for _, _, each in told:
+        print()
+        _print(each, as_json=False)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    call, options = _call(args)
+    rows = [("", "median", "quartiles", "times auto", "peak", "difference")]
+    timings = bench.bench(*call, rounds=args.rounds, **options)
+    auto = next(each.median for each in timings if each.name == "auto")
+    for each in timings:
+        low, high = each.quartiles
+        ratio, peak = f"{each.median / auto:.3g}", f"{si(each.peak_bytes)}B"
+        spread = f"{low:.3g} to {high:.3g} ms"
+        cells = (f"{each.median:.3g} ms", spread, ratio, peak, f"{each.difference:.1e}")
+        rows.append((each.name, *cells))
+    print("\n".join(report.table(rows)))
 
 
 def _print(explanation: Explanation, as_json: bool) -> None:
@@ -124,14 +186,14 @@ def _print_rich(explanation: Explanation) -> bool:
         from rich.table import Table
     except ImportError:
         return False
-    headings, *rows = explanation.rows()
+    headings, *rows = report.rows(explanation)
     table = Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*row, style="bold" if row[0].startswith("->") else None)
     console = Console(highlight=False)
     console.print(explanation.call, "->", str(explanation.output_shape), markup=False)
     console.print(table)
-    for note in (*explanation.notes(), explanation.footnote):
+    for note in report.notes(explanation):
         console.print(note, markup=False)
     return True
 

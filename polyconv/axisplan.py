@@ -108,6 +108,11 @@ class AxisPlan:
             return (self._block(self.phases),) if self.phases else ()
         return tuple(self._block((phase,)) for phase in self.phases)
 
+    @property
+    def first_block(self) -> Block:
+        """The first of `blocks`, without making the others."""
+        return self.blocks[0] if self.stacked or self.native else self._block(self.phases[:1])
+
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
         """What to concatenate, in this order, to have all phases."""

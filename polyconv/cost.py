@@ -1,19 +1,30 @@
 """How expensive is a plan?
 
-The constants by which `auto` compares the polyphase methods, each with its measurement, and
-nothing else. Standard library only.
+The constants by which `auto` compares methods and forms, each with where it comes from. Standard
+library only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds per unit of a `Cost`."""
+
+    per_mac: float
+    per_conv: float
+    per_byte_moved: float
+
+
 # Set so that the estimates of both methods lie near the times measured for the layers of
 # docs/benchmarks/layers.json (2 cores, MLX 0.32.4, float32, OpenBLAS preloaded). They rank methods
 # that do nearly the same arithmetic, so only their proportions matter.
-SECONDS_PER_MAC = 1 / 60e9
-SECONDS_PER_CONV = 15e-6
-SECONDS_PER_BYTE_MOVED = 1 / 5e9
+CPU_RATES = Rates(per_mac=1 / 60e9, per_conv=15e-6, per_byte_moved=1 / 5e9)
+
+# Round numbers of the order of a large Apple GPU. Assumed: nothing was measured on Metal.
+METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +40,18 @@ class Cost:
     n_convs: int
     bytes_moved: int
 
-    @property
-    def seconds(self) -> float:
+    def seconds(self, rates: Rates) -> float:
         return (
-            self.macs * SECONDS_PER_MAC
-            + self.n_convs * SECONDS_PER_CONV
-            + self.bytes_moved * SECONDS_PER_BYTE_MOVED
+            self.macs * rates.per_mac
+            + self.n_convs * rates.per_conv
+            + self.bytes_moved * rates.per_byte_moved
         )
+
+
+def si(number: float) -> str:
+    """Three digits and a prefix, with a space before the unit: ``21.1 M``, ``512 ``."""
+    for unit in ("", "k", "M", "G", "T"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit else f"{int(number)} "
+        number /= 1000
+    return f"{number:.3g} P"

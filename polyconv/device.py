@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TypeAlias
 
 import mlx.core as mx
+
+from polyconv import devices
+from polyconv.devices import Metal
+from polyconv.kernels import rules_for
+from polyconv.metalrules import DeviceLimits, Version
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
 
@@ -29,6 +35,58 @@ def pads_explicitly() -> bool:
     (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
     """
     return _version(mx.__version__) < (0, 32, 4)
+
+
+def version() -> Version:
+    """The version of the MLX that runs."""
+    numbers = (*_version(mx.__version__), 0, 0, 0)
+    return numbers[0], numbers[1], numbers[2]
+
+
+@cache
+def present() -> Metal | None:
+    """The Apple GPU of this machine, if it has one that MLX can use."""
+    if not mx.metal.is_available():
+        return None
+    info = mx.device_info() if hasattr(mx, "device_info") else mx.metal.device_info()
+    limits = DeviceLimits(
+        int(info["max_buffer_length"]),
+        int(info["max_recommended_working_set_size"]),
+        str(info["architecture"])[-1],
+    )
+    return Metal(str(info.get("device_name", "this Mac")), limits, rules_for(version()))
+
+
+_PLANNING_FOR: ContextVar[Metal | None] = ContextVar("planning_for", default=None)
+
+
+@contextmanager
+def planning_for(device: str) -> Iterator[None]:
+    """Plans as if on a device of Apple's, and runs on the present one.
+
+    Args:
+        device (str): One of ``polyconv.devices.DEVICES``, such as ``"m4-max"``.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    token = _PLANNING_FOR.set(devices.device("planning_for", device, rules_for(version())))
+    try:
+        yield
+    finally:
+        _PLANNING_FOR.reset(token)
+
+
+def metal_for(stream: StreamOrDevice) -> Metal | None:
+    """The Apple GPU to plan for: the one asked for, or else the one that the stream runs on."""
+    asked = _PLANNING_FOR.get()
+    if asked is not None:
+        return asked
+    metal = present()
+    if metal is None:
+        return None
+    where = mx.default_device() if stream is None else getattr(stream, "device", stream)
+    return metal if getattr(where, "type", where) == mx.gpu else None
 
 
 @contextmanager

@@ -8,12 +8,15 @@ O and C output and input channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TypeAlias
 
 import mlx.core as mx
 
 from polyconv.axisplan import AxisPlan, Block
+from polyconv.forms import AS_IT_STANDS
 from polyconv.plan import ConvPlan, SubConv
+from polyconv.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
@@ -30,25 +33,101 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.ar
     Returns:
         array: ``plan.problem.output_shape``, of dtype ``plan.problem.dtype``.
     """
+    dtype = getattr(mx, plan.problem.dtype)
+    if plan.is_zero:
+        return mx.zeros(plan.problem.output_shape, dtype)
+    x, w = x.astype(dtype), w.astype(dtype)  # once, and not in each convolution
+    packed = pack(plan, w)
+    inputs = _Inputs(x, plan.problem.groups)
+    outputs = [
+        _convolve(inputs, taps, sub, pad_explicitly)
+        for taps, sub in zip(packed, plan.subconvs, strict=True)
+    ]
+    return assemble(plan, outputs)
+
+
+def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
+    """The gradient of a plan with respect to its weight.
+
+    For each tap of each subconv one product of the samples that it reads, `(N * prod(M), C)`, with
+    the cotangents of the phases, `(N * prod(M), R * O)`: nothing is unfolded. Weaving and packing
+    are linear, so their transposes are their gradients.
+
+    Args:
+        plan (ConvPlan): A polyphase plan for the shapes of the convolution.
+        x (array): The input, ``(N, *S, C)``.
+        y (array): The cotangent of the output, ``plan.problem.output_shape``.
+
+    Returns:
+        array: Of the weight's shape, ``(O, *K, C / groups)``.
+    """
     spec = plan.problem
     dtype = getattr(mx, spec.dtype)
+    kernel = [axis.kernel_size for axis in spec.axes]
+    zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
     if plan.is_zero:
-        return mx.zeros(spec.output_shape, dtype)
-    x, w = x.astype(dtype), w.astype(dtype)  # once, and not in each convolution
-    flip_taps = spec.flip != plan.flip
-    outputs = []
-    for sub in plan.subconvs:
-        packed = _pack(w, sub, spec.groups, flip_taps)
-        y = _convolve(x, packed, sub, plan, pad_explicitly)
-        outputs.append(_frames(y, sub, plan))
-    return _weave(outputs, plan)
+        return zeros
+    shapes = [sub.spec.output_shape for sub in plan.subconvs]
+    outputs = [mx.zeros(shape, dtype) for shape in shapes]
+    _, woven = mx.vjp(lambda *ys: assemble(plan, list(ys)), outputs, [y.astype(dtype)])
+    inputs = _Inputs(x.astype(dtype), spec.groups)
+    taps = [_correlate(inputs, dy, sub) for dy, sub in zip(woven, plan.subconvs, strict=True)]
+    return mx.vjp(lambda w: pack(plan, w), [zeros], taps)[1][0]
+
+
+def _correlate(inputs: _Inputs, y: mx.array, sub: SubConv) -> mx.array:
+    """The gradient of the taps of one subconv: `(G * prod(R) * O / G, *T, C)`."""
+    spec, groups = sub.spec, sub.spec.groups
+    x = inputs.padded(*_padding(spec))
+    y = y.reshape(-1, groups, spec.out_channels // groups).transpose(1, 2, 0)  # G, R * O, N * M
+    taps = []
+    for indices in product(*[range(axis.kernel_size) for axis in spec.axes]):
+        read = x
+        for i, (axis, tap) in enumerate(zip(spec.axes, indices, strict=True)):
+            start = tap * axis.kernel_dilation
+            stop = start + (axis.output_size - 1) * axis.stride + 1
+            read = _slice(read, 1 + i, start, stop, axis.stride)
+        read = read.reshape(-1, groups, spec.in_channels // groups).swapaxes(0, 1)  # G, N * M, C
+        taps.append(y @ read)
+    kernel = [axis.kernel_size for axis in spec.axes]
+    return mx.stack(taps, 2).reshape(spec.out_channels, *kernel, -1)
+
+
+def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
+    """Cuts `(O, *K, C)` into the taps of each subconv: `(G * prod(R) * O / G, *T, C)`."""
+    if plan.is_native:
+        return [w]
+    return [_pack(w, sub, plan.problem.groups, plan.problem.flip) for sub in plan.subconvs]
+
+
+def assemble(plan: ConvPlan, outputs: list[mx.array]) -> mx.array:
+    """Weaves the outputs of the subconvs, `(N, *M, G * prod(R) * O / G)`, into that of the plan."""
+    frames = [_frames(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
+    return _weave(frames, plan)
+
+
+class _Inputs:
+    """The input of a plan, padded in each way that its subconvs ask for, once."""
+
+    def __init__(self, x: mx.array, groups: int) -> None:
+        self.x = x
+        self._groups = groups
+        self._padded: dict[object, mx.array] = {}
+
+    def padded(self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0) -> mx.array:
+        key = (*lo, *hi, extra_channels)
+        if key not in self._padded:
+            x = _pad_channels(self.x, -1, self._groups, extra_channels)
+            for i, (before, behind) in enumerate(zip(lo, hi, strict=True)):
+                x = _pad(x, 1 + i, before, behind)
+            self._padded[key] = x
+        return self._padded[key]
 
 
 def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
-    """Cuts `(O, *K, C)` into the taps of one subconv: `(G * prod(R) * O / G, *T, C)`."""
     if max(sub.n_phases) == 1:
         taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
-        return w[(slice(None), *taps)]
+        return mx.contiguous(w[(slice(None), *taps)])
     for i, block in enumerate(sub.blocks):
         w = _taps(w, 1 + 2 * i, block, flip)
     ndim = len(sub.blocks)
@@ -85,44 +164,84 @@ def _fold_taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
     return _slice(w, axis + 1, n - 1, None, -1)
 
 
-def _convolve(
-    x: mx.array, w: mx.array, sub: SubConv, plan: ConvPlan, pad_explicitly: bool
-) -> mx.array:
-    """One convolution with packed weights: `(N, *M, G * prod(R) * O / G)`."""
-    groups, padding = plan.problem.groups, sub.padding
-    if pad_explicitly and max(sub.input_dilation) == 1:
-        for i, (lo, hi) in enumerate(zip(*padding, strict=True)):
-            x = _pad(x, 1 + i, lo, hi)
-        padding = ((0,) * len(sub.blocks),) * 2
-    if groups > 1 and len(sub.blocks) == 3:
-        return _grouped_3d(x, w, sub, padding, groups)
-    return mx.conv_general(
-        x, w, sub.stride, padding, sub.kernel_dilation, sub.input_dilation, groups, plan.flip
-    )
+def _convolve(inputs: _Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) -> mx.array:
+    """One convolution with packed weights, in its form: `(N, *M, G * prod(R) * O / G)`."""
+    spec, issued, form = sub.spec, sub.issued, sub.issued.form
+    padding: Padding | None = None  # what `issued` says
+    if pad_explicitly and not spec.is_input_dilated:
+        lo, hi = _padding(spec)
+        x = inputs.padded(lo, hi, form.extra_in)
+        padding = ((0,) * issued.spec.ndim, (0,) * issued.spec.ndim)
+    elif form == AS_IT_STANDS:
+        return mx.conv_general(inputs.x, w, *issued.options)
+    else:
+        lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
+        if form.lift == "frames":
+            depth = spec.axes[0]
+            lo, hi = (depth.padding_lo, *lo[1:]), (depth.padding_hi, *hi[1:])
+        x = inputs.padded(lo, hi, form.extra_in)
+    w = _pad_channels(_pad(w, w.ndim - 1, 0, form.extra_in), 0, spec.groups, form.extra_out)
+    y = _LIFTS[form.lift](x, w, sub, padding)
+    return _crop_channels(y, spec.groups, form.extra_out)
 
 
-def _grouped_3d(x: mx.array, w: mx.array, sub: SubConv, padding: Padding, groups: int) -> mx.array:
-    """A grouped 3D convolution, which MLX has not, as a grouped 2D one.
+def _as_it_stands(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+    return _conv_general(x, w, sub, padding)
 
-    Output frames become part of the batch, and the taps in depth, each reading its own frames of
-    the input, become input channels of their group.
+
+def _as_plane(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+    """1D as 2D: `(N, L, 1, C)` with `(O, K, 1, C)`."""
+    return _conv_general(mx.expand_dims(x, -2), mx.expand_dims(w, -2), sub, padding).squeeze(-2)
+
+
+def _as_frames(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+    """3D as a sum of 2D ones, a tap in depth each, with the frames that it reads as the batch.
+
+    In float32, so that halves are rounded once.
     """
-    depth = sub.blocks[0].axis
-    (lo, *plane_lo), (hi, *plane_hi) = padding
-    x = _pad(x, 1, lo, hi)
-    n, _, *plane, channels = x.shape
-    frames, taps = depth.output_size, depth.kernel_size
-    reach = (frames - 1) * depth.stride + 1
-    starts = range(0, taps * depth.kernel_dilation, depth.kernel_dilation)
-    read = [_slice(x, 1, start, start + reach, depth.stride) for start in starts]
-    per_tap = [a.reshape(n * frames, *plane, groups, 1, channels // groups) for a in read]
-    x = mx.concatenate(per_tap, -2).reshape(n * frames, *plane, taps * channels)
-    w = mx.moveaxis(w, 1, -2)
-    w = w.reshape(*w.shape[:-2], taps * channels // groups)
-    y = mx.conv_general(
-        x, w, sub.stride[1:], (plane_lo, plane_hi), sub.kernel_dilation[1:], groups=groups
-    )
-    return y.reshape(n, frames, *y.shape[1:])
+    depth = sub.spec.axes[0]
+    n, _, *size, channels = x.shape
+    reach = (depth.output_size - 1) * depth.stride + 1
+    total: mx.array | None = None
+    dtype, x, w = x.dtype, x.astype(mx.float32), w.astype(mx.float32)
+    for tap in range(depth.kernel_size):
+        start = tap * depth.kernel_dilation
+        frames = _slice(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)
+        taps = mx.contiguous(_slice(w, 1, tap, tap + 1, 1).squeeze(1))
+        y = _conv_general(frames, taps, sub, padding)
+        total = y if total is None else total + y
+    assert total is not None
+    return total.reshape(n, depth.output_size, *total.shape[1:]).astype(dtype)
+
+
+_LIFTS = {"none": _as_it_stands, "plane": _as_plane, "frames": _as_frames}
+
+
+def _conv_general(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+    stride, own_padding, *others = sub.issued.options
+    return mx.conv_general(x, w, stride, padding or own_padding, *others)
+
+
+def _padding(spec: ConvSpec) -> Padding:
+    axes = spec.axes
+    return tuple([a.padding_lo for a in axes]), tuple([a.padding_hi for a in axes])
+
+
+def _pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
+    """Adds channels of zeros to each group."""
+    if not extra:
+        return a
+    a = mx.unflatten(a, axis, (groups, a.shape[axis] // groups))
+    inside = 1 if axis == 0 else a.ndim - 1
+    return _pad(a, inside, 0, extra).flatten(inside - 1, inside)
+
+
+def _crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:
+    """Takes such channels off the last axis."""
+    if not extra:
+        return y
+    y = mx.unflatten(y, -1, (groups, y.shape[-1] // groups))
+    return _slice(y, y.ndim - 1, 0, y.shape[-1] - extra, 1).flatten(-2, -1)
 
 
 def _frames(y: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:

@@ -1,28 +1,30 @@
 """What would each method do with a convolution on a device, which is taken, and why?
 
-Renders plans and predicted Metal kernels as text and as a dict; decides nothing. Standard library
-only: no time is measured or claimed.
+Works out plans and predicted Metal kernels; `report.py` puts them into words. Nothing is run, and
+no time is measured or claimed. Standard library only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
-from polyconv import arguments, spec
+from polyconv import arguments, report, spec
 from polyconv.axisplan import Rejection
-from polyconv.kernels import DEVICES, RULE_SET, DeviceLimits, KernelChoice, predict
-from polyconv.plan import METHODS, ConvPlan, SubConv, plan
-from polyconv.spec import Axis, ConvSpec
+from polyconv.devices import Metal
+from polyconv.forms import macs
+from polyconv.kernels import RULE_SETS, KernelChoice, predict
+from polyconv.memory import allocated
+from polyconv.metalrules import DeviceLimits
+from polyconv.plan import METHODS, ConvPlan, ideal, plan
+from polyconv.spec import ITEMSIZE, Axis, ConvSpec
 
 TRANSPOSED = {f"conv_transpose{ndim}d": ndim for ndim in (1, 2, 3)}
 OPS = (*TRANSPOSED, "conv_general")
 
-_OP = "explain"
-_DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
 _STEPS = ("stride", "kernel_dilation", "input_dilation")
 # By whether the op is a transposed one.
 _OPTIONS = {
@@ -33,16 +35,33 @@ _OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one method does; nothing where it cannot. `reason` is why it is not taken."""
+    """What one method does; nothing where it cannot. `reason` is why it is not taken.
+
+    `taps` are those of the largest of its convolutions. `macs_on_zeros` are the multiplications
+    beyond the ideal: on zeros between samples, zero taps, spare frames and padded channels.
+    `temporaries` are bytes by purpose, without the unfold buffer; `peak_bytes` is an upper bound
+    for all that lives at a time, input, weight and output included.
+    """
 
     method: str
-    n_convs: int
-    macs: int
-    macs_on_zeros: int
-    kernels: tuple[tuple[str, int], ...]
-    because: str
-    unfold_bytes: int
     reason: str
+    n_convs: int = 0
+    taps: tuple[int, ...] = ()
+    macs: int = 0
+    macs_on_zeros: int = 0
+    kernels: tuple[tuple[str, int], ...] = ()
+    because: str = ""
+    source: str = ""
+    forms: tuple[str, ...] = ()
+    unfold_bytes: int = 0
+    temporaries: tuple[tuple[str, int], ...] = ()
+    peak_bytes: int = 0
+    error: str = ""
+    hazard: str = ""
+
+    @property
+    def temporary_bytes(self) -> int:
+        return sum(size for _, size in self.temporaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,70 +73,33 @@ class Explanation:
     device: str
     rule_set: str
     chosen: str
+    n_phases: tuple[int, ...]
     lines: tuple[Line, ...]
-
-    @property
-    def footnote(self) -> str:
-        kernels = f"Kernels are predicted for {self.device} from the source of {self.rule_set}"
-        return f"{kernels}, not measured; costs are estimated with a CPU's constants."
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table, headings first."""
-        return [_HEADINGS, *[_cells(line, self.chosen) for line in self.lines]]
-
-    def notes(self) -> list[str]:
-        """Why each method gets its kernel, and why it is not taken."""
-        return [_note(line) for line in self.lines]
-
     def __str__(self) -> str:
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-        lines = [f"{self.call} -> {self.output_shape}", "", *[row.rstrip() for row in table], ""]
-        return "\n".join([*lines, *self.notes(), self.footnote])
+        return report.text(self)
 
 
-def explain(
-    op: str,
-    input: Sequence[int],
-    weight: Sequence[int],
-    *,
-    dtype: str = "float32",
-    device: str = "m4-max",
-    **options: Any,
+def explain_problem(
+    problem: ConvSpec, call: str, op: str, metal: Metal, notes: tuple[str, ...] = ()
 ) -> Explanation:
-    """Explains what polyconv does with a call, and what MLX's own op would.
-
-    Args:
-        op (str): ``"conv_transpose1d"``, ``2d``, ``3d`` or ``"conv_general"``.
-        input (list(int)): The shape of ``x``, ``(N, *S, C)``.
-        weight (list(int)): The shape of ``w``, ``(O, *K, C / groups)``.
-        dtype (str, optional): Of both. Default: ``"float32"``.
-        device (str, optional): One of ``polyconv.kernels.DEVICES``. Default: ``"m4-max"``.
-        options: The call's own, such as ``stride=2``.
-
-    Returns:
-        Explanation: To print, or as a dict.
-
-    Raises:
-        ValueError: As the op itself would, or if the op or device is not known.
-    """
-    if op not in OPS:
-        arguments.refuse(_OP, f"op must be one of {', '.join(OPS)}", arguments.shown(op))
-    if device not in DEVICES:
-        known = ", ".join(DEVICES)
-        arguments.refuse(_OP, f"device must be one of {known}", arguments.shown(device))
-    if dtype not in _DTYPES:
-        arguments.refuse(_OP, f"dtype must be one of {', '.join(_DTYPES)}", arguments.shown(dtype))
-    problem = _problem(op, tuple(input), tuple(weight), dtype, options)
-    given = ", ".join(f"{name}={value}" for name, value in options.items())
-    call = f"{op}({tuple(input)}, {tuple(weight)}{', ' if given else ''}{given}) {dtype}"
-    chosen = plan(problem, op=op)
-    lines = _lines(problem, chosen, DEVICES[device])
-    return Explanation(call, problem.output_shape, device, RULE_SET, chosen.method, lines)
+    """Explains a convolution that is validated already, with further notes on the device."""
+    chosen = plan(problem, op=op, metal=metal)
+    lines = _lines(problem, chosen, metal)
+    return Explanation(
+        call,
+        problem.output_shape,
+        metal.name,
+        metal.rules.name,
+        chosen.method,
+        tuple(axis.n_phases for axis in chosen.axes),
+        lines,
+        (*_notes(problem, lines[0], metal), *notes),
+    )
 
 
 def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
@@ -142,27 +124,10 @@ def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
     return predict(ConvSpec(*sizes, tuple(axes), row["groups"], flip, row["dtype"]), limits)
 
 
-def subconv_spec(chosen: ConvPlan, sub: SubConv) -> ConvSpec:
-    """The convolution that MLX is given for one subconv of a plan."""
-    problem = chosen.problem
-    axes = tuple(block.axis for block in sub.blocks)
-    out_channels = problem.out_channels * prod(sub.n_phases)
-    if problem.groups == 1 or len(axes) < 3:
-        return replace(problem, out_channels=out_channels, axes=axes, flip=chosen.flip)
-    depth, *plane = axes  # as execute lowers it: frames to the batch, taps to the channels
-    return replace(
-        problem,
-        batch=problem.batch * depth.output_size,
-        in_channels=problem.in_channels * depth.kernel_size,
-        out_channels=out_channels,
-        axes=tuple(plane),
-        flip=False,
-    )
-
-
-def _problem(
+def problem_of(
     op: str, x: tuple[int, ...], w: tuple[int, ...], dtype: str, options: Mapping[str, Any]
 ) -> ConvSpec:
+    """The convolution of a call of one of `OPS`."""
     for name in options:
         if name not in _OPTIONS[op in TRANSPOSED]:
             must = f"options must be among {', '.join(_OPTIONS[op in TRANSPOSED])}"
@@ -175,64 +140,96 @@ def _problem(
     return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, **options))
 
 
-def _lines(problem: ConvSpec, chosen: ConvPlan, limits: DeviceLimits) -> tuple[Line, ...]:
+def _lines(problem: ConvSpec, chosen: ConvPlan, metal: Metal) -> tuple[Line, ...]:
     others = {rejection.method: rejection.reason for rejection in chosen.rejected}
-    lowered = {method: lower(problem) for method, lower in METHODS.items()}
-    ideal = min(each.cost.macs for each in lowered.values() if isinstance(each, ConvPlan))
+    lowered = {method: lower(problem, metal) for method, lower in METHODS.items()}
+    least = ideal(problem)
     lines = []
     for method in sorted(METHODS, key=lambda method: method != "native"):
         reason = others.get(method, "MLX's own op does the same")
         if method == chosen.method:
             reason = ""
-        lines.append(_line(lowered[method], reason, ideal, limits))
+        lines.append(_line(lowered[method], reason, least))
+        if method == "native" and problem.ndim == 1 and problem.is_input_dilated:
+            lines.append(_lifted(problem, lowered[method], least, metal))
     return tuple(lines)
 
 
-def _line(lowered: ConvPlan | Rejection, reason: str, ideal: int, limits: DeviceLimits) -> Line:
+def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
     if isinstance(lowered, Rejection):
-        return Line(lowered.method, 0, 0, 0, (), "", 0, lowered.reason)
+        return Line(lowered.method, lowered.reason)
     if lowered.is_zero:
-        reason = reason and "every output is zero"
-        return Line(lowered.method, 0, 0, 0, (), "", 0, reason)
-    choices = [predict(subconv_spec(lowered, sub), limits) for sub in lowered.subconvs]
-    worst = max(choices, key=lambda choice: choice.unfold_bytes)
+        return Line(lowered.method, reason and "every output is zero")
+    issued = [(sub.issued, sub.issued.kernel) for sub in lowered.subconvs]
+    kernels = [kernel for each, kernel in issued if kernel for _ in range(each.n_convs)]
+    worst = max(kernels, key=lambda kernel: kernel.unfold_bytes)
+    extra = allocated(lowered)
+    unfolded = max(kernel.unfold_bytes for kernel in kernels)
+    extra.pop("unfold", None)
+    spent = lowered.cost.macs
+    problem = lowered.problem
     return Line(
         lowered.method,
-        len(choices),
-        lowered.cost.macs,
-        lowered.cost.macs - ideal,
-        tuple(sorted(Counter(choice.path for choice in choices).items())),
-        worst.because,
-        worst.unfold_bytes,
         reason,
+        n_convs=len(kernels),
+        taps=max(tuple(a.kernel_size for a in sub.spec.axes) for sub in lowered.subconvs),
+        macs=spent,
+        macs_on_zeros=max(spent - least, 0),
+        kernels=tuple(sorted(Counter(kernel.path for kernel in kernels).items())),
+        because=worst.because,
+        source=worst.source,
+        forms=tuple(sorted({report.form(each.form) for each, _ in issued} - {""})),
+        unfold_bytes=unfolded,
+        temporaries=tuple(sorted(extra.items())),
+        peak_bytes=_given_bytes(problem) + unfolded + sum(extra.values()),
+        error=worst.error,
+        hazard=next((kernel.hazard for kernel in kernels if kernel.hazard), ""),
     )
 
 
-_HEADINGS = ("   method", "convs", "MACs", "on zeros", "Metal kernel", "unfolds")
+def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: Metal) -> Line:
+    """MLX's own op given one more axis of size 1, which reaches its general 2D kernel."""
+    name = "native as 2D"
+    if isinstance(native, Rejection):
+        return Line(name, native.reason)
+    if native.is_zero:
+        return Line(name, "every output is zero")
+    lifted = replace(problem, axes=(*native.first.spec.axes, Axis(size=1, kernel_size=1)))
+    kernel = predict(lifted, metal.limits, metal.rules)
+    skips = kernel.path == "implicit_gemm_2d_general"
+    spent = least if skips else macs(lifted)
+    reason = "only a measurement on the Mac tells whether it is faster (`polyconv bench`)"
+    return Line(
+        name,
+        reason,
+        n_convs=1,
+        taps=tuple(axis.kernel_size for axis in lifted.axes),
+        macs=spent,
+        macs_on_zeros=spent - least,
+        kernels=((kernel.path, 1),),
+        because=f"{kernel.because}; this kernel skips the zeros" if skips else kernel.because,
+        source=kernel.source,
+        unfold_bytes=kernel.unfold_bytes,
+        temporaries=kernel.temporaries,
+        peak_bytes=_given_bytes(problem) + kernel.temporary_bytes,
+        error=kernel.error,
+    )
 
 
-def _cells(line: Line, chosen: str) -> tuple[str, ...]:
-    name = f"{'->' if line.method == chosen else '  '} {line.method}"
-    if not line.n_convs:
-        return (name, "-", "-", "-", "-", "-")
-    kernels = ", ".join(path for path, _ in line.kernels)
-    zeros = f"{line.macs_on_zeros / line.macs:.1%}"
-    return (name, str(line.n_convs), _si(line.macs), zeros, kernels, _bytes(line))
+def _given_bytes(problem: ConvSpec) -> int:
+    """Input, weight and output."""
+    weight = problem.out_channels * (problem.in_channels // problem.groups)
+    weight *= prod(axis.kernel_size for axis in problem.axes)
+    inputs = problem.batch * problem.in_channels * prod(axis.size for axis in problem.axes)
+    return ITEMSIZE[problem.dtype] * (inputs + weight + prod(problem.output_shape))
 
 
-def _note(line: Line) -> str:
-    refusal = f"not taken: {line.reason}" if line.reason else ""
-    said = "; ".join(filter(None, (line.because, refusal)))
-    return f"{line.method}: {said or 'nothing to compute'}."
-
-
-def _bytes(line: Line) -> str:
-    return f"{_si(line.unfold_bytes)}B" if line.unfold_bytes else "nothing"
-
-
-def _si(number: float) -> str:
-    for unit in ("", "k", "M", "G", "T"):
-        if number < 1000:
-            return f"{number:.3g} {unit}" if unit else str(int(number))
-        number /= 1000
-    return f"{number:.3g} P"
+def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
+    notes = []
+    if native.kernels and native.unfold_bytes:
+        whole = predict(problem, metal.limits, RULE_SETS[0]).unfold_bytes
+        if whole > metal.limits.max_buffer_bytes:
+            notes.append(report.exceeds(whole, metal))
+    if problem.ndim == 2 and native.kernels and not native.unfold_bytes and not native.error:
+        notes.append(report.NO_GAIN)
+    return notes

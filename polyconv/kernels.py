@@ -1,7 +1,7 @@
-"""Which Metal kernel does MLX pick for a convolution, because of which rule, and what unfolds?
+"""Which Metal kernel does MLX pick for a convolution, by which rule, and what does it allocate?
 
-A model of MLX's dispatch (mlx/backend/metal/conv.cpp) as rules in its order. The device is an
-argument, so that a Mac can be asked about where there is none. Standard library only.
+A model of MLX's dispatch (mlx/backend/metal/conv.cpp). Version and device are arguments, so that a
+Mac can be asked about where there is none. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,218 +9,261 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import NamedTuple
+from typing import TypeAlias
 
-from polyconv.spec import ITEMSIZE, Axis, ConvSpec
-
-RULE_SET = "mlx 0.32.2"
+from polyconv.metalrules import (
+    DISPATCH,
+    Call,
+    DeviceLimits,
+    Rule,
+    Version,
+    up16,
+    winograd_filter_bytes,
+    winograd_item_bytes,
+    winograd_padded,
+)
+from polyconv.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceLimits:
-    """What Metal says of a device: `maxBufferLength`, the bytes of its largest buffer."""
+class RuleSet:
+    """The rules of one version of MLX.
 
-    max_buffer_bytes: int
+    `unfolds_in_tiles` is whether an explicit path fills one buffer of the largest size again and
+    again (0.32.1 on, mlx #3845) or asks for all rows at once, which fails above that size.
+    """
+
+    version: Version
+    unfolds_in_tiles: bool = True
+    winograd_tiles_batch: bool = True
+
+    @property
+    def number(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def name(self) -> str:
+        return f"mlx {self.number}"
 
 
-DEVICES = {"m4-max": DeviceLimits(max_buffer_bytes=86_586_540_032)}
+# Read from the sources of these versions; 0.32.2 was also checked against recorded calls.
+RULE_SETS = (
+    RuleSet((0, 31, 2), unfolds_in_tiles=False, winograd_tiles_batch=False),
+    RuleSet((0, 32, 0), unfolds_in_tiles=False, winograd_tiles_batch=False),
+    RuleSet((0, 32, 1), winograd_tiles_batch=False),
+    RuleSet((0, 32, 2)),
+)
+NEWEST = RULE_SETS[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
     """The path that MLX takes, the rule that decided and the function that holds it.
 
-    `unfold_bytes` is the buffer into which an explicit path copies its input window by window; it
-    is filled as often as needed, since it never exceeds the device's largest buffer.
+    `unfold_bytes` is the buffer into which an explicit path copies its input window by window, and
+    `n_tiles` how often it is filled. `temporaries` are the bytes of everything else besides the
+    output, by purpose. `hazard` says where the kernel reads outside its input, `error` why MLX
+    raises; both are empty as a rule.
     """
 
     path: str
     because: str
     source: str
-    unfold_bytes: int
-    rule_set: str = RULE_SET
-
-
-class Rule(NamedTuple):
-    path: str
-    applies: Callable[[_Call], bool]
-    because: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A convolution as it reaches Metal, after `mlx/ops.cpp` cropped what is padded negatively."""
-
-    batch: int
-    in_channels: int
-    out_channels: int
-    groups: int
-    axes: tuple[Axis, ...]
-    flip: bool
+    unfold_bytes: int = 0
+    n_tiles: int = 1
+    temporaries: tuple[tuple[str, int], ...] = ()
+    hazard: str = ""
+    error: str = ""
+    rule_set: str = NEWEST.name
 
     @property
-    def is_undilated(self) -> bool:
-        return all(axis.input_dilation == 1 for axis in self.axes)
+    def is_explicit(self) -> bool:
+        return self.path.startswith("explicit")
 
     @property
-    def is_plain(self) -> bool:
-        """No stride and no dilation."""
-        return self.is_undilated and all(a.stride == a.kernel_dilation == 1 for a in self.axes)
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return tuple(axis.kernel_size for axis in self.axes)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the product that computes it: one per output position."""
-        return self.batch * prod(axis.output_size for axis in self.axes)
-
-    @property
-    def is_aligned(self) -> bool:
-        """Whether the channels of a group fill the tiles of the implicit GEMM kernels."""
-        return _fits_in(self.in_channels // self.groups) and _fits_out(
-            self.out_channels // self.groups
-        )
-
-    @property
-    def is_depthwise(self) -> bool:
-        return self.groups == self.in_channels == self.out_channels
+    def temporary_bytes(self) -> int:
+        """All bytes beyond inputs, weights and output."""
+        return self.unfold_bytes + sum(size for _, size in self.temporaries)
 
 
-def predict(spec: ConvSpec, limits: DeviceLimits) -> KernelChoice:
+def rules_for(version: Version) -> RuleSet:
+    """The newest rule set that is not newer than a version of MLX, else the oldest."""
+    known = [rules for rules in RULE_SETS if rules.version <= version]
+    return known[-1] if known else RULE_SETS[0]
+
+
+def predict(
+    spec: ConvSpec,
+    limits: DeviceLimits,
+    rules: RuleSet = NEWEST,
+    *,
+    contiguous: tuple[bool, bool] = (True, True),
+) -> KernelChoice:
     """What MLX does on Metal with one convolution, given as it is, whoever issues it.
 
     Args:
         spec (ConvSpec): The convolution, in float16, bfloat16 or float32. Grouped 3D, which MLX
             refuses before it reaches Metal, is answered as the ungrouped one.
         limits (DeviceLimits): The device, such as ``DEVICES["m4-max"]``.
+        rules (RuleSet, optional): The version of MLX, one of `RULE_SETS`. Default: the newest.
+        contiguous (tuple(bool), optional): Whether input and weight are row-contiguous; MLX copies
+            those that are not. Default: both.
 
     Returns:
         KernelChoice: By the rules of MLX 0.32.2, which agree with 2,310 recorded calls of its
-        dispatch code (tests/data/metal_golden.md); no hardware ran them.
+        dispatch code in path and all bytes (tests/data/metal_golden.md), or by those of an older
+        version, which were read from its source only. No hardware ran any of them.
     """
-    call = _call(spec)
-    source, rules = _DISPATCH[len(call.axes)]
-    rule = _first(rules, call)
-    if rule.path == "as_2d":
+    call = _call(spec, limits, rules)
+    source, found = _first(call, rules)
+    if found.path == "as_2d":
         call = replace(call, axes=(*call.axes, Axis(size=1, kernel_size=1)))
-        source, rules = _DISPATCH[2]
-        rule = _first(rules, call)
-    unfolded = 0
-    if rule.path.startswith("explicit"):
-        row = prod(call.kernel) * call.in_channels * ITEMSIZE[spec.dtype]
-        unfolded = row * min(call.rows, limits.max_buffer_bytes // row)
-    return KernelChoice(rule.path, rule.because, f"conv.cpp: {source}", unfolded)
+        source, found = _first(call, rules)
+    choice = KernelChoice(
+        found.path,
+        found.because,
+        f"conv.cpp: {source}",
+        temporaries=_copies(call, found.path, contiguous),
+        rule_set=rules.name,
+    )
+    if call.rows > INT32_MAX:
+        choice = replace(choice, error=f"{call.rows} output positions do not fit in int32")
+    if choice.is_explicit:
+        return _unfolded(choice, call, rules)
+    return _with_scratch(choice, call, rules)
 
 
-def _call(spec: ConvSpec) -> _Call:
+def _call(spec: ConvSpec, limits: DeviceLimits, rules: RuleSet) -> Call:
     axes = []
     for axis in spec.axes:
         lo, hi = axis.padding_lo, axis.padding_hi
         size = axis.size + min(lo, 0) + min(hi, 0)
         axes.append(replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0)))
     channels = (spec.in_channels, spec.out_channels, spec.groups)
-    return _Call(spec.batch, *channels, tuple(axes), spec.flip)
+    itemsize = ITEMSIZE[spec.dtype]
+    tiles = rules.winograd_tiles_batch
+    return Call(spec.batch, *channels, tuple(axes), spec.flip, itemsize, limits, tiles)
 
 
-def _first(rules: tuple[Rule, ...], call: _Call) -> Rule:
-    return next(rule for rule in rules if rule.applies(call))
+def _first(call: Call, rules: RuleSet) -> tuple[str, Rule]:
+    source, table = DISPATCH[len(call.axes)]
+    version = rules.version
+    in_force = (rule for rule in table if rule.since <= version < rule.before)
+    return source, next(rule for rule in in_force if rule.applies(call))
 
 
-def _fits_in(channels: int) -> bool:
-    return channels <= 4 or channels % 16 == 0
+def _copies(call: Call, path: str, contiguous: tuple[bool, bool]) -> tuple[tuple[str, int], ...]:
+    """Copies of views. Padding channels in 3D copies anyway, once."""
+    sizes = [call.input_bytes, call.weight_bytes]
+    needed = [not flag for flag in contiguous]
+    if path == "pad_and_slice_3d":
+        pads_input = call.in_channels % 16 != 0
+        pads_weight = pads_input or call.out_channels % 16 != 0
+        needed = [needed[0] and not pads_input, needed[1] and not pads_weight]
+    copied = sum(size for size, copies in zip(sizes, needed, strict=True) if copies)
+    return (("contiguous_copy", copied),) if copied else ()
 
 
-def _fits_out(channels: int) -> bool:
-    return channels <= 16 or channels % 16 == 0
+def _unfolded(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
+    row = prod(call.kernel) * call.in_channels * call.itemsize
+    largest = call.limits.max_buffer_bytes
+    rows = min(call.rows, largest // row) if rules.unfolds_in_tiles else call.rows
+    error = choice.error
+    if rows * row > largest:
+        error = error or f"the unfold buffer of {rows * row} bytes exceeds the largest, {largest}"
+    grouped = choice.path == "explicit_gemm_group_nd"
+    extra = (
+        (("group_weight_transpose", call.weight_bytes),) if grouped else _split_k(call, rows, row)
+    )
+    return replace(
+        choice,
+        unfold_bytes=rows * row,
+        n_tiles=-(-call.rows // rows) if rows else 1,
+        temporaries=(*choice.temporaries, *extra),
+        error=error,
+    )
 
 
-def _is_depthwise_1d(call: _Call) -> bool:
-    starts_unpadded = call.axes[0].padding_lo == 0
-    return call.is_depthwise and call.is_plain and starts_unpadded and not call.flip
+def _split_k(call: Call, rows: int, row_bytes: int) -> tuple[tuple[str, int], ...]:
+    """float32 partial sums of a product that is small but deep (mlx/backend/metal/matmul.cpp).
+
+    Not on GPUs with neural accelerators (M5 on), which split otherwise.
+    """
+    depth, width = row_bytes // call.itemsize, call.out_channels
+    most = 2048 if call.limits.architecture in "sd" else 1024
+    total = 0
+    for tile in {rows, call.rows % rows} - {0} if rows else ():
+        if -(-tile // 16) * -(-width // 16) > most or depth < max(128, tile, width):
+            continue
+        share = depth // 16 // (-(-tile // 32) * -(-width // 32))
+        parts = min(max(2, 1 << max(share - 1, 0).bit_length()), 32)
+        n_tiles = call.rows // rows if tile == rows else 1
+        total += n_tiles * parts * tile * width * 4
+    return (("splitk", total),) if total else ()
 
 
-def _is_depthwise_2d(call: _Call) -> bool:
-    small = all(a.kernel_size <= 7 and a.stride <= 2 and a.kernel_dilation == 1 for a in call.axes)
-    aligned = call.in_channels % 16 == 0
-    return call.groups > 1 and call.is_depthwise and call.is_undilated and small and aligned
+def _with_scratch(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
+    if choice.path not in _SCRATCH:
+        return choice
+    extra, hazard = _SCRATCH[choice.path](call, rules)
+    return replace(choice, temporaries=(*choice.temporaries, *extra), hazard=hazard)
 
 
-def _is_winograd_2d(call: _Call) -> bool:
-    plain = call.groups == 1 and call.is_plain and not call.flip and call.kernel == (3, 3)
-    aligned = call.in_channels % 32 == 0 and call.out_channels % 32 == 0
+_Scratch: TypeAlias = "tuple[tuple[tuple[str, int], ...], str]"
+
+
+def _depthwise(call: Call, rules: RuleSet) -> _Scratch:
+    behind = call.axes[0].padding_hi
+    return (), f"reads {behind} samples past each sequence" if behind > 0 else ""
+
+
+def _winograd(call: Call, rules: RuleSet) -> _Scratch:
+    scratch = winograd_filter_bytes(call) + call.winograd_step * winograd_item_bytes(call)
+    needed = [6 * -(-axis.output_size // 6) + 2 for axis in call.axes]
+    outside = any(n > winograd_padded(a) for n, a in zip(needed, call.axes, strict=True))
+    return (("winograd", scratch),), "the last tile reads outside its padding" if outside else ""
+
+
+def _pad_in_channels(call: Call, rules: RuleSet) -> _Scratch:
+    taps = call.out_channels * prod(call.kernel)
     inputs = call.batch * prod(axis.size for axis in call.axes)
-    return plain and aligned and inputs >= 4096 and call.in_channels + call.out_channels >= 256
+    return (("channel_pad", call.itemsize * up16(call.in_channels) * (inputs + taps)),), ""
 
 
-def _pads_in_channels_2d(call: _Call) -> bool:
-    unstrided = call.is_undilated and all(axis.stride == 1 for axis in call.axes)
-    worth = call.groups == 1 and call.rows >= 256 and prod(call.kernel) >= 9
-    return unstrided and worth and not call.is_aligned and _fits_out(call.out_channels)
+def _pad_and_slice(call: Call, rules: RuleSet) -> _Scratch:
+    """The output is a slice of one with more channels, `output_oversize` bytes larger."""
+    channels, outputs = up16(call.in_channels), up16(call.out_channels)
+    padded = 0
+    if channels != call.in_channels:
+        padded += call.batch * prod(axis.size for axis in call.axes) * channels
+    if channels != call.in_channels or outputs != call.out_channels:
+        padded += outputs * prod(call.kernel) * channels
+    oversize = (outputs - call.out_channels) * call.rows
+    sizes = (("channel_pad", padded), ("output_oversize", oversize))
+    return tuple((role, call.itemsize * size) for role, size in sizes if size), ""
 
 
-def _is_general_2d(call: _Call) -> bool:
-    aligned = call.in_channels % 16 == 0 and call.out_channels % 16 == 0
-    return call.groups == 1 and (aligned or call.rows >= 256)
+def _small_depth(call: Call, rules: RuleSet) -> _Scratch:
+    """One 2D convolution per tap in depth, over views of the input from that frame on."""
+    depth, *plane = call.axes
+    extra = {"contiguous_copy": call.weight_bytes, "op_output": call.output_bytes}
+    if depth.kernel_size > 1:
+        extra["small_kd_frame_out"] = (depth.kernel_size - 1) * call.output_bytes
+    hazard = f"reads {depth.padding_hi} frames past the input" if depth.padding_hi > 0 else ""
+    flat = replace(call, batch=depth.output_size, axes=tuple(plane))
+    path = _first(flat, rules)[1].path
+    if path == "winograd_2d":
+        ((_, scratch),), outside = _winograd(flat, rules)
+        extra["winograd"] = depth.kernel_size * scratch
+        hazard = hazard or outside
+    return tuple(extra.items()), hazard
 
 
-def _is_small_depth_3d(call: _Call) -> bool:
-    depth = call.axes[0]
-    plain = depth.stride == depth.kernel_dilation == 1 and depth.padding_lo == 0
-    return call.is_undilated and call.batch == 1 and depth.kernel_size <= 7 and plain
-
-
-_MISFIT = "channels that do not fill the tiles of the fast kernels"
-_EXPLICIT = (
-    Rule(
-        "explicit_gemm_group_nd",
-        lambda call: call.groups > 1 and not call.is_undilated,
-        "grouped, input_dilation above 1",
-    ),
-    Rule("explicit_gemm_group_nd", lambda call: call.groups > 1, f"grouped, {_MISFIT}"),
-    Rule("explicit_gemm_nd", lambda call: not call.is_undilated, "input_dilation above 1"),
-    Rule("explicit_gemm_nd", lambda call: True, _MISFIT),
-)
-
-_RULES_1D = (
-    Rule("depthwise_1d", _is_depthwise_1d, "depthwise, plain, no padding in front, not flipped"),
-    Rule(
-        "as_2d",
-        lambda call: call.is_undilated and call.is_aligned,
-        "input_dilation 1 and channels that fill the tiles",
-    ),
-    *_EXPLICIT,
-)
-
-_RULES_2D = (
-    Rule("depthwise_2d", _is_depthwise_2d, "depthwise, at most 7 by 7, stride at most 2, C % 16"),
-    Rule("winograd_2d", _is_winograd_2d, "3 by 3, plain, not flipped, C and O % 32, large"),
-    Rule("pad_in_channels_2d", _pads_in_channels_2d, "only C does not fill the tiles, 9 taps on"),
-    Rule(
-        "implicit_gemm_2d",
-        lambda call: call.is_undilated and call.is_aligned,
-        "input_dilation 1 and channels that fill the tiles",
-    ),
-    Rule("implicit_gemm_2d_general", _is_general_2d, "C and O % 16, or 256 outputs; not grouped"),
-    *_EXPLICIT,
-)
-
-_RULES_3D = (
-    Rule(
-        "pad_and_slice_3d",
-        lambda call: (
-            call.is_undilated and not (call.in_channels % 16 == 0 and _fits_out(call.out_channels))
-        ),
-        "input_dilation 1, channels are padded until they fill the tiles",
-    ),
-    Rule("small_kd_3d", _is_small_depth_3d, "batch 1, at most 7 taps in depth, none padded there"),
-    Rule("implicit_gemm_3d", lambda call: call.is_undilated, "input_dilation 1"),
-    Rule("explicit_gemm_nd", lambda call: True, "input_dilation above 1"),
-)
-
-_DISPATCH = {
-    1: ("conv_1D_gpu", _RULES_1D),
-    2: ("dispatch_conv_2D_gpu", _RULES_2D),
-    3: ("conv_3D_gpu", _RULES_3D),
+# By path, the bytes beside the output and the hazard.
+_SCRATCH: dict[str, Callable[[Call, RuleSet], _Scratch]] = {
+    "winograd_2d": _winograd,
+    "pad_in_channels_2d": _pad_in_channels,
+    "pad_and_slice_3d": _pad_and_slice,
+    "small_kd_3d": _small_depth,
+    "depthwise_1d": _depthwise,
 }

@@ -12,16 +12,16 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv import arguments, spec
-from polyconv.batching import run_mapped
-from polyconv.device import STREAM_TYPES, StreamOrDevice
-from polyconv.plan import ConvPlan, plan
+from polyconv.device import STREAM_TYPES, StreamOrDevice, metal_for
+from polyconv.devices import Metal
+from polyconv.transforms import Bilinear, Problem, convolution
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
 
-# A plan holds up to some hundred bytes per phase, and a program that never repeats a shape must
-# not grow for ever.
-_CACHED_PLANS = 256
+# What is cached holds a plan, up to some hundred bytes per phase, and a program that never repeats
+# a shape must not grow for ever.
+_CACHED = 256
 
 
 def conv_transpose1d(
@@ -194,8 +194,8 @@ def conv_general(
     ndim = spec.spatial_ndim(op, x.shape)
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
     options = arguments.general_options(op, ndim, *given)
-    chosen = _general_plan(x.shape, w.shape, (x.dtype, w.dtype), *options, method)
-    return run_mapped(chosen, x, w, stream)
+    where = (method, metal_for(stream), stream)
+    return _general(x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
 
 
 def _transposed(
@@ -209,12 +209,12 @@ def _transposed(
     op = f"conv_transpose{ndim}d"
     _check_types(op, x, w, stream, method)
     options = arguments.transposed_options(op, ndim, *given)
-    chosen = _transposed_plan(op, x.shape, w.shape, (x.dtype, w.dtype), *options, method)
-    return run_mapped(chosen, x, w, stream)
+    where = (method, metal_for(stream), stream)
+    return _transposed_of(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
 
 
-@lru_cache(_CACHED_PLANS)
-def _transposed_plan(
+@lru_cache(_CACHED)
+def _transposed_of(
     op: str,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -225,15 +225,17 @@ def _transposed_plan(
     output_padding: tuple[int, ...],
     groups: int,
     method: str,
-) -> ConvPlan:
+    metal: Metal | None,
+    stream: StreamOrDevice,
+) -> Bilinear:
     problem = spec.transposed(
         op, x_shape, w_shape, _names(dtypes), stride, padding, dilation, output_padding, groups
     )
-    return plan(problem, method, op)
+    return convolution(Problem(problem, method, metal, stream), op)
 
 
-@lru_cache(_CACHED_PLANS)
-def _general_plan(
+@lru_cache(_CACHED)
+def _general(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     dtypes: tuple[mx.Dtype, mx.Dtype],
@@ -244,7 +246,9 @@ def _general_plan(
     groups: int,
     flip: bool,
     method: str,
-) -> ConvPlan:
+    metal: Metal | None,
+    stream: StreamOrDevice,
+) -> Bilinear:
     op = "conv_general"
     problem = spec.general(
         op,
@@ -258,7 +262,7 @@ def _general_plan(
         groups,
         flip,
     )
-    return plan(problem, method, op)
+    return convolution(Problem(problem, method, metal, stream), op)
 
 
 def _names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:

@@ -21,20 +21,23 @@ from polyconv.axisplan import (
     per_phase_axis,
     stacked_axis,
 )
-from polyconv.cost import Cost
+from polyconv.cost import CPU_RATES, METAL_RATES, Cost, Rates, si
+from polyconv.devices import Metal
+from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
+
+# How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
+MOST_MACS = 1.15
 
 
 @dataclass(frozen=True, slots=True)
 class SubConv:
-    """One convolution to issue: one block per axis, and `mx.conv_general`'s arguments for it."""
+    """One convolution: one block per axis, its number of phases, and how MLX is given it."""
 
     blocks: tuple[Block, ...]
     n_phases: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, ...], tuple[int, ...]]
-    kernel_dilation: tuple[int, ...]
-    input_dilation: tuple[int, ...]
+    spec: ConvSpec
+    issued: Issued
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,21 @@ class ConvPlan:
     """What to run for `problem`: for each product of one block per axis, one convolution.
 
     `flip` is what these convolutions are called with; the weights are flipped beforehand where it
-    differs from the problem's. `rejected` says why `auto` did not take the other methods, where it
-    had a choice.
+    differs from the problem's. `metal` is the device that the plan is made for, if it is one of
+    Apple's GPUs. `rejected` says why `auto` did not take the other methods, where it had a choice.
     """
 
     problem: ConvSpec
     method: str
     axes: tuple[AxisPlan, ...]
     flip: bool
+    metal: Metal | None = None
     rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is the problem as it stands, for MLX's own op."""
+        return self.axes[0].native
 
     @cached_property
     def is_zero(self) -> bool:
@@ -60,7 +69,12 @@ class ConvPlan:
     @cached_property
     def subconvs(self) -> tuple[SubConv, ...]:
         """All products of one block per axis, the last axis running fastest."""
-        return tuple(_subconv(blocks) for blocks in product(*[axis.blocks for axis in self.axes]))
+        return tuple(self._subconv(blocks) for blocks in product(*[a.blocks for a in self.axes]))
+
+    @cached_property
+    def first(self) -> SubConv:
+        """The first subconv, which is like all others in channels and frames."""
+        return self._subconv(tuple(axis.first_block for axis in self.axes))
 
     @cached_property
     def lone_phase_shape(self) -> tuple[int, ...]:
@@ -77,16 +91,25 @@ class ConvPlan:
         frames = spec.batch * prod(axis.n_frames for axis in self.axes)
         weights = spec.out_channels * (spec.in_channels // spec.groups)
         weights *= prod(axis.block_taps for axis in self.axes)
-        windows = frames * spec.in_channels * prod(axis.window_taps for axis in self.axes)
         outputs = frames * spec.out_channels * prod(axis.n_phases for axis in self.axes)
+        n_convs = prod(axis.n_blocks for axis in self.axes)
+        bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * self.n_copies)
+        if self.metal is None:  # MLX's CPU convolution copies the windows that it reads
+            windows = frames * spec.in_channels * prod(axis.window_taps for axis in self.axes)
+            return Cost(frames * weights, n_convs, bytes_moved + ITEMSIZE[spec.dtype] * windows)
+        issued = self.first.issued
         return Cost(
-            macs=frames * weights,
-            n_convs=prod(axis.n_blocks for axis in self.axes),
-            bytes_moved=ITEMSIZE[spec.dtype] * (windows + weights + outputs * self._n_copies),
+            macs=frames * weights * issued.cost.macs // issued.plain_macs,
+            n_convs=n_convs * issued.n_convs,
+            bytes_moved=bytes_moved + n_convs * issued.cost.bytes_moved,
         )
 
     @property
-    def _n_copies(self) -> int:
+    def rates(self) -> Rates:
+        return METAL_RATES if self.metal else CPU_RATES
+
+    @property
+    def n_copies(self) -> int:
         """How often weaving copies the output: per concatenation, and for one transposition."""
         joins = sum(axis.is_joined for axis in self.axes)
         stacks = [axis.stacked and len(axis.phases) > 1 for axis in self.axes]
@@ -94,30 +117,34 @@ class ConvPlan:
         transposed = any(stacks[:-1]) or (stacks[-1] and self.problem.groups > 1)
         return joins + transposed
 
+    def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
+        n_phases = tuple([len(block.phases) for block in blocks])
+        spec = replace(
+            self.problem,
+            out_channels=self.problem.out_channels * prod(n_phases),
+            axes=tuple([block.axis for block in blocks]),
+            flip=self.flip,
+        )
+        lower = as_it_stands if self.is_native else issue
+        return SubConv(blocks, n_phases, spec, lower(spec, self.metal))
 
-def _subconv(blocks: tuple[Block, ...]) -> SubConv:
-    axes = [block.axis for block in blocks]
-    return SubConv(
-        blocks,
-        tuple([len(block.phases) for block in blocks]),
-        tuple([axis.stride for axis in axes]),
-        (tuple([axis.padding_lo for axis in axes]), tuple([axis.padding_hi for axis in axes])),
-        tuple([axis.kernel_dilation for axis in axes]),
-        tuple([axis.input_dilation for axis in axes]),
-    )
 
-
-def plan(spec: ConvSpec, method: str = "auto", op: str = "plan") -> ConvPlan:
+def plan(
+    spec: ConvSpec, method: str = "auto", op: str = "plan", metal: Metal | None = None
+) -> ConvPlan:
     """Plans a convolution.
 
     Args:
         spec (ConvSpec): The convolution.
         method (str): ``"auto"``, or one of `METHODS` to force it.
         op (str): The name that errors are reported under.
+        metal (Metal, optional): The Apple GPU to plan for. Default: none, as on a CPU.
 
     Returns:
         ConvPlan: With ``"auto"`` MLX's own convolution if no axis has an input dilation, else the
-        cheapest polyphase method.
+        cheapest polyphase method; on Metal the cheapest of those that need at most `MOST_MACS`
+        times the ideal arithmetic, if any does. Ideal are the multiply-accumulates of all phases
+        with their own taps and the channels as they are.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
@@ -125,22 +152,37 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan") -> ConvPlan:
     if method != "auto":
         if method not in METHODS:
             refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", repr(method))
-        forced = METHODS[method](spec)
+        forced = METHODS[method](spec, metal)
         if isinstance(forced, Rejection):
             refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
         return forced
-    direct = _lower_native(spec)
-    if not spec.is_input_dilated and isinstance(direct, ConvPlan):
+    direct = _lower_native(spec, metal)
+    if isinstance(direct, ConvPlan) and _stays_native(spec, metal):
         return direct
-    lowered = [METHODS[name](spec) for name in METHODS if name != "native"]
+    lowered = [METHODS[name](spec, metal) for name in METHODS if name != "native"]
     plans = [candidate for candidate in lowered if isinstance(candidate, ConvPlan)]
     if not plans:
         reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
-    best = min(plans, key=lambda candidate: candidate.cost.seconds)
-    if best.is_zero:
-        return best
+    if plans[0].is_zero:
+        return plans[0]
+    lean = [each for each in plans if metal is None or each.cost.macs <= MOST_MACS * ideal(spec)]
+    best = min(lean or plans, key=lambda candidate: candidate.cost.seconds(candidate.rates))
     return _explained(best, lowered, direct)
+
+
+def ideal(spec: ConvSpec) -> int:
+    """The multiply-accumulates of all phases with their own taps, without any aligned channels."""
+    lowered = _lower_per_phase(spec, None)
+    return lowered.cost.macs if isinstance(lowered, ConvPlan) else 0
+
+
+def _stays_native(spec: ConvSpec, metal: Metal | None) -> bool:
+    """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
+
+    On Metal a transposed convolution of stride 1, which MLX flips, is not left to chance.
+    """
+    return not spec.is_input_dilated and (metal is None or not spec.flip)
 
 
 def _explained(
@@ -158,36 +200,41 @@ def _explained(
 
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     a, b = other.cost, best.cost
+    if a.seconds(other.rates) < b.seconds(best.rates):
+        return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
+    times = a.seconds(other.rates) / b.seconds(best.rates)
     return (
-        f"estimated {a.seconds / b.seconds:.2f} times the cost: {a.n_convs} convs against "
-        f"{b.n_convs}, {a.macs} MACs against {b.macs}, {a.bytes_moved} bytes moved against "
-        f"{b.bytes_moved}"
+        f"estimated {times:.3g} times the cost: {a.n_convs} convolutions against {b.n_convs}, "
+        f"{si(a.macs).strip()} MACs against {si(b.macs).strip()}, "
+        f"{si(a.bytes_moved)}B moved against {si(b.bytes_moved)}B"
     )
 
 
-def _lower_per_phase(spec: ConvSpec) -> ConvPlan | Rejection:
-    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes])
+def _lower_per_phase(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
+    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], metal)
 
 
-def _lower_stacked(spec: ConvSpec) -> ConvPlan | Rejection:
+def _lower_stacked(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
     axes = []
     for axis in spec.axes:
         lowered = stacked_axis(axis)
         if isinstance(lowered, Rejection):
             return lowered
         axes.append(lowered)
-    return _countable(spec, "stacked", axes)
+    return _countable(spec, "stacked", axes, metal)
 
 
-def _countable(spec: ConvSpec, method: str, axes: Sequence[AxisPlan]) -> ConvPlan | Rejection:
+def _countable(
+    spec: ConvSpec, method: str, axes: Sequence[AxisPlan], metal: Metal | None
+) -> ConvPlan | Rejection:
     most = max(axis.computed_size for axis in axes)
     if most > INT32_MAX:
         reason = f"its whole frames are {most} outputs on an axis, and MLX counts in int32"
         return Rejection(method, reason)
-    return ConvPlan(spec, method, tuple(axes), flip=False)
+    return ConvPlan(spec, method, tuple(axes), flip=False, metal=metal)
 
 
-def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
+def _lower_native(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
     if spec.groups > 1 and spec.ndim == 3:
         return Rejection("native", "MLX has no groups in 3D")
     if spec.is_empty:
@@ -199,10 +246,10 @@ def _lower_native(spec: ConvSpec) -> ConvPlan | Rejection:
             return Rejection("native", "MLX crops before it dilates where padding is negative")
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
-    return ConvPlan(spec, "native", axes, flip=spec.flip)
+    return ConvPlan(spec, "native", axes, flip=spec.flip, metal=metal)
 
 
-METHODS: dict[str, Callable[[ConvSpec], ConvPlan | Rejection]] = {
+METHODS: dict[str, Callable[[ConvSpec, Metal | None], ConvPlan | Rejection]] = {
     "per_phase": _lower_per_phase,
     "stacked": _lower_stacked,
     "native": _lower_native,

@@ -8,7 +8,7 @@ convolution and the stride-1 convolutions that replace it are the same kind of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polyconv.arguments import positive, refuse
 
@@ -168,6 +168,42 @@ def transposed_padding(
     """
     lo = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     return lo, [a + b for a, b in zip(lo, output_padding, strict=True)]
+
+
+def adjoint(spec: ConvSpec) -> ConvSpec:
+    """The convolution that maps cotangents of `spec`'s output to cotangents of its input.
+
+    Of `y[t] = sum_k w[k] xd[stride t + d k - padding_lo]` the sample `xd[input_dilation i]` takes
+
+        sum over k, t with stride t + d k - padding_lo = input_dilation i   of   w[k] y[t]
+
+    With y dilated by `stride` and k counted from the other end this is a convolution again, with
+    `stride` and `input_dilation` exchanged and `d (kernel_size - 1) - padding_lo` in front. The
+    padding behind is what makes its output as long as the input was. (mlx/primitives.cpp,
+    `Convolution::vjp`, says the same and crops afterwards.)
+    """
+    axes = []
+    for axis in spec.axes:
+        lo = axis.window - 1 - axis.padding_lo
+        reach = axis.input_dilation * (axis.size - 1) - axis.stride * (axis.output_size - 1)
+        axes.append(
+            Axis(
+                size=axis.output_size,
+                kernel_size=axis.kernel_size,
+                stride=axis.input_dilation,
+                input_dilation=axis.stride,
+                kernel_dilation=axis.kernel_dilation,
+                padding_lo=lo,
+                padding_hi=reach + axis.padding_lo,
+            )
+        )
+    return replace(
+        spec,
+        in_channels=spec.out_channels,
+        out_channels=spec.in_channels,
+        axes=tuple(axes),
+        flip=not spec.flip,
+    )
 
 
 def spatial_ndim(op: str, x_shape: tuple[int, ...]) -> int:

@@ -71,7 +71,9 @@ def draw_case(pick: Pick) -> Case:
     """Draws one case. `pick` takes a sequence and returns one of its items."""
     ndim = pick((1, 1, 2, 2, 3))
     most_samples, most_taps = _SIZES[ndim]
-    groups, in_per_group, out_per_group = (pick((1, 1, 2, 3)) for _ in range(3))
+    groups = pick((1, 1, 2, 3))
+    # Also such as do not fill the tiles of MLX's kernels: above 4 and 16, not multiples of 16.
+    in_per_group, out_per_group = pick((1, 1, 2, 3, 5)), pick((1, 1, 2, 3, 7, 17))
     if pick((False, False, False, True)):
         in_per_group = 1
     each = lambda items: tuple(pick(items) for _ in range(ndim))  # noqa: E731

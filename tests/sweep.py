@@ -1,8 +1,9 @@
 """Generated cases over the whole space, every method against the reference, by `==`.
 
-    python tests/sweep.py --cases 20000
+    python tests/sweep.py --cases 20000 [--device m4-max]
 
-runs until every method has agreed on that many cases, and exits with 1 at the first that differs.
+runs until every method has agreed on that many cases, and exits with 1 at the first that differs;
+with a device, by the plans for that device.
 A case is left out only where the reference itself has no output.
 """
 
@@ -12,14 +13,16 @@ import argparse
 import random
 import sys
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 from cases import draw_case
 
+import polyconv
 from polyconv.plan import METHODS
 
 
-def sweep(cases: int, seed: int) -> tuple[Counter[str], Counter[str]]:
+def sweep(cases: int, seed: int, device: str | None = None) -> tuple[Counter[str], Counter[str]]:
     """How many cases agreed per method, and how many each method refused (or had no output)."""
     rng = random.Random(seed)
     agreed: Counter[str] = Counter()
@@ -33,7 +36,8 @@ def sweep(cases: int, seed: int) -> tuple[Counter[str], Counter[str]]:
         expected = case.reference()
         for method in methods:
             try:
-                got = case.run(method)
+                with polyconv.planning_for(device) if device else nullcontext():
+                    got = case.run(method)
             except ValueError as error:
                 if method in ("auto", "per_phase") or "method must suit" not in str(error):
                     raise AssertionError(f"{method} refused {case}: {error}") from error
@@ -49,9 +53,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="plan for this device of Apple's")
     args = parser.parse_args()
     try:
-        agreed, refused = sweep(args.cases, args.seed)
+        agreed, refused = sweep(args.cases, args.seed, args.device)
     except AssertionError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sweep import sweep
 
+import polyconv
 from polyconv.plan import METHODS
 
 REFUSED = {
@@ -31,8 +32,17 @@ def test_named_cases(name, method):
     assert np.array_equal(case.run(method), expected)
 
 
-def test_a_share_of_the_sweep():
-    agreed, refused = sweep(cases=1500, seed=20)
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+@pytest.mark.parametrize("name", NAMED)
+def test_named_cases_by_the_plan_for_a_mac(name, method):
+    if (name, method) not in REFUSED:
+        with polyconv.planning_for("m4-max"):
+            assert np.array_equal(NAMED[name].run(method), NAMED[name].reference())
+
+
+@pytest.mark.parametrize("device", [None, "m4-max"])
+def test_a_share_of_the_sweep(device):
+    agreed, refused = sweep(cases=1500, seed=20, device=device)
     assert min(agreed.values()) >= 1500
     assert refused["auto"] == refused["per_phase"] == 0
 

@@ -3,16 +3,28 @@
 import gzip
 import json
 from collections import Counter
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
 
-from polyconv.kernels import DEVICES, DeviceLimits, predict
-from polyconv.spec import Axis, ConvSpec
+from polyconv.devices import DEVICES
+from polyconv.kernels import RULE_SETS, predict, rules_for
+from polyconv.metalrules import DeviceLimits
+from polyconv.spec import ITEMSIZE, Axis, ConvSpec
 
 M4_MAX = DEVICES["m4-max"]
-GOLDEN = Path(__file__).parent / "data" / "metal_golden.jsonl.gz"
-ROWS = [json.loads(line) for line in gzip.decompress(GOLDEN.read_bytes()).splitlines()]
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "metal_golden.jsonl.gz"
+
+
+def rows_of(file):
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+
+
+ROWS = rows_of(GOLDEN)
+REAL = rows_of(DATA / "metal_real_layers.jsonl.gz")
 
 
 def spec_of(row):
@@ -25,12 +37,45 @@ def spec_of(row):
 
 def test_every_recorded_call_is_predicted():
     wrong = Counter()
-    for row in ROWS:
+    for row in [*ROWS, *REAL]:
         choice = predict(spec_of(row), M4_MAX)
         if (choice.path, choice.unfold_bytes) != (row["path"], row["unfold_bytes"]):
             wrong[choice.path, row["path"]] += 1
-    assert len(ROWS) == 2310
+    assert (len(ROWS), len(REAL)) == (2310, 336)
     assert not wrong
+
+
+def recorded_bytes(row):
+    """What was allocated beside the output, but for the scalar zero that padding is made of."""
+    found = {role: n for role, n in row["bytes"].items() if role not in ("output", "scalar")}
+    spec = spec_of(row)
+    output = ITEMSIZE[spec.dtype] * prod(spec.output_shape)
+    if row["bytes"]["output"] > output:
+        found["output_oversize"] = row["bytes"]["output"] - output
+    return found
+
+
+def predicted_bytes(row, contiguous):
+    choice = predict(spec_of(row), M4_MAX, contiguous=contiguous)
+    found = Counter({"unfold": choice.unfold_bytes})
+    for role, n in choice.temporaries:
+        found[role] += n
+    return {role: n for role, n in found.items() if n}
+
+
+def test_every_recorded_allocation_is_predicted():
+    """Which views MLX must copy depends on axes of size 1; the sizes of the copies do not."""
+    for row in [*ROWS, *REAL]:
+        cropped = min(*row["padding_lo"], *row["padding_hi"]) < 0
+        in_order = set(row["layouts"]) <= {"row", "slice_batch"} and not cropped
+        layouts = [(True, True)] if in_order else list(product((True, False), repeat=2))
+        assert recorded_bytes(row) in [predicted_bytes(row, each) for each in layouts], row["id"]
+
+
+def test_every_recorded_hazard_is_predicted_and_no_other():
+    hazards = [row["id"] for row in ROWS if row["hazard"]]
+    assert [row["id"] for row in ROWS if predict(spec_of(row), M4_MAX).hazard] == hazards
+    assert len(hazards) > 10
 
 
 def test_every_path_is_among_the_recorded():
@@ -60,6 +105,73 @@ def test_a_choice_says_why_and_where():
 @pytest.mark.parametrize("limit", [10**6, 10**9, 10**12])
 def test_the_unfold_buffer_is_tiled_to_the_largest_buffer(limit):
     repro = conv((1, 5158, 1), (1, 4096, 1), 1024, (4095, 4095), flip=True)
-    unfolded = predict(repro, DeviceLimits(limit)).unfold_bytes
+    unfolded = predict(repro, DeviceLimits(limit, limit)).unfold_bytes
     row = 4096 * 4
     assert unfolded == min(5_284_864 * row, limit // row * row)
+
+
+OLDEST, FASTER_DEPTHWISE, TILED, _ = RULE_SETS
+
+
+def test_an_older_mlx_asks_for_the_whole_unfold_buffer_and_fails_above_the_largest():
+    repro = conv((1, 5158, 1), (1, 4096, 1), 1024, (4095, 4095), flip=True)
+    whole = 5_284_864 * 4096 * 4
+    for rules in (OLDEST, FASTER_DEPTHWISE):
+        choice = predict(repro, M4_MAX, rules)
+        assert (choice.unfold_bytes, choice.n_tiles) == (whole, 1)
+        assert "exceeds the largest" in choice.error
+    choice = predict(repro, M4_MAX, TILED)
+    assert (choice.n_tiles, choice.error) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "paths"),
+    [
+        # 3D by frames came with 0.32.1 (mlx #3785),
+        (conv((1, 8, 8, 8, 16), (16, 2, 2, 2, 16)), ["implicit_gemm_3d"] * 2 + ["small_kd_3d"] * 2),
+        # as did padded input channels (#3904);
+        (
+            conv((1, 32, 32, 20), (16, 3, 3, 20)),
+            ["implicit_gemm_2d_general"] * 2 + ["pad_in_channels_2d"] * 2,
+        ),
+        # until 0.32.0 depthwise 2D needed outputs in eighths (#3446),
+        (
+            conv((1, 9, 9, 16), (16, 2, 2, 1), groups=16),
+            ["depthwise_2d"] * 4,
+        ),
+        (
+            conv((1, 8, 8, 16), (16, 2, 2, 1), groups=16),
+            ["implicit_gemm_2d"] + ["depthwise_2d"] * 3,
+        ),
+        # and groups with input dilation took the kernel that knows none (#3800).
+        (
+            conv((1, 32, 32, 16), (16, 2, 2, 8), input_dilation=2, groups=2),
+            ["implicit_gemm_2d_general"] + ["explicit_gemm_group_nd"] * 3,
+        ),
+    ],
+)
+def test_what_changed_between_versions(spec, paths):
+    assert [predict(spec, M4_MAX, rules).path for rules in RULE_SETS] == paths
+
+
+def test_winograd_works_in_steps_that_fit_the_working_set():
+    spec = conv((64, 64, 64, 256), (256, 3, 3, 256), padding=(1, 1))
+    small = DeviceLimits(2**32, 2**31)
+    whole, stepped = predict(spec, M4_MAX), predict(spec, small)
+    assert whole.path == stepped.path == "winograd_2d"
+    assert dict(stepped.temporaries)["winograd"] < dict(whole.temporaries)["winograd"]
+    assert predict(spec, small, TILED).temporaries == whole.temporaries
+    assert predict(spec, DeviceLimits(2**30, 2**29)).path == "implicit_gemm_2d"
+
+
+def test_the_rules_of_a_version_are_the_newest_that_are_not_newer():
+    assert rules_for((0, 30, 0)) == rules_for((0, 31, 2)) == OLDEST
+    assert rules_for((0, 32, 0)) == FASTER_DEPTHWISE
+    assert rules_for((0, 33, 1)) == RULE_SETS[-1]
+
+
+def test_devices_have_buffers_of_three_quarters_of_the_working_set():
+    """As every recorded pair has, in pages of 16 KiB."""
+    for limits in DEVICES.values():
+        page = 16384
+        assert limits.max_buffer_bytes == limits.working_set_bytes * 3 // 4 // page * page

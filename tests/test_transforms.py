@@ -10,7 +10,7 @@ from cases import NAMED, integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv import batching
+from polyconv import transforms
 
 
 def inputs(name):
@@ -219,13 +219,13 @@ STREAMS = {
 def used_streams(monkeypatch):
     """The default stream at each time that a plan is run."""
     used = []
-    run = batching.run
+    run = transforms.run
 
     def spy(*args):
         used.append(mx.default_stream(mx.cpu))
         return run(*args)
 
-    monkeypatch.setattr(batching, "run", spy)
+    monkeypatch.setattr(transforms, "run", spy)
     return used
 
 

@@ -1,0 +1,209 @@
+"""Writes the generated pages: docs/explain.md, docs/macs.md and the README's explain block.
+
+    python docs/pages.py
+
+What they say is worked out by the package; `tests/test_docs.py` compares.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from polyconv.devices import DEVICES, Metal
+from polyconv.explanation import explain_problem, problem_of
+from polyconv.metalrules import fits_in, fits_out
+from polyconv.plan import MOST_MACS, ideal, plan
+from polyconv.report import form
+from polyconv.spec import ConvSpec, adjoint
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ROOT / "tests" / "data" / "real_layers.csv"
+METAL = Metal("m4-max", DEVICES["m4-max"])
+
+TELLING = (
+    (
+        "The repro of MLX issue 3082: an inverse STFT's overlap-add",
+        "MLX puts 1023 zeros between the samples and copies every window of the result, 4096 samples "
+        "for each of 5 million outputs, into a buffer as large as the device allows. The phases "
+        "need no zero and no copy.",
+        ("conv_transpose1d", (1, 5158, 1), (1, 4096, 1), {"stride": 1024}),
+    ),
+    (
+        "HiFi-GAN's first upsampling layer",
+        "Two taps per phase. One frame more than the 128 lets all eight phases share a window of "
+        "two samples, and so one convolution: that is the 0.8 % on zeros.",
+        ("conv_transpose1d", (1, 128, 512), (256, 16, 512), {"stride": 8, "padding": 4}),
+    ),
+    (
+        "A 2D decoder layer, 4 by 4, stride 2",
+        "In 2D MLX has a kernel that skips the zeros by itself.",
+        ("conv_transpose2d", (1, 32, 32, 256), (128, 4, 4, 256), {"stride": 2, "padding": 1}),
+    ),
+    (
+        "A 3D upsampling layer, 2 by 2 by 2, stride 2",
+        "Each output has one tap: every phase is a matrix product, and all eight are one.",
+        ("conv_transpose3d", (1, 16, 16, 16, 64), (32, 2, 2, 2, 64), {"stride": 2}),
+    ),
+    (
+        "A depthwise filter, 12 taps, stride 2",
+        "With groups MLX unfolds, in 2D as well.",
+        (
+            "conv_transpose1d",
+            (8, 1000, 256),
+            (256, 12, 1),
+            {"stride": 2, "padding": 5, "groups": 256},
+        ),
+    ),
+)
+
+EXPLAIN = """# Explain
+
+`polyconv explain` says what each method would do with a call on a Mac, which one is taken, and why.
+It computes nothing and measures nothing: kernels and bytes come from a model of MLX's dispatch code
+(`polyconv/kernels.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
+and in every allocation ([where from](../tests/data/metal_golden.md)); the rules of 0.31.2, 0.32.0
+and 0.32.1 were read from the differences between their sources, and nothing recorded checks them.
+If the MLX that runs is newer than the newest rules, explain says so in a line of its own.
+
+How to read a table. Each row is a way to compute the same output; the arrow marks what `auto` takes.
+
+| column | says |
+|---|---|
+| convs, taps | how many convolutions MLX is given, and how large the largest kernel among them is |
+| MACs | multiply-accumulates that they spend |
+| on zeros | the share of them beyond what the phases need: on zeros between samples, zero taps, spare frames, padded channels |
+| Metal kernel | the path that MLX takes; `explicit_*` copies every window of the input before it multiplies |
+| unfold | the buffer for these copies |
+| other | all else besides input, weight and output: packed weights, padded inputs, outputs that are still to be interleaved, scratch |
+| peak | input, weight, output and all of that, if nothing were freed on the way |
+
+`native as 2D` is MLX's own op, given one more axis of size 1: in 1D that reaches the 2D kernel that
+skips zeros, in one line of code. Whether it or polyconv is faster, only the Mac can say: `polyconv
+bench conv_transpose1d --input ... --weight ... --stride ...` times all of them there.
+
+On Metal polyconv issues no convolution that unfolds and none that reads outside its input, forward
+or in gradients, under any of these rules. Channels that do not fill the tiles of MLX's fast kernels
+are filled up with zeros as far as the rule at hand asks, or a 1D convolution is issued as a 2D one,
+or a 3D one as several 2D ones, whichever is estimated cheapest. `make guarantee` traces every
+convolution of 10,000 random calls and of all layers in [the table of real layers](macs.md).
+
+The same from Python: `polyconv.explain(op, input, weight, ...)` returns an object to print, or
+`.to_dict()`. Options: `--device` names another Mac (on a Mac the default is that Mac), `--json`
+prints a dict, and `--batch ROWS.JSONL` predicts `path` and `unfold_bytes` of recorded calls, one JSON
+object a line. `--model module:factory --input 1,80,128` runs what the factory makes on zeros and
+explains each transposed convolution that it calls, largest first, under a table with totals;
+`polyconv.explain_model(model, shape)` is the same. `with polyconv.planning_for("m4-max"):` plans as
+if on that device and runs on the present one, with the same numbers. `polyconv doctor` prints which
+MLX, device, BLAS and kernel rules are in force.
+"""
+
+MACS = f"""# Multiply-accumulates of real layers on Metal
+
+What `auto` plans for an M4 Max for each transposed convolution of the models in
+`tests/data/real_layers.csv`, against the ideal: all taps on all samples, edges aside, and the
+channels as they are. *x gradient* and *w gradient* are the same ratio for the two gradients. A
+layer is *aligned* if its channels fill the tiles of MLX's kernels as they are; there the plan
+spends at most {MOST_MACS} times the ideal. Counted, not measured.
+
+| models | call | aligned | method | ratio | x gradient | w gradient | what alignment does |
+|---|---|---|---|---:|---:|---:|---|
+"""
+
+
+def explain_page() -> str:
+    parts = [EXPLAIN]
+    for heading, text, call in TELLING:
+        parts.append(f"\n## {heading}\n\n{text}\n\n{console(*call)}")
+    return "".join(parts)
+
+
+def console(op: str, x: tuple[int, ...], w: tuple[int, ...], options: dict[str, int]) -> str:
+    """A command and what it prints, but for the notice that the running MLX is newer."""
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
+    call = f"{op}({x}, {w}, {given}) float32"
+    told = explain_problem(problem_of(op, x, w, "float32", options), call, op, METAL)
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
+    shapes = " ".join(f"--{k} {','.join(map(str, v))}" for k, v in (("input", x), ("weight", w)))
+    return f"```console\n$ polyconv explain {op} {shapes} {flags}\n{told}\n```\n"
+
+
+def real_layers() -> Iterator[tuple[str, str, ConvSpec]]:
+    """Models, call and convolution of each layer, equal ones together."""
+    found: dict[tuple[str, ConvSpec], list[str]] = {}
+    for row in csv.DictReader(LAYERS.read_text().splitlines()):
+        ndim = int(row["dims"])
+        axes = {k: tuple(map(int, row[k].split("x"))) for k in ("S", "K", *_NAMES)}
+        options = {k: v[0] if len(set(v)) == 1 else v for k, v in axes.items() if k in _NAMES}
+        n, c, o, groups = (int(row[name]) for name in ("N", "C", "O", "groups"))
+        x, w = (n, *axes["S"], c), (o, *axes["K"], c // groups)
+        given = {k: v for k, v in {**options, "groups": groups}.items() if v != _DEFAULTS[k]}
+        op = f"conv_transpose{ndim}d"
+        problem = problem_of(op, x, w, "float32", given)
+        call = f"{op}({x}, {w}, {', '.join(f'{k}={v}' for k, v in given.items())})"
+        models = found.setdefault((call, problem), [])
+        if row["model"] not in models:
+            models.append(row["model"])
+    for (call, problem), models in found.items():
+        yield ", ".join(models), call, problem
+
+
+_NAMES = ("stride", "padding", "output_padding", "dilation")
+_DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+
+
+def ratios(problem: ConvSpec) -> tuple[float, float, float]:
+    """Of the plan's multiply-accumulates to the ideal, forward, for the input, for the weight."""
+    chosen = plan(problem, metal=METAL)
+    back = adjoint(problem)
+    method = "auto" if back.is_input_dilated else "per_phase"
+    backward = plan(back, method, metal=METAL).cost.macs / ideal(back)
+    return (
+        chosen.cost.macs / ideal(problem),
+        backward,
+        plan(problem, chosen.method).cost.macs / ideal(problem),
+    )
+
+
+def is_aligned(problem: ConvSpec) -> bool:
+    """Whether the channels of a group fill the tiles in both directions."""
+    channels = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
+    if problem.ndim == 3:
+        return all(n % 16 == 0 for n in channels)
+    return all(fits_in(n) and fits_out(n) for n in channels)
+
+
+def macs_page() -> str:
+    lines = []
+    for models, call, problem in real_layers():
+        chosen = plan(problem, metal=METAL)
+        forward, dx, dw = ratios(problem)
+        aligned = "yes" if is_aligned(problem) else "no"
+        said = form(chosen.first.issued.form)
+        path = chosen.first.issued.kernel.path if chosen.first.issued.kernel else ""
+        if path.startswith("pad"):
+            said = said or f"MLX pads ({path})"
+        lines.append(
+            f"| {models} | `{call}` | {aligned} | {chosen.method} "
+            f"| {forward:.2f} | {dx:.2f} | {dw:.2f} | {said} |\n"
+        )
+    return MACS + "".join(lines)
+
+
+def readme_block() -> str:
+    return console(*TELLING[1][2])
+
+
+def main() -> None:
+    (ROOT / "docs" / "explain.md").write_text(explain_page())
+    (ROOT / "docs" / "macs.md").write_text(macs_page())
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    start = text.index("```console")
+    end = text.index("```\n", start + 3) + 4
+    readme.write_text(text[:start] + readme_block() + text[end:])
+
+
+if __name__ == "__main__":
+    main()

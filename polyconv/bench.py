@@ -1,0 +1,104 @@
+"""How long does each method take for one call, here and now?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from polyconv import ops
+from polyconv.explanation import TRANSPOSED
+from polyconv.plan import METHODS
+
+_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds over all rounds, peak memory, and the largest difference from MLX's own op."""
+
+    name: str
+    median: float
+    quartiles: tuple[float, float]
+    peak_bytes: int
+    difference: float
+
+
+def bench(
+    op: str,
+    input: Sequence[int],
+    weight: Sequence[int],
+    *,
+    dtype: str = "float32",
+    rounds: int = _ROUNDS,
+    **options: Any,
+) -> list[Timing]:
+    """Times MLX's own op, the same lifted to 2D in 1D, and each method, in interleaved rounds.
+
+    Args:
+        op (str): One of the transposed convolutions.
+        input (list(int)): The shape of ``x``.
+        weight (list(int)): The shape of ``w``.
+        dtype (str, optional): Of both. Default: ``"float32"``.
+        rounds (int, optional): How often each is run, after one run to warm up. Default: ``15``.
+        options: The call's own, such as ``stride=2``.
+
+    Returns:
+        list(Timing): What cannot compute the call is left out.
+    """
+    x = mx.random.normal(tuple(input)).astype(getattr(mx, dtype))
+    w = (mx.random.normal(tuple(weight)) / 8).astype(getattr(mx, dtype))
+    mx.eval(x, w)
+    runs = _competitors(op, x, w, options)
+    outputs, peaks = {}, {}
+    for name, run in list(runs.items()):
+        try:
+            mx.reset_peak_memory()
+            outputs[name] = run().astype(mx.float32)
+            mx.eval(outputs[name])
+            peaks[name] = mx.get_peak_memory()
+        except (ValueError, RuntimeError):
+            del runs[name]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            mx.eval(run())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    first = next(iter(outputs.values()))
+    return [
+        Timing(
+            name,
+            statistics.median(each),
+            _quartiles(each),
+            peaks[name],
+            mx.abs(outputs[name] - first).max().item(),
+        )
+        for name, each in times.items()
+    ]
+
+
+def _competitors(
+    op: str, x: mx.array, w: mx.array, options: dict[str, Any]
+) -> dict[str, Callable[[], mx.array]]:
+    ours, native = getattr(ops, op), getattr(mx, op)
+    runs: dict[str, Callable[[], mx.array]] = {"mx": lambda: native(x, w, **options)}
+    if TRANSPOSED[op] == 1:
+        x2, w2 = mx.expand_dims(x, 2), mx.expand_dims(w, 2)
+        filler = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+        lifted = {k: (v, filler[k]) if k in filler else v for k, v in options.items()}
+        runs["mx as 2D"] = lambda: mx.conv_transpose2d(x2, w2, **lifted).squeeze(2)
+    for method in ("auto", *(name for name in METHODS if name != "native")):
+        runs[method] = lambda method=method: ours(x, w, **options, method=method)  # type: ignore[misc]
+    return runs
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high

@@ -1,0 +1,119 @@
+"""What would polyconv do, asked on this machine: with a call, and is the machine in order?"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from polyconv import arguments, device, devices, report
+from polyconv.cost import si
+from polyconv.devices import Metal
+from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
+from polyconv.kernels import NEWEST, rules_for
+
+_DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
+
+
+def explain(
+    op: str,
+    input: Sequence[int],
+    weight: Sequence[int],
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explains what polyconv does with a call on a device, and what MLX's own op would.
+
+    Args:
+        op (str): ``"conv_transpose1d"``, ``2d``, ``3d`` or ``"conv_general"``.
+        input (list(int)): The shape of ``x``, ``(N, *S, C)``.
+        weight (list(int)): The shape of ``w``, ``(O, *K, C / groups)``.
+        dtype (str, optional): Of both. Default: ``"float32"``.
+        device (str, optional): One of ``polyconv.devices.DEVICES``. Default: this Mac, elsewhere
+            ``"m4-max"``.
+        options: The call's own, such as ``stride=2``.
+
+    Returns:
+        Explanation: To print, or as a dict, by the kernel rules of the MLX that runs.
+
+    Raises:
+        ValueError: As the op itself would, or if the op, dtype or device is not known.
+    """
+    if op not in OPS:
+        arguments.refuse("explain", f"op must be one of {', '.join(OPS)}", arguments.shown(op))
+    if dtype not in _DTYPES:
+        must = f"dtype must be one of {', '.join(_DTYPES)}"
+        arguments.refuse("explain", must, arguments.shown(dtype))
+    metal = metal_named(device)
+    problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
+    given = ", ".join(f"{name}={value}" for name, value in options.items())
+    call = f"{op}({tuple(input)}, {tuple(weight)}{', ' if given else ''}{given}) {dtype}"
+    return explain_problem(problem, call, op, metal, staleness())
+
+
+def metal_named(name: str | None) -> Metal:
+    """The device of a name, or without one this Mac, or else an M4 Max."""
+    present = device.present()
+    if name is None and present is not None:
+        return present
+    return devices.device("explain", name or "m4-max", rules_for(device.version()))
+
+
+def staleness() -> tuple[str, ...]:
+    """A notice if the MLX that runs is newer than the rules."""
+    return (report.newer(mx.__version__),) if device.version() > NEWEST.version else ()
+
+
+def doctor() -> str:
+    """What polyconv finds here: MLX, backend, device limits, BLAS and kernel rules, as text."""
+    from polyconv import __version__
+
+    rules = rules_for(device.version())
+    lines = [
+        f"polyconv {__version__}, MLX {mx.__version__}, Python {platform.python_version()}",
+        f"default device: {mx.default_device()}; {_backend()}",
+        f"kernel rules in force: {rules.name}",
+        *staleness(),
+    ]
+    if platform.system() == "Linux":
+        lines += _blas()
+    return "\n".join(lines)
+
+
+def _backend() -> str:
+    metal = device.present()
+    if metal is None:
+        if mx.default_device().type == mx.gpu:
+            return "CUDA; plans are made for no Apple GPU"
+        return "no Metal; plans are made for the CPU (polyconv.planning_for(...) for a Mac's)"
+    limits = metal.limits
+    return (
+        f"Metal on {metal.name}, largest buffer {si(limits.max_buffer_bytes)}B, "
+        f"working set {si(limits.working_set_bytes)}B"
+    )
+
+
+def _blas() -> list[str]:
+    """Which BLAS MLX's products on the CPU run on. The wheel's is the reference one."""
+    with mx.stream(mx.cpu):
+        mx.eval(mx.ones((4, 4)) @ mx.ones((4, 4)))
+    maps = Path("/proc/self/maps").read_text()
+    loaded = sorted(
+        set(re.findall(r"\S*/(lib(?:open|mkl|blis|blas|cblas|nvpl)[^\s/]*\.so\S*)", maps))
+    )
+    if re.search(r"openblas|mkl|blis", maps):
+        return [f"BLAS: {', '.join(loaded)}"]
+    found = sorted(Path("/usr/lib").glob("*/openblas-*/libblas.so.3"))
+    here = found[0] if found else Path("/usr/lib/x86_64-linux-gnu/openblas-pthread/libblas.so.3")
+    install = "" if found else " after installing OpenBLAS (Debian: libopenblas0-pthread)"
+    return [
+        f"BLAS: {', '.join(loaded) or 'built in'}, the reference one, some 25 times slower than "
+        "OpenBLAS on the CPU",
+        f"  preload one{install}: LD_PRELOAD={here} python ...",
+    ]

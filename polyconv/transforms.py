@@ -1,0 +1,210 @@
+"""How does a convolution behave under `mx.grad`, `mx.vmap` and `mx.jvp`?
+
+A convolution is bilinear: with input x, weight w and cotangent y, one trilinear form
+
+    T(x, w, y) = sum_t y[t] * (x conv w)[t]
+
+is behind three maps, each of two of these and with a result of the kind of the third:
+
+    (x, w) -> y    the convolution
+    (w, y) -> x    its gradient with respect to the input, again a convolution (`spec.adjoint`)
+    (x, y) -> w    its gradient with respect to the weight (`execute.correlate`)
+
+The gradients of each map are the other two, so gradients of every order need nothing else; MLX's
+own rules, which unfold, are never used. Under `mx.vmap` the mapped axis becomes more batch, more
+output channels or more groups of the same map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from polyconv.device import StreamOrDevice, on, pads_explicitly
+from polyconv.devices import Metal
+from polyconv.execute import correlate, run
+from polyconv.plan import ConvPlan, plan
+from polyconv.spec import ConvSpec, adjoint
+
+Bilinear: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
+
+Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
+
+_EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
+_OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What to compute, by which method, planned for which device, and on which stream."""
+
+    spec: ConvSpec
+    method: str
+    metal: Metal | None
+    stream: StreamOrDevice = None
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
+
+    What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
+    unfold the weight's.
+    """
+    token = _EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tells `observer` the op and the convolution of each call."""
+    token = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(token)
+
+
+def convolution(problem: Problem, op: str) -> Bilinear:
+    """The function of `x` and `w` that computes a problem.
+
+    Raises:
+        ValueError: Under the name `op`, if the method is unknown or cannot compute it.
+    """
+    chosen = plan(problem.spec, problem.method, op, problem.metal)
+    # MLX's own op where it is asked for, with MLX's own rules wherever these are right.
+    is_own = problem.method == "native" and problem.spec.groups == 1
+    mapped = _bilinear("y", problem)
+
+    def convolve(x: mx.array, w: mx.array) -> mx.array:
+        observer = _OBSERVER.get()
+        if observer is not None:
+            observer(op, problem.spec)
+        if is_own or _EXPORTING.get():
+            with on(problem.stream):
+                return run(chosen, x, w, pads_explicitly())
+        return mapped(x, w)[0]
+
+    return convolve
+
+
+def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], list[mx.array]]:
+    """The map with a result of this kind, of the other two kinds in the order x, w, y."""
+    kinds = "xwy".replace(result, "")
+
+    @mx.custom_function
+    def compute(a: mx.array, b: mx.array) -> list[mx.array]:
+        with on(problem.stream):
+            return [_COMPUTE[result](problem, a, b)]
+
+    @compute.vjp
+    def pull_back(arrays: Sequence[mx.array], cotangents: Any, _: Any) -> list[mx.array]:
+        known = {result: cotangents[0], **dict(zip(kinds, arrays, strict=True))}
+        grads = []
+        for kind in kinds:
+            (grad,) = _bilinear(kind, problem)(*[known[k] for k in "xwy" if k != kind])
+            grads.append(grad.astype(known[kind].dtype))
+        return grads
+
+    @compute.vmap
+    def fold(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> Any:
+        return _folded(result, problem, arrays, axes)
+
+    return compute
+
+
+def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
+    # MLX's own op may not take what folding makes of the arguments.
+    chosen = _planned(problem.spec, problem.method, problem.metal)
+    return run(chosen, x, w, pads_explicitly())
+
+
+def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
+    """The convolution of `y` with each group's input and output channels exchanged."""
+    spec = adjoint(problem.spec)
+    method = "auto" if spec.is_input_dilated else "per_phase"
+    w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
+    w = w.swapaxes(1, -1).flatten(0, 1)
+    return run(_planned(spec, method, problem.metal), y, w, pads_explicitly())
+
+
+def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
+    chosen = _planned(problem.spec, problem.method, problem.metal)
+    if chosen.is_native:
+        chosen = _planned(problem.spec, "per_phase", problem.metal)
+    return correlate(chosen, x, y)
+
+
+_COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
+
+
+@lru_cache(1024)
+def _planned(spec: ConvSpec, method: str, metal: Metal | None) -> ConvPlan:
+    try:
+        return plan(spec, method, metal=metal)
+    except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
+        return plan(spec, "auto", metal=metal)
+
+
+def _folded(
+    result: str, problem: Problem, arrays: Sequence[mx.array], axes: Sequence[int | None]
+) -> tuple[list[mx.array], list[int]]:
+    """The map with the mapped axis folded into the batch, the output channels or the groups."""
+    kinds = "xwy".replace(result, "")
+    n_maps = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
+    unmapped = [kind for kind, axis in zip(kinds, axes, strict=True) if axis is None]
+    spec, n = problem.spec, n_maps
+    if unmapped == ["w"]:
+        more, place = replace(spec, batch=n * spec.batch), _Batch
+    elif unmapped == ["x"] and spec.groups == 1:
+        more, place = replace(spec, out_channels=n * spec.out_channels), _Channels
+    else:
+        sizes = (n * spec.in_channels, n * spec.out_channels, n * spec.groups)
+        more = replace(spec, in_channels=sizes[0], out_channels=sizes[1], groups=sizes[2])
+        place, unmapped = _Channels, []
+    folded = [
+        a if kind in unmapped else place.fold(kind, a, axis, n)
+        for kind, a, axis in zip(kinds, arrays, axes, strict=True)
+    ]
+    (y,) = _bilinear(result, replace(problem, spec=more))(*folded)
+    return [place.unfold(result, y, n)], [0]
+
+
+class _Batch:
+    """The mapped axis in front of the batch."""
+
+    @staticmethod
+    def fold(kind: str, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
+        return mx.moveaxis(array, axis, 0).flatten(0, 1)
+
+    @staticmethod
+    def unfold(kind: str, array: mx.array, n_maps: int) -> mx.array:
+        return array.reshape(n_maps, array.shape[0] // n_maps, *array.shape[1:])
+
+
+class _Channels:
+    """The mapped axis in front of the channels, which a weight has first: map by map."""
+
+    @staticmethod
+    def fold(kind: str, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
+        if axis is None:
+            array, axis = mx.broadcast_to(array, (n_maps, *array.shape)), 0
+        if kind == "w":
+            return mx.moveaxis(array, axis, 0).flatten(0, 1)
+        return mx.moveaxis(array, axis, -2).flatten(-2, -1)
+
+    @staticmethod
+    def unfold(kind: str, array: mx.array, n_maps: int) -> mx.array:
+        if kind == "w":
+            return _Batch.unfold(kind, array, n_maps)
+        array = array.reshape(*array.shape[:-1], n_maps, array.shape[-1] // n_maps)
+        return mx.moveaxis(array, -2, 0)
