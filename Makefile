@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo test sweep guarantee lint figures layers clean
+.PHONY: demo test test-metal sweep guarantee lint figures layers clean
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
 	$(BIN)/python examples/vocoder_upsampler.py
@@ -18,6 +18,9 @@ test: $(STAMP)-test ## the whole suite
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python tests/sweep.py --cases 20000
 	$(BIN)/python tests/sweep.py --cases 20000 --device m4-max
+
+test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, with a report to paste
+	$(BIN)/python -m pytest -q tests/metal
 
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
 	$(BIN)/python tests/test_guarantee.py --cases 10000

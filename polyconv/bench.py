@@ -10,11 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import ops
-from polyconv.explanation import TRANSPOSED
+from polyconv import arguments, ops
+from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS
-
-_ROUNDS = 15
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def bench(
     weight: Sequence[int],
     *,
     dtype: str = "float32",
-    rounds: int = _ROUNDS,
+    rounds: int = 15,
     **options: Any,
 ) -> list[Timing]:
     """Times MLX's own op, the same lifted to 2D in 1D, and each method, in interleaved rounds.
@@ -49,7 +47,12 @@ def bench(
 
     Returns:
         list(Timing): What cannot compute the call is left out.
+
+    Raises:
+        ValueError: As the op itself would.
     """
+    problem_of(op, tuple(input), tuple(weight), dtype, options)
+    arguments.positive("bench", "rounds", rounds)
     x = mx.random.normal(tuple(input)).astype(getattr(mx, dtype))
     w = (mx.random.normal(tuple(weight)) / 8).astype(getattr(mx, dtype))
     mx.eval(x, w)

@@ -22,12 +22,16 @@ import polyconv
 from polyconv.plan import METHODS
 
 
-def sweep(cases: int, seed: int, device: str | None = None) -> tuple[Counter[str], Counter[str]]:
+def sweep(
+    cases: int,
+    seed: int,
+    device: str | None = None,
+    methods: tuple[str, ...] = ("auto", *METHODS),
+) -> tuple[Counter[str], Counter[str]]:
     """How many cases agreed per method, and how many each method refused (or had no output)."""
     rng = random.Random(seed)
     agreed: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    methods = ("auto", *METHODS)
     while min(agreed[method] for method in methods) < cases:
         case = draw_case(rng.choice)
         if not case.has_output:

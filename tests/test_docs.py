@@ -94,13 +94,15 @@ def test_what_the_pages_say_that_explain_prints(capsys):
 def test_signatures_of_the_api_page_are_those_of_the_package():
     import inspect
 
-    (functions, layers) = fenced((ROOT / "docs" / "api.md").read_text(), "text")
-    for line in (functions + layers).strip().splitlines():
+    blocks = fenced((ROOT / "docs" / "api.md").read_text(), "text")
+    layers = blocks[1]
+    for line in "".join(blocks).strip().splitlines():
         name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
         signature = inspect.signature(getattr(polyconv, name))
         if arguments == "...":
             arguments = re.search(r"PolyConvTranspose1d\((.*)\)", layers).group(1)
-        written = [a.strip() for a in arguments.split(",") if a.strip() not in ("/", "*")]
+        written = [a.strip().lstrip("*") for a in arguments.split(",")]
+        written = [name for name in written if name and name != "/"]
         actual = [
             p.name if p.default is p.empty else f"{p.name}={p.default!r}".replace("'", '"')
             for p in signature.parameters.values()

@@ -45,7 +45,7 @@ ARROWS = {
         True,
     ),
     "tracing": ({"arguments", "spec", "explanation", "inspection", "transforms"}, True),
-    "bench": ({"explanation", "ops", "plan"}, True),
+    "bench": ({"arguments", "explanation", "ops", "plan"}, True),
     "__init__": ({"device", "inspection", "layers", "ops", "tracing", "transforms"}, True),
     "__main__": (
         {"bench", "cost", "devices", "explanation", "inspection", "report", "tracing"},

@@ -1,0 +1,142 @@
+"""What polyconv says of a model, of this machine, and of times."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import polyconv
+from polyconv import bench, inspection
+from polyconv.__main__ import main
+from polyconv.kernels import NEWEST
+from polyconv.tracing import recorded
+
+ROOT = Path(__file__).parents[1]
+
+
+class Vocoder(nn.Module):
+    """Three transposed convolutions, each called in another way, and one that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.ups = [nn.ConvTranspose1d(8, 8, 16, 8, 4), polyconv.PolyConvTranspose1d(8, 4, 4, 2)]
+        self.weight = mx.zeros((4, 4, 4))
+        self.plain = nn.Conv1d(4, 4, 3)
+
+    def __call__(self, x):
+        for up in self.ups:
+            x = up(x)
+        for _ in range(2):
+            x = mx.conv_transpose1d(x, self.weight, 2, padding=1)
+        return self.plain(x)
+
+
+def test_the_transposed_convolutions_of_a_model_are_found_where_they_are():
+    told = polyconv.explain_model(Vocoder(), (1, 50, 8))
+    found = {(each.where, each.lib): n for each, n, _ in told}
+    assert found == {("ups.0", "mx"): 1, ("ups.1", "polyconv"): 1, ("model", "mx"): 1}
+    assert len(told) == 4  # the two calls of the model itself differ in length
+    peaks = [n * explanation.lines[0].peak_bytes for _, n, explanation in told]
+    assert peaks == sorted(peaks, reverse=True)
+    assert told[0][2].output_shape[0] == 1
+
+
+def test_equal_calls_are_counted_and_conv_general_is_seen():
+    def model(x):
+        for _ in range(3):
+            mx.conv_general(x, mx.zeros((2, 3, 4)), input_dilation=2, padding=1)
+        mx.conv_general(x, mx.zeros((2, 3, 4)), padding=1)
+        return polyconv.conv_general(x, mx.zeros((2, 3, 4)))
+
+    ((found, n_calls, _),) = polyconv.explain_model(model, (1, 9, 4))
+    assert (found.op, found.lib, n_calls) == ("conv_general", "mx", 3)
+    assert found.where.startswith("test_inspection.py:")
+
+
+def test_tracing_leaves_mx_as_it_was_even_after_an_error():
+    before = {name: getattr(mx, name) for name in ("conv_transpose1d", "conv_general")}
+    with recorded(None):
+        assert mx.conv_general is not before["conv_general"]
+    with pytest.raises(ZeroDivisionError), recorded(None):
+        raise ZeroDivisionError
+    assert {name: getattr(mx, name) for name in before} == before
+
+
+def test_explain_model_on_the_command_line(capsys, monkeypatch, tmp_path):
+    (tmp_path / "a_model.py").write_text(
+        "from mlx.nn import ConvTranspose1d, Sequential\n"
+        "def make():\n    return Sequential(ConvTranspose1d(4, 4, 4, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["explain", "--model", "a_model:make", "--input", "1,10,4", "--device", "m1-16gb"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["where", "op", "of"]
+    assert lines[1].split()[0] == "layers.0"
+    assert lines[2].split()[:2] == ["all", "1"]
+    assert "layers.0: mx.conv_transpose1d x (1, 10, 4) float32 -> (1, 22, 4)" in lines
+    assert main([*arguments, "--json"]) == 0
+    (call,) = json.loads(capsys.readouterr().out)
+    assert (call["where"], call["calls"], call["device"]) == ("layers.0", 1, "m1-16gb")
+
+
+def test_a_model_without_any_says_so(capsys, monkeypatch, tmp_path):
+    (tmp_path / "b_model.py").write_text("import mlx.nn as nn\ndef make():\n    return nn.ReLU()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["explain", "--model", "b_model:make", "--input", "1,10,4"]) == 0
+    assert capsys.readouterr().out == "No transposed convolution was called.\n"
+
+
+def test_a_newer_mlx_than_the_rules_is_noticed(monkeypatch):
+    monkeypatch.setattr(inspection.device, "version", lambda: (0, 99, 0))
+    told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
+    assert "newer than the newest rules known to polyconv" in told
+    assert "newer than the newest rules" in polyconv.doctor()
+    monkeypatch.setattr(inspection.device, "version", lambda: NEWEST.version)
+    told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
+    assert "newer" not in told
+
+
+def test_an_older_mlx_is_explained_by_its_own_rules(monkeypatch):
+    monkeypatch.setattr(inspection.device, "version", lambda: (0, 31, 2))
+    told = polyconv.explain("conv_transpose1d", (1, 5158, 1), (1, 4096, 1), stride=1024)
+    assert told.rule_set == "mlx 0.31.2"
+    assert "exceeds the largest" in told.lines[0].error
+
+
+def test_the_doctor_says_what_is_here(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert f"MLX {mx.__version__}" in text
+    assert "kernel rules in force: mlx 0." in text
+    assert ("BLAS: " in text) == sys.platform.startswith("linux")
+
+
+def test_bench_times_each_method_and_says_how_far_they_differ(capsys):
+    timings = bench.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
+    names = [each.name for each in timings]
+    assert names == ["mx", "mx as 2D", "auto", "per_phase", "stacked"]
+    assert all(each.difference < 1e-5 and each.median > 0 for each in timings)
+    shapes = ["--input", "1,4,4,4", "--weight", "6,2,2,2"]
+    command = ["bench", "conv_transpose2d", *shapes, "--stride", "2", "--groups", "2"]
+    assert main([*command, "--rounds", "2"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[1:]] == ["mx", "auto", "per_phase", "stacked"]
+    assert main([*command, "--rounds", "0"]) == 2
+    assert main([*command[:-1], "3"]) == 2
+
+
+def test_the_tests_for_a_mac_run_through():
+    """On the CPU, which says nothing about Metal but that they can be run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/metal"]
+    environment = {**os.environ, "POLYCONV_DRY_RUN": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    assert "paste from here" in ran.stdout
+    assert "DRY RUN ON THE CPU" in ran.stdout
