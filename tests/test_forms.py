@@ -9,6 +9,7 @@ from cases import _case, integers
 from test_plan import general_spec
 
 import polyconv
+from polyconv.device import pads_explicitly
 from polyconv.devices import DEVICES, Metal
 from polyconv.forms import Form, issue
 from polyconv.kernels import predict
@@ -128,6 +129,7 @@ def test_weights_are_packed_into_contiguous_arrays(monkeypatch):
     assert seen == [True] * 3
 
 
+@pytest.mark.skipif(pads_explicitly(), reason="MLX before 0.32.4 is given padded inputs")
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "native"])
 def test_inputs_that_fit_are_handed_on_as_they_are(method, monkeypatch):
     case = _case(_T1, (2, 7, 16), (32, 4, 16), stride=2, padding=1)
