@@ -11,10 +11,11 @@ from polyconv.cost import CPU_RATES
 from polyconv.plan import METHODS, ConvPlan, plan
 
 
-def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1):
+def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1, dtype="float32"):
     ndim = len(x) - 2
-    options = [(v,) * ndim for v in (stride, padding, dilation, output_padding)]
-    return spec.transposed("test", x, w, ("float32", "float32"), *options, groups)
+    options = [stride, padding, dilation, output_padding]
+    options = [v if isinstance(v, tuple) else (v,) * ndim for v in options]
+    return spec.transposed("test", x, w, (dtype, dtype), *options, groups)
 
 
 HIFIGAN = transposed((1, 128, 512), (256, 16, 512), stride=8, padding=4)

@@ -56,6 +56,14 @@ def test_gradients_of_both_arguments(name, method):
     assert np.array_equal(np.array(dw), expected_dw)
 
 
+@pytest.mark.parametrize("dtypes", [(mx.float16, mx.float32), (mx.float32, mx.bfloat16)])
+def test_gradients_have_the_types_of_their_arguments(dtypes):
+    case, x, w = inputs("hifigan")
+    x, w = x.astype(dtypes[0]), w.astype(dtypes[1])
+    grads = mx.grad(lambda x, w: case.call(x, w, "auto").sum(), argnums=(0, 1))(x, w)
+    assert tuple(grad.dtype for grad in grads) == dtypes
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["hifigan", "depthwise", "2d groups", "3d 4x4x4 s2 p1"])
 def test_second_order(name, method):
