@@ -9,6 +9,7 @@ from cases import _case, integers
 from test_plan import general_spec
 
 import polyconv
+from polyconv import device
 from polyconv.device import pads_explicitly
 from polyconv.devices import DEVICES, Metal
 from polyconv.forms import Form, issue
@@ -163,3 +164,16 @@ def test_planning_for_a_device_ends_with_its_block_and_nests():
     with pytest.raises(KeyError), polyconv.planning_for("m4-max"):
         raise KeyError
     assert mx.metal.is_available() or channels() == 5
+
+
+def test_a_stream_of_the_cpu_is_planned_for_as_a_cpu(monkeypatch):
+    monkeypatch.setattr(device, "present", lambda: METAL)
+    assert device.metal_for(mx.gpu) == METAL
+    assert device.metal_for(mx.Device(mx.gpu, 0)) == METAL
+    assert device.metal_for(mx.cpu) is None
+    assert device.metal_for(mx.default_stream(mx.cpu)) is None
+    assert device.metal_for(None) == (METAL if mx.default_device().type == mx.gpu else None)
+    with polyconv.planning_for("m1-16gb"):
+        assert device.metal_for(mx.cpu).name == "m1-16gb"
+    monkeypatch.setattr(device, "present", lambda: None)
+    assert device.metal_for(mx.gpu) is None
