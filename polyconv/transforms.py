@@ -8,7 +8,7 @@ is behind three maps, each of two of these and with a result of the kind of the 
 
     (x, w) -> y    the convolution
     (w, y) -> x    its gradient with respect to the input, again a convolution (`spec.adjoint`)
-    (x, y) -> w    its gradient with respect to the weight (`execute.correlate`)
+    (x, y) -> w    its gradient with respect to the weight (`products.correlate`)
 
 The gradients of each map are the other two, so gradients of every order need nothing else; MLX's
 own rules, which unfold, are never used. Under `mx.vmap` the mapped axis becomes more batch, more
@@ -28,8 +28,9 @@ import mlx.core as mx
 
 from polyconv.device import StreamOrDevice, on, pads_explicitly
 from polyconv.devices import Metal
-from polyconv.execute import correlate, run
+from polyconv.execute import run
 from polyconv.plan import ConvPlan, plan
+from polyconv.products import correlate
 from polyconv.spec import ConvSpec, adjoint
 
 Bilinear: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"

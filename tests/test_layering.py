@@ -20,7 +20,11 @@ ARROWS = {
     "forms": ({"spec", "cost", "devices", "kernels", "metalrules"}, False),
     "plan": ({"arguments", "spec", "axisplan", "cost", "devices", "forms"}, False),
     "memory": ({"spec", "plan"}, False),
-    "execute": ({"spec", "axisplan", "forms", "plan"}, True),
+    "slicing": (set(), True),
+    "packing": ({"axisplan", "plan", "slicing"}, True),
+    "convolve": ({"spec", "forms", "plan", "slicing"}, True),
+    "execute": ({"axisplan", "convolve", "packing", "plan", "slicing"}, True),
+    "products": ({"convolve", "execute", "packing", "plan", "slicing"}, True),
     "report": ({"cost", "devices", "explanation", "forms", "kernels"}, False),
     "explanation": (
         {"arguments", "spec", "axisplan", "devices", "forms", "kernels", "memory", "metalrules"}
@@ -28,7 +32,7 @@ ARROWS = {
         False,
     ),
     "device": ({"devices", "kernels", "metalrules"}, True),
-    "transforms": ({"spec", "plan", "device", "devices", "execute"}, True),
+    "transforms": ({"spec", "plan", "device", "devices", "execute", "products"}, True),
     "ops": ({"arguments", "spec", "device", "devices", "transforms"}, True),
     "layers": ({"arguments", "spec", "ops"}, True),
     "inspection": (

@@ -1,0 +1,69 @@
+"""How is a weight cut into the taps of the subconvs of a plan?
+
+Letters in shape comments: O and C output and input channels, G groups, R phases of a block, T taps.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from polyconv.axisplan import Block
+from polyconv.plan import ConvPlan, SubConv
+from polyconv.slicing import cut, pad
+
+
+def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
+    """Cuts `(O, *K, C)` into the taps of each subconv: `(G * prod(R) * O / G, *T, C)`."""
+    if plan.is_native:
+        return [w]
+    return [_pack(w, sub, plan.problem.groups, plan.problem.flip) for sub in plan.subconvs]
+
+
+def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
+    if max(sub.n_phases) == 1:
+        taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
+        return mx.contiguous(w[(slice(None), *taps)])
+    for i, block in enumerate(sub.blocks):
+        w = _taps(w, 1 + 2 * i, block, flip)
+    ndim = len(sub.blocks)
+    out_channels, *taps_and_phases, channels = w.shape
+    # (O, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
+    w = w.reshape(groups, out_channels // groups, *taps_and_phases, channels)
+    order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
+    return w.transpose(order).reshape(-1, *taps_and_phases[::2], channels)
+
+
+def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
+    """Replaces the kernel axis K of `w` by the two axes (T, R) of a block."""
+    if block.fold is not None:
+        return _fold_taps(w, axis, block, flip)
+    kernel_size = w.shape[axis]
+    rows = []
+    for phase, lead in zip(block.phases, block.leads, strict=True):
+        taps = w[(slice(None),) * axis + (_slice_of(phase.taps, kernel_size, flip),)]
+        tail = block.axis.kernel_size - lead - len(phase.taps)
+        rows.append(pad(taps, axis, lead, tail))
+    return mx.stack(rows, axis + 1) if len(rows) > 1 else mx.expand_dims(rows[0], axis + 1)
+
+
+def _fold_taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
+    """As `_taps`, for a fold. In a flipped kernel the last tap comes first, the phases rise."""
+    assert block.fold is not None
+    pad_lo, pad_hi, step = block.fold
+    w = pad(w, axis, pad_hi, pad_lo) if flip else pad(w, axis, pad_lo, pad_hi)
+    w = w.reshape(*w.shape[:axis], -1, step, *w.shape[axis + 1 :])
+    n = len(block.phases)
+    if flip:
+        w = cut(w, axis, None, None, -1)
+        return cut(w, axis + 1, step - n, step, 1)
+    return cut(w, axis + 1, n - 1, None, -1)
+
+
+def _slice_of(taps: range, kernel_size: int, flip: bool) -> slice:
+    """Taps of the kernel in correlation order, as a slice of the kernel as it is stored."""
+    if not flip:
+        return slice(taps.start, taps.stop, taps.step)
+    first, last = kernel_size - 1 - taps[0], kernel_size - 1 - taps[-1]
+    if first == last:  # MLX up to 0.32.3 cannot differentiate or map a reversed single item
+        return slice(first, first + 1, 1)
+    return slice(first, last - 1 if last else None, -taps.step)

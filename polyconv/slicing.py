@@ -1,0 +1,60 @@
+"""How is one axis of an array padded, cropped or cut?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+
+def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
+    """Pads one axis with zeros, or crops it where `lo` or `hi` is negative."""
+    if lo < 0 or hi < 0:
+        a = cut(a, axis, max(-lo, 0), a.shape[axis] - max(-hi, 0), 1)
+    if lo > 0 or hi > 0:
+        widths = [(0, 0)] * a.ndim
+        widths[axis] = (max(lo, 0), max(hi, 0))
+        a = mx.pad(a, widths)
+    return a
+
+
+def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
+    size = a.shape[axis]
+    if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
+        return a
+    return a[(slice(None),) * axis + (slice(start, stop, step),)]
+
+
+def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
+    """Adds channels of zeros to each group."""
+    if not extra:
+        return a
+    a = mx.unflatten(a, axis, (groups, a.shape[axis] // groups))
+    inside = 1 if axis == 0 else a.ndim - 1
+    return pad(a, inside, 0, extra).flatten(inside - 1, inside)
+
+
+def crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:
+    """Takes such channels off the last axis."""
+    if not extra:
+        return y
+    y = mx.unflatten(y, -1, (groups, y.shape[-1] // groups))
+    return cut(y, y.ndim - 1, 0, y.shape[-1] - extra, 1).flatten(-2, -1)
+
+
+class Inputs:
+    """The input of a plan, padded in each way that its subconvs ask for, once."""
+
+    def __init__(self, x: mx.array, groups: int) -> None:
+        self.x = x
+        self._groups = groups
+        self._padded: dict[object, mx.array] = {}
+
+    def padded(self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0) -> mx.array:
+        key = (*lo, *hi, extra_channels)
+        if key not in self._padded:
+            x = pad_channels(self.x, -1, self._groups, extra_channels)
+            for i, (before, behind) in enumerate(zip(lo, hi, strict=True)):
+                x = pad(x, 1 + i, before, behind)
+            self._padded[key] = x
+        return self._padded[key]
