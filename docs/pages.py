@@ -43,7 +43,9 @@ TELLING = (
     ),
     (
         "A 3D upsampling layer, 2 by 2 by 2, stride 2",
-        "Each output has one tap: every phase is a matrix product, and all eight are one.",
+        "Each output has one tap: every phase is a matrix product, and all eight are one. Versions "
+        "of MLX after 0.32.2 have a path of their own for just this case (mlx #4343), which these "
+        "rules do not know.",
         ("conv_transpose3d", (1, 16, 16, 16, 64), (32, 2, 2, 2, 64), {"stride": 2}),
     ),
     (
@@ -93,8 +95,9 @@ The same from Python: `polyconv.explain(op, input, weight, ...)` returns an obje
 `.to_dict()`. Options: `--device` names another Mac (on a Mac the default is that Mac), `--json`
 prints a dict, and `--batch ROWS.JSONL` predicts `path` and `unfold_bytes` of recorded calls, one JSON
 object a line. `--model module:factory --input 1,80,128` runs what the factory makes on zeros and
-explains each transposed convolution that it calls, largest first, under a table with totals;
-`polyconv.explain_model(model, shape)` is the same. `with polyconv.planning_for("m4-max"):` plans as
+explains each transposed convolution that it calls, largest first, under a table with totals, but
+for calls through a name imported from `mlx.core`; `polyconv.explain_model(model, shape)` returns the
+same explanations as a list. `with polyconv.planning_for("m4-max"):` plans as
 if on that device and runs on the present one, with the same numbers. `polyconv doctor` prints which
 MLX, device, BLAS and kernel rules are in force.
 """

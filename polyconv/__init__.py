@@ -9,7 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
-from polyconv.device import planning_for
+from polyconv.device import exporting, planning_for
 from polyconv.inspection import doctor, explain
 from polyconv.layers import (
     PolyConvTranspose,
@@ -19,7 +19,6 @@ from polyconv.layers import (
 )
 from polyconv.ops import conv_general, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from polyconv.tracing import explain_model
-from polyconv.transforms import exporting
 
 __all__ = [
     "PolyConvTranspose",

@@ -14,6 +14,7 @@ from polyconv import bench, inspection, report, tracing
 from polyconv.cost import si
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, TRANSPOSED, Explanation, predict_row
+from polyconv.metalrules import DeviceLimits
 
 _OPTIONS = (
     "stride",
@@ -95,7 +96,7 @@ def _add_call(command: argparse.ArgumentParser, ops: Sequence[str]) -> None:
         command.add_argument(f"--{name.replace('_', '-')}", type=_ints, metavar="INTS")
     command.add_argument("--groups", type=int)
     command.add_argument("--flip", action="store_true", default=None)
-    command.add_argument("--dtype", default="float32")
+    command.add_argument("--dtype", choices=inspection.DTYPES, default="float32")
 
 
 def _ints(text: str) -> Any:
@@ -124,7 +125,7 @@ def _listed(value: Any) -> list[int]:
 
 def _explain(args: argparse.Namespace) -> None:
     if args.batch:
-        _print_batch(args.batch, args.device or "m4-max")
+        _print_batch(args.batch, inspection.metal_named(args.device).limits)
     elif args.model:
         _print_model(args)
     else:
@@ -132,10 +133,16 @@ def _explain(args: argparse.Namespace) -> None:
         _print(inspection.explain(*call, device=args.device, **options), args.json)
 
 
-def _print_batch(path: Path, device: str) -> None:
+def _print_batch(path: Path, limits: DeviceLimits) -> None:
     with path.open() as lines:
-        for line in lines:
-            choice = predict_row(json.loads(line), DEVICES[device])
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                choice = predict_row(json.loads(line), limits)
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+                reason = f"no field or value {error}" if isinstance(error, LookupError) else error
+                raise ValueError(f"{path}, line {number}: {reason}") from error
             print(json.dumps({"path": choice.path, "unfold_bytes": choice.unfold_bytes}))
 
 
@@ -143,10 +150,15 @@ def _print_model(args: argparse.Namespace) -> None:
     module, _, factory = args.model.partition(":")
     if not factory or not args.input:
         raise ValueError("--model needs module:factory, and --input for each argument")
+    if args.op or args.weight:
+        raise ValueError("--model takes no op and no --weight")
     sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
     model = getattr(importlib.import_module(module), factory)()
     shapes = [_listed(shape) for shape in args.input]
-    told = tracing.explain_model(model, *shapes, dtype=args.dtype, device=args.device)
+    try:
+        told = tracing.explain_model(model, *shapes, dtype=args.dtype, device=args.device)
+    except Exception as error:  # the model's own, of any kind
+        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
     if args.json:
         calls = [{"where": f.where, "calls": n, **each.to_dict()} for f, n, each in told]
         print(json.dumps(calls))

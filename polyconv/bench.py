@@ -14,6 +14,8 @@ from polyconv import arguments, ops
 from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS
 
+_SLOW = 1.0  # seconds; what takes longer is run once
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -42,7 +44,8 @@ def bench(
         input (list(int)): The shape of ``x``.
         weight (list(int)): The shape of ``w``.
         dtype (str, optional): Of both. Default: ``"float32"``.
-        rounds (int, optional): How often each is run, after one run to warm up. Default: ``15``.
+        rounds (int, optional): How often each is run, after one run to warm up, but for what
+            takes longer than a second. Default: ``15``.
         options: The call's own, such as ``stride=2``.
 
     Returns:
@@ -51,35 +54,37 @@ def bench(
     Raises:
         ValueError: As the op itself would.
     """
-    problem_of(op, tuple(input), tuple(weight), dtype, options)
+    problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
     arguments.positive("bench", "rounds", rounds)
+    if problem.is_empty:
+        arguments.refuse("bench", "arrays must have elements", f"{input} and {weight}")
     x = mx.random.normal(tuple(input)).astype(getattr(mx, dtype))
     w = (mx.random.normal(tuple(weight)) / 8).astype(getattr(mx, dtype))
     mx.eval(x, w)
     runs = _competitors(op, x, w, options)
-    outputs, peaks = {}, {}
-    for name, run in list(runs.items()):
+    outputs: dict[str, mx.array] = {}
+    peaks: dict[str, int] = {}
+    times: dict[str, list[float]] = {}
+    for name, run in runs.items():
         try:
             mx.reset_peak_memory()
-            outputs[name] = run().astype(mx.float32)
-            mx.eval(outputs[name])
-            peaks[name] = mx.get_peak_memory()
+            outputs[name], seconds = _timed(run)
         except (ValueError, RuntimeError):
-            del runs[name]
-    times: dict[str, list[float]] = {name: [] for name in runs}
+            continue
+        peaks[name] = mx.get_peak_memory()
+        times[name] = [seconds] if seconds > _SLOW else []
+    fast = [name for name in times if not times[name]]
     for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            mx.eval(run())
-            times[name].append(1e3 * (time.perf_counter() - start))
+        for name in fast:
+            times[name].append(_timed(runs[name])[1])
     first = next(iter(outputs.values()))
     return [
         Timing(
             name,
-            statistics.median(each),
+            1e3 * statistics.median(each),
             _quartiles(each),
             peaks[name],
-            mx.abs(outputs[name] - first).max().item(),
+            mx.abs(outputs[name].astype(mx.float32) - first.astype(mx.float32)).max().item(),
         )
         for name, each in times.items()
     ]
@@ -102,6 +107,13 @@ def _competitors(
 
 def _quartiles(values: list[float]) -> tuple[float, float]:
     if len(values) < 2:
-        return values[0], values[0]
+        return 1e3 * values[0], 1e3 * values[0]
     low, _, high = statistics.quantiles(values, n=4)
-    return low, high
+    return 1e3 * low, 1e3 * high
+
+
+def _timed(run: Callable[[], mx.array]) -> tuple[mx.array, float]:
+    start = time.perf_counter()
+    y = run()
+    mx.eval(y)
+    return y, time.perf_counter() - start

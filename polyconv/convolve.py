@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from polyconv.forms import AS_IT_STANDS
 from polyconv.plan import SubConv
-from polyconv.slicing import Inputs, crop_channels, cut, pad, pad_channels
+from polyconv.slicing import Inputs, contiguous, crop_channels, cut, pad, pad_channels
 from polyconv.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
@@ -57,7 +57,7 @@ def _as_frames(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) 
     for tap in range(depth.kernel_size):
         start = tap * depth.kernel_dilation
         frames = cut(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)
-        taps = mx.contiguous(cut(w, 1, tap, tap + 1, 1).squeeze(1))
+        taps = contiguous(cut(w, 1, tap, tap + 1, 1).squeeze(1))
         y = _conv_general(frames, taps, sub, padding)
         total = y if total is None else total + y
     assert total is not None

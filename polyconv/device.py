@@ -1,4 +1,4 @@
-"""What is true of the MLX that runs here, and on which of its streams? The only place that asks."""
+"""What is true of the MLX that runs here, and what was asked for the calls inside a block?"""
 
 from __future__ import annotations
 
@@ -25,16 +25,27 @@ STREAM_TYPES = tuple(
 )
 
 
-@cache
-def pads_explicitly() -> bool:
+def pads_explicitly(stream: StreamOrDevice = None, mlx_gradients: bool = False) -> bool:
     """Whether inputs must be padded before a convolution and not by it.
 
+    On a CPU, and anywhere if MLX is to differentiate the convolution:
     Up to 0.32.3 MLX's gradient of a convolution whose padding differs between its sides has a
     wrong shape (`Convolution::vjp`, mlx/primitives.cpp), and its CPU kernel for dilated or grouped
     2D and 3D convolutions writes past an output that is shorter than the padding in front
     (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
     """
+    return _is_before_0_32_4() and (mlx_gradients or _type_of(stream) == mx.cpu)
+
+
+@cache
+def _is_before_0_32_4() -> bool:
     return _version(mx.__version__) < (0, 32, 4)
+
+
+def _type_of(stream: StreamOrDevice) -> mx.DeviceType:
+    where = mx.default_device() if stream is None else getattr(stream, "device", stream)
+    kind: mx.DeviceType = getattr(where, "type", where)
+    return kind
 
 
 def version() -> Version:
@@ -48,7 +59,8 @@ def present() -> Metal | None:
     """The Apple GPU of this machine, if it has one that MLX can use."""
     if not mx.metal.is_available():
         return None
-    info = mx.device_info() if hasattr(mx, "device_info") else mx.metal.device_info()
+    # Without an argument this is about the default device, which may be the CPU.
+    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
     limits = DeviceLimits(
         int(info["max_buffer_length"]),
         int(info["max_recommended_working_set_size"]),
@@ -77,16 +89,33 @@ def planning_for(device: str) -> Iterator[None]:
         _PLANNING_FOR.reset(token)
 
 
+_EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
+
+    What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
+    unfold the weight's.
+    """
+    token = _EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
+
+
+def is_exporting() -> bool:
+    return _EXPORTING.get()
+
+
 def metal_for(stream: StreamOrDevice) -> Metal | None:
     """The Apple GPU to plan for: the one asked for, or else the one that the stream runs on."""
     asked = _PLANNING_FOR.get()
     if asked is not None:
         return asked
-    metal = present()
-    if metal is None:
-        return None
-    where = mx.default_device() if stream is None else getattr(stream, "device", stream)
-    return metal if getattr(where, "type", where) == mx.gpu else None
+    return present() if _type_of(stream) == mx.gpu else None
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _join(blocks: Sequence[mx.array], axis: int, plan: AxisPlan) -> mx.array:
         if piece.block is None:
             shape = list(blocks[0].shape)
             shape[axis] = piece.stop - piece.start
-            pieces.append(mx.zeros(shape, blocks[0].dtype))
+            pieces.append(mx.broadcast_to(mx.array(0, blocks[0].dtype), shape))
         else:
             pieces.append(cut(blocks[piece.block], axis, piece.start, piece.stop, 1))
     return mx.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]

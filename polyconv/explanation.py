@@ -17,10 +17,13 @@ from polyconv.axisplan import Rejection
 from polyconv.devices import Metal
 from polyconv.forms import macs
 from polyconv.kernels import RULE_SETS, KernelChoice, predict
-from polyconv.memory import allocated
+from polyconv.memory import MOST_SUBCONVS, allocated
 from polyconv.metalrules import DeviceLimits
 from polyconv.plan import METHODS, ConvPlan, ideal, plan
 from polyconv.spec import ITEMSIZE, Axis, ConvSpec
+
+_SKIPS_ZEROS = "implicit_gemm_2d_general"
+_SKIPPING = "this kernel skips the zeros"
 
 TRANSPOSED = {f"conv_transpose{ndim}d": ndim for ndim in (1, 2, 3)}
 OPS = (*TRANSPOSED, "conv_general")
@@ -106,11 +109,13 @@ def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
     """The kernel of one recorded call, as it is: no validation, no plan.
 
     Args:
-        row (dict): `x` and `w`, shapes; `dtype`; `groups`; then `conv_general`'s options per axis
-            (`stride`, `padding_lo`, `padding_hi`, `kernel_dilation`, `input_dilation`, `flip`) or,
-            where `op` is ``"conv_transpose"``, `stride`, `padding`, `dilation`, `output_padding`.
+        row (dict): The call, alone or as `config`: `x` and `w`, shapes; `dtype`; `groups`; then
+            `conv_general`'s options per axis (`stride`, `padding_lo`, `padding_hi`,
+            `kernel_dilation`, `input_dilation`, `flip`) or, where `op` is ``"conv_transpose"``,
+            `stride`, `padding`, `dilation`, `output_padding`.
         limits (DeviceLimits): The device.
     """
+    row = row.get("config", row)
     kernel, ndim = row["w"][1:-1], len(row["x"]) - 2
     if row.get("op") == "conv_transpose":
         stride, dilation, input_dilation, flip = [1] * ndim, row["dilation"], row["stride"], True
@@ -132,6 +137,8 @@ def problem_of(
         if name not in _OPTIONS[op in TRANSPOSED]:
             must = f"options must be among {', '.join(_OPTIONS[op in TRANSPOSED])}"
             arguments.refuse(op, must, name)
+    if min((*x, *w), default=0) < 0:
+        arguments.refuse(op, "sizes must be at least 0", f"{x} and {w}")
     dtypes = (dtype, dtype)
     if op in TRANSPOSED:
         read = arguments.transposed_options(op, TRANSPOSED[op], **options)
@@ -160,25 +167,29 @@ def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
         return Line(lowered.method, lowered.reason)
     if lowered.is_zero:
         return Line(lowered.method, reason and "every output is zero")
-    issued = [(sub.issued, sub.issued.kernel) for sub in lowered.subconvs]
-    kernels = [kernel for each, kernel in issued if kernel for _ in range(each.n_convs)]
+    subs = lowered.subconvs if lowered.cost.n_convs <= MOST_SUBCONVS else (lowered.first,)
+    kernels = [sub.issued.kernel for sub in subs if sub.issued.kernel]
+    paths = Counter[str]()
+    for sub in subs:
+        paths[sub.issued.kernel.path if sub.issued.kernel else ""] += sub.issued.n_convs
     worst = max(kernels, key=lambda kernel: kernel.unfold_bytes)
     extra = allocated(lowered)
     unfolded = max(kernel.unfold_bytes for kernel in kernels)
     extra.pop("unfold", None)
-    spent = lowered.cost.macs
     problem = lowered.problem
+    skips = problem.is_input_dilated and worst.path == _SKIPS_ZEROS
+    spent = least if skips and lowered.is_native else lowered.cost.macs
     return Line(
         lowered.method,
         reason,
-        n_convs=len(kernels),
-        taps=max(tuple(a.kernel_size for a in sub.spec.axes) for sub in lowered.subconvs),
+        n_convs=lowered.cost.n_convs,
+        taps=max(tuple(a.kernel_size for a in sub.spec.axes) for sub in subs),
         macs=spent,
         macs_on_zeros=max(spent - least, 0),
-        kernels=tuple(sorted(Counter(kernel.path for kernel in kernels).items())),
-        because=worst.because,
+        kernels=tuple(sorted(paths.items())),
+        because=f"{worst.because}; {_SKIPPING}" if skips else worst.because,
         source=worst.source,
-        forms=tuple(sorted({report.form(each.form) for each, _ in issued} - {""})),
+        forms=tuple(sorted({report.form(sub.issued.form) for sub in subs} - {""})),
         unfold_bytes=unfolded,
         temporaries=tuple(sorted(extra.items())),
         peak_bytes=_given_bytes(problem) + unfolded + sum(extra.values()),
@@ -196,7 +207,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
         return Line(name, "every output is zero")
     lifted = replace(problem, axes=(*native.first.spec.axes, Axis(size=1, kernel_size=1)))
     kernel = predict(lifted, metal.limits, metal.rules)
-    skips = kernel.path == "implicit_gemm_2d_general"
+    skips = kernel.path == _SKIPS_ZEROS
     spent = least if skips else macs(lifted)
     reason = "only a measurement on the Mac tells whether it is faster (`polyconv bench`)"
     return Line(
@@ -207,7 +218,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
         macs=spent,
         macs_on_zeros=spent - least,
         kernels=((kernel.path, 1),),
-        because=f"{kernel.because}; this kernel skips the zeros" if skips else kernel.because,
+        because=f"{kernel.because}; {_SKIPPING}" if skips else kernel.because,
         source=kernel.source,
         unfold_bytes=kernel.unfold_bytes,
         temporaries=kernel.temporaries,
@@ -230,6 +241,6 @@ def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
         whole = predict(problem, metal.limits, RULE_SETS[0]).unfold_bytes
         if whole > metal.limits.max_buffer_bytes:
             notes.append(report.exceeds(whole, metal))
-    if problem.ndim == 2 and native.kernels and not native.unfold_bytes and not native.error:
+    if problem.ndim == 2 and dict(native.kernels).get(_SKIPS_ZEROS) and problem.is_input_dilated:
         notes.append(report.NO_GAIN)
     return notes

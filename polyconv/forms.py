@@ -54,6 +54,13 @@ class Issued:
     cost: Cost
     plain_macs: int
 
+    @property
+    def is_safe(self) -> bool:
+        """Whether Metal's kernel is known, unfolds nothing and reads nothing outside its input."""
+        if self.kernel is None:
+            return False
+        return not self.kernel.is_explicit and not self.kernel.hazard
+
     @cached_property
     def options(self) -> tuple[object, ...]:
         """The arguments of `mx.conv_general` after input and weight."""
@@ -79,7 +86,7 @@ def issue(spec: ConvSpec, metal: Metal | None) -> Issued:
         lifted = spec.ndim == 3 and spec.groups > 1
         return _issued(spec, _FRAMES if lifted else AS_IT_STANDS, None)
     candidates = [_issued(spec, form, metal) for form in _forms(spec)]
-    safe = [each for each in candidates if each.kernel and _is_safe(each.kernel)]
+    safe = [each for each in candidates if each.is_safe]
     return min(safe, key=lambda each: each.cost.seconds(METAL_RATES))
 
 
@@ -122,10 +129,6 @@ def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:
     return spec.batch * prod(spec.output_sizes) * outputs * taps * inputs
 
 
-def _is_safe(kernel: KernelChoice) -> bool:
-    return not kernel.is_explicit and not kernel.hazard
-
-
 def _forms(spec: ConvSpec) -> Iterator[Form]:
     """As it stands, lifted, and each with aligned channels and with the end padded by a copy."""
     lifts: dict[int, tuple[Lift, ...]] = {1: ("none", "plane"), 2: ("none",), 3: ("none", "frames")}
@@ -151,7 +154,7 @@ def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
     itemsize = ITEMSIZE[given.dtype]
     outputs = n_convs * given.batch * prod(given.output_sizes) * given.out_channels
     inputs = given.batch * given.in_channels * prod(axis.size for axis in given.axes)
-    moved = kernel.temporary_bytes if kernel else 0
+    moved = n_convs * kernel.temporary_bytes if kernel else 0
     if form.extra_in or form.pad_hi:
         moved += itemsize * inputs
     if form.extra_out:

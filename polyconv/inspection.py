@@ -17,7 +17,7 @@ from polyconv.devices import Metal
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
 from polyconv.kernels import NEWEST, rules_for
 
-_DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
+DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
 
 
 def explain(
@@ -48,8 +48,8 @@ def explain(
     """
     if op not in OPS:
         arguments.refuse("explain", f"op must be one of {', '.join(OPS)}", arguments.shown(op))
-    if dtype not in _DTYPES:
-        must = f"dtype must be one of {', '.join(_DTYPES)}"
+    if dtype not in DTYPES:
+        must = f"dtype must be one of {', '.join(DTYPES)}"
         arguments.refuse("explain", must, arguments.shown(dtype))
     metal = metal_named(device)
     problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
@@ -111,7 +111,7 @@ def _blas() -> list[str]:
     here = found[0] if found else Path("/usr/lib/x86_64-linux-gnu/openblas-pthread/libblas.so.3")
     install = "" if found else " after installing OpenBLAS (Debian: libopenblas0-pthread)"
     return [
-        "BLAS: the reference one of MLX's wheel, some 25 times slower than OpenBLAS",
+        "BLAS: the reference one of MLX's wheel, some 25 to 30 times slower than OpenBLAS",
         f"  preload that{install}: LD_PRELOAD={here} python ...",
     ]
 

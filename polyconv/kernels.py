@@ -167,7 +167,8 @@ def _copies(call: Call, path: str, contiguous: tuple[bool, bool]) -> tuple[tuple
 def _unfolded(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
     row = prod(call.kernel) * call.in_channels * call.itemsize
     largest = call.limits.max_buffer_bytes
-    rows = min(call.rows, largest // row) if rules.unfolds_in_tiles else call.rows
+    fit = largest // row if row else call.rows
+    rows = min(call.rows, fit) if rules.unfolds_in_tiles else call.rows
     error = choice.error
     if rows * row > largest:
         error = error or f"the unfold buffer of {rows * row} bytes exceeds the largest, {largest}"

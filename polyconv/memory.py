@@ -11,33 +11,40 @@ from math import prod
 from polyconv.plan import ConvPlan, SubConv
 from polyconv.spec import ITEMSIZE
 
+# Up to here each is looked at; above, all count as the first, which differs in its taps by one.
+MOST_SUBCONVS = 2048
+
 
 def allocated(plan: ConvPlan) -> dict[str, int]:
     """Bytes by purpose.
 
-    `packed` are the weights, cut into taps; `padded` copies of the input with aligned channels or
-    explicit padding; `convolved` the outputs of convolutions that are not yet the plan's; `woven`
-    the copies that bring them into order; the others are MLX's own, `unfold` first (`kernels.py`).
+    `packed` are the weights, cut into taps, and `packing` what that takes on the way; `padded`
+    copies of the input with aligned channels or explicit padding; `convolved` the outputs of
+    convolutions that are not yet the plan's; `woven` the copies that bring them into order; the
+    others are MLX's own, `unfold` first (`kernels.py`).
     """
     found: Counter[str] = Counter()
     spec = plan.problem
     if plan.is_zero:
         return {}
     itemsize = ITEMSIZE[spec.dtype]
-    for sub in plan.subconvs:
+    for sub, n in _counted(plan):
         issued = sub.issued
+        n_convs = n * issued.n_convs
         if not plan.is_native:
-            kernel = prod(axis.kernel_size for axis in issued.spec.axes) * issued.n_convs
+            kernel = prod(axis.kernel_size for axis in issued.spec.axes)
             per_group = issued.spec.in_channels // spec.groups
-            found["packed"] += itemsize * issued.spec.out_channels * per_group * kernel
+            packed = itemsize * issued.spec.out_channels * per_group * kernel * n_convs
+            found.update({"packed": packed, "packing": _packing_steps(sub) * packed})
         outputs = ITEMSIZE[issued.spec.dtype] * prod(issued.spec.output_shape)
-        found["convolved"] += outputs * (2 * issued.n_convs - 1)
-        if issued.form.extra_out:
-            found["woven"] += itemsize * prod(sub.spec.output_shape)
-        found.update(_input_copies(sub))
+        found["convolved"] += n * outputs * (2 * issued.n_convs - 1)
+        if issued.form.extra_out or issued.spec.dtype != spec.dtype:
+            found["woven"] += n * itemsize * prod(sub.spec.output_shape)
+        found.update({purpose: n * size for purpose, size in _input_copies(sub).items()})
         if issued.kernel:
-            found.update({"unfold": issued.n_convs * issued.kernel.unfold_bytes})
-            found.update({k: issued.n_convs * n for k, n in issued.kernel.temporaries})
+            found.update({"unfold": n_convs * issued.kernel.unfold_bytes})
+            for purpose, size in issued.kernel.temporaries:
+                found[purpose] += n_convs * size
     found["padded"] += _padded(plan)
     computed = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
     found["woven"] += itemsize * computed * plan.n_copies
@@ -47,10 +54,29 @@ def allocated(plan: ConvPlan) -> dict[str, int]:
     return {purpose: size for purpose, size in found.items() if size}
 
 
+def _counted(plan: ConvPlan) -> list[tuple[SubConv, int]]:
+    """The subconvs, each once; or the first for all, where there are very many."""
+    if plan.cost.n_convs > MOST_SUBCONVS:
+        return [(plan.first, prod(axis.n_blocks for axis in plan.axes))]
+    return [(sub, 1) for sub in plan.subconvs]
+
+
+def _packing_steps(sub: SubConv) -> int:
+    """Copies of the weight, none larger than the packed one, that are made on the way to it."""
+    form = sub.issued.form
+    steps = (form.extra_in > 0) + (form.extra_out > 0)
+    for block in sub.blocks:
+        if block.fold is not None:
+            steps += any(block.fold[:2])
+        elif max(sub.n_phases) > 1:
+            steps += 2  # each phase padded to the window, then all stacked
+    return steps
+
+
 def _padded(plan: ConvPlan) -> int:
     """Each way of padding the input is done once."""
     sizes: dict[object, int] = {}
-    for sub in plan.subconvs:
+    for sub, _ in _counted(plan):
         issued, depth = sub.issued, sub.spec.axes[0]
         by_frames = issued.form.lift == "frames"
         around = (depth.padding_lo, depth.padding_hi) if by_frames else (0, 0)

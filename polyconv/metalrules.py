@@ -199,8 +199,8 @@ def _is_small_depth_3d(call: Call) -> bool:
     return call.is_undilated and call.batch == 1 and depth.kernel_size <= 7 and plain
 
 
-_ALIGNED = "input_dilation 1, and channels that fill the tiles"
-_MISFIT = "channels that do not fill the tiles of the fast kernels"
+_ALIGNED = "input_dilation 1, and C up to 4 or in 16s, O up to 16 or in 16s"
+_MISFIT = "channels of a group not up to 4 (in) or 16 (out) nor in 16s"
 _IGNORED = "input_dilation above 1; before 0.32.0 this kernel ignores the groups (wrong values)"
 
 _EXPLICIT = (
@@ -231,27 +231,27 @@ _RULES_2D = (
     Rule(
         "depthwise_2d",
         _is_old_depthwise_2d,
-        "depthwise, at most 7 by 7, stride at most 2, C % 16, outputs % 8",
+        "depthwise, at most 7 by 7, stride at most 2, C in 16s, outputs in 8s",
         before=(0, 32, 0),
     ),
     Rule(
         "depthwise_2d",
         _is_depthwise_2d,
-        "depthwise, at most 7 by 7, stride at most 2, C % 16",
+        "depthwise, at most 7 by 7, stride at most 2, C in 16s",
         since=(0, 32, 0),
     ),
-    Rule("winograd_2d", _is_winograd_2d, "3 by 3, plain, not flipped, C and O % 32, large"),
+    Rule("winograd_2d", _is_winograd_2d, "3 by 3, plain, not flipped, C and O in 32s, large"),
     Rule(
         "pad_in_channels_2d",
         _pads_in_channels_2d,
-        "only C does not fill the tiles, 9 taps on, 256 outputs on",
+        "C above 4 and not in 16s: MLX pads it, from 9 taps and 256 outputs on",
         since=(0, 32, 1),
     ),
     Rule("implicit_gemm_2d", lambda call: call.is_undilated and call.is_aligned, _ALIGNED),
     Rule(
         "implicit_gemm_2d_general",
         lambda call: call.groups == 1 and _suits_general_2d(call),
-        "C and O % 16, or 256 outputs; not grouped",
+        "no groups; C and O in 16s, or at least 256 outputs",
     ),
     *_EXPLICIT,
 )
@@ -260,7 +260,7 @@ _RULES_3D = (
     Rule(
         "pad_and_slice_3d",
         lambda call: call.is_undilated and _pads_channels_3d(call),
-        "input_dilation 1, channels are padded until they fill the tiles",
+        "input_dilation 1, channels not in 16s: MLX pads them",
     ),
     Rule(
         "small_kd_3d",

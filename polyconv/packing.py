@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from polyconv.axisplan import Block
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.slicing import cut, pad
+from polyconv.slicing import contiguous, cut, pad
 
 
 def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
@@ -22,7 +22,7 @@ def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
 def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     if max(sub.n_phases) == 1:
         taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
-        return mx.contiguous(w[(slice(None), *taps)])
+        return contiguous(w[(slice(None), *taps)])
     for i, block in enumerate(sub.blocks):
         w = _taps(w, 1 + 2 * i, block, flip)
     ndim = len(sub.blocks)
@@ -30,7 +30,8 @@ def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     # (O, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
     w = w.reshape(groups, out_channels // groups, *taps_and_phases, channels)
     order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
-    return w.transpose(order).reshape(-1, *taps_and_phases[::2], channels)
+    packed = w.transpose(order).reshape(-1, *taps_and_phases[::2], channels)
+    return contiguous(packed)  # with one output channel the reshape is a view
 
 
 def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:

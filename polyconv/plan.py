@@ -141,10 +141,11 @@ def plan(
         metal (Metal, optional): The Apple GPU to plan for. Default: none, as on a CPU.
 
     Returns:
-        ConvPlan: With ``"auto"`` MLX's own convolution if no axis has an input dilation, else the
-        cheapest polyphase method; on Metal the cheapest of those that need at most `MOST_MACS`
-        times the ideal arithmetic, if any does. Ideal are the multiply-accumulates of all phases
-        with their own taps and the channels as they are.
+        ConvPlan: With ``"auto"`` MLX's own convolution if no axis has an input dilation (on Metal
+        only if its kernel is safe and the kernel need not be flipped), else the cheapest polyphase
+        method; on Metal the cheapest of those that need at most `MOST_MACS` times the ideal
+        arithmetic, if any does. Ideal are the multiply-accumulates of all phases with their own
+        taps and the channels as they are.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
@@ -157,7 +158,7 @@ def plan(
             refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
         return forced
     direct = _lower_native(spec, metal)
-    if isinstance(direct, ConvPlan) and _stays_native(spec, metal):
+    if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
     lowered = [METHODS[name](spec, metal) for name in METHODS if name != "native"]
     plans = [candidate for candidate in lowered if isinstance(candidate, ConvPlan)]
@@ -177,12 +178,17 @@ def ideal(spec: ConvSpec) -> int:
     return lowered.cost.macs if isinstance(lowered, ConvPlan) else 0
 
 
-def _stays_native(spec: ConvSpec, metal: Metal | None) -> bool:
+def _stays_native(direct: ConvPlan) -> bool:
     """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
 
-    On Metal a transposed convolution of stride 1, which MLX flips, is not left to chance.
+    On Metal not if MLX would unfold, read outside its input, or flip the kernel, which keeps it
+    from its fastest kernels.
     """
-    return not spec.is_input_dilated and (metal is None or not spec.flip)
+    if direct.problem.is_input_dilated:
+        return False
+    if direct.metal is None or direct.is_zero:
+        return True
+    return not direct.problem.flip and direct.first.issued.is_safe
 
 
 def _explained(
@@ -194,12 +200,22 @@ def _explained(
         if other is not best
     ]
     if isinstance(direct, ConvPlan):
-        direct = Rejection("native", "MLX's fast kernels need input_dilation 1")
+        direct = Rejection("native", _not_native(direct))
     return replace(best, rejected=(*rejected, direct))
+
+
+def _not_native(direct: ConvPlan) -> str:
+    if direct.problem.is_input_dilated:
+        return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
+    if not direct.first.issued.is_safe:
+        return "its kernel unfolds or reads outside its input"
+    return "MLX calls it with flip=True, which its fastest kernels do not take"
 
 
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     a, b = other.cost, best.cost
+    if a == b:
+        return f"does the same as {best.method}"
     if a.seconds(other.rates) < b.seconds(best.rates):
         return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
     times = a.seconds(other.rates) / b.seconds(best.rates)

@@ -53,12 +53,15 @@ def table(cells: Sequence[tuple[str, ...]]) -> list[str]:
 def notes(told: Explanation) -> list[str]:
     """What a phase is, why each method has its kernel and is not taken, and what is known."""
     phases = prod(told.n_phases)
-    each = " by ".join(_ordinal(n) for n in told.n_phases)
     said = []
     if phases > 1:
+        equal = len(set(told.n_phases)) == 1
+        each = _ordinal(told.n_phases[0]) if equal else ", ".join(map(_ordinal, told.n_phases))
+        along = "Every" if len(told.n_phases) == 1 else "Along each axis every"
         said.append(
-            f"Every {each} output meets the input with the same taps of the kernel: these outputs "
-            f"are a phase, a convolution without zeros. There are {phases}."
+            f"{along} {each} output meets the input with the same taps of the kernel. Such outputs "
+            "are a phase: an ordinary convolution of the input, with no zeros between its samples. "
+            f"Here are {phases}."
         )
     said += [_note(line) for line in told.lines]
     said += told.notes
@@ -87,11 +90,12 @@ def summary(told: list[tuple[str, str, int, Explanation]]) -> list[str]:
             "MACs",
         )
     ]
-    totals = [0, 0]
+    totals, largest = [0, 0], []
     for where, lib, n, each in told:
         native = next(line for line in each.lines if line.method == "native")
         ours = next(line for line in each.lines if line.method == each.chosen)
         totals = [totals[0] + n * native.macs, totals[1] + n * ours.macs]
+        largest.append((native.unfold_bytes, native.peak_bytes, ours.peak_bytes))
         own = (_bytes(native.unfold_bytes), _bytes(native.peak_bytes), si(native.macs).strip())
         new = (each.chosen, _bytes(ours.peak_bytes), si(ours.macs).strip())
         cells.append((where, lib, str(n), *own, *new))
@@ -100,8 +104,8 @@ def summary(told: list[tuple[str, str, int, Explanation]]) -> list[str]:
         ("all", "", str(n_calls), "", "", si(totals[0]).strip(), "", "", si(totals[1]).strip())
     )
     if not told:
-        return ["No transposed convolution was called."]
-    return table(cells)
+        return ["No transposed convolution was called through mx or polyconv."]
+    return [*table(cells), "In the last line MACs are summed, and bytes are the largest."]
 
 
 def exceeds(whole: int, metal: Metal) -> str:

@@ -1,10 +1,12 @@
-"""How is one axis of an array padded, cropped or cut?"""
+"""How is one axis of an array padded, cropped or cut, and how does the whole lie in memory?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import mlx.core as mx
+
+from polyconv.device import is_exporting
 
 
 def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
@@ -23,6 +25,11 @@ def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) 
     if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
         return a
     return a[(slice(None),) * axis + (slice(start, stop, step),)]
+
+
+def contiguous(a: mx.array) -> mx.array:
+    """`a`, row by row in memory. For export MLX must copy it itself: it cannot write this op."""
+    return a if is_exporting() else mx.contiguous(a)
 
 
 def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:

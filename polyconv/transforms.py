@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.device import StreamOrDevice, on, pads_explicitly
+from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.devices import Metal
 from polyconv.execute import run
 from polyconv.plan import ConvPlan, plan
@@ -37,7 +37,6 @@ Bilinear: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
 
 Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
 
-_EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
 _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
@@ -49,20 +48,6 @@ class Problem:
     method: str
     metal: Metal | None
     stream: StreamOrDevice = None
-
-
-@contextmanager
-def exporting() -> Iterator[None]:
-    """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
-
-    What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
-    unfold the weight's.
-    """
-    token = _EXPORTING.set(True)
-    try:
-        yield
-    finally:
-        _EXPORTING.reset(token)
 
 
 @contextmanager
@@ -90,9 +75,9 @@ def convolution(problem: Problem, op: str) -> Bilinear:
         observer = _OBSERVER.get()
         if observer is not None:
             observer(op, problem.spec)
-        if is_own or _EXPORTING.get():
+        if is_own or is_exporting():
             with on(problem.stream):
-                return run(chosen, x, w, pads_explicitly())
+                return run(chosen, x, w, pads_explicitly(problem.stream, mlx_gradients=True))
         return mapped(x, w)[0]
 
     return convolve
@@ -126,7 +111,7 @@ def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], l
 def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
     # MLX's own op may not take what folding makes of the arguments.
     chosen = _planned(problem.spec, problem.method, problem.metal)
-    return run(chosen, x, w, pads_explicitly())
+    return run(chosen, x, w, pads_explicitly(problem.stream))
 
 
 def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
@@ -135,7 +120,7 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     method = "auto" if spec.is_input_dilated else "per_phase"
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
     w = w.swapaxes(1, -1).flatten(0, 1)
-    return run(_planned(spec, method, problem.metal), y, w, pads_explicitly())
+    return run(_planned(spec, method, problem.metal), y, w, pads_explicitly(problem.stream))
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:

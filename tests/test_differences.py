@@ -169,7 +169,7 @@ def differs_export():
         file = f"{folder}/convolve.mlxfn"
         mx.export_function(file, lambda x: mx.conv_transpose1d(x, w, 2, groups=2), x)
         ours = lambda x: polyconv.conv_transpose1d(x, w, 2, groups=2)  # noqa: E731
-        with pytest.raises(ValueError, match="Unable to serialize primitive CustomTransforms"):
+        with pytest.raises(ValueError, match="Unable to serialize primitive"):
             mx.export_function(file, ours, x)
         with polyconv.exporting():
             mx.export_function(file, ours, x)

@@ -90,7 +90,68 @@ def test_a_model_without_any_says_so(capsys, monkeypatch, tmp_path):
     (tmp_path / "b_model.py").write_text("import mlx.nn as nn\ndef make():\n    return nn.ReLU()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["explain", "--model", "b_model:make", "--input", "1,10,4"]) == 0
-    assert capsys.readouterr().out == "No transposed convolution was called.\n"
+    assert (
+        capsys.readouterr().out == "No transposed convolution was called through mx or polyconv.\n"
+    )
+
+
+def test_a_native_layer_counts_once_and_a_failing_model_fails_in_a_line(
+    capsys, monkeypatch, tmp_path
+):
+    x, w = mx.zeros((1, 9, 4)), mx.zeros((2, 3, 4))
+    native = lambda x: polyconv.conv_transpose1d(x, w, 2, method="native")  # noqa: E731
+    ((found, n_calls, _),) = polyconv.explain_model(native, x.shape)
+    assert (found.lib, n_calls) == ("polyconv", 1)
+    (tmp_path / "c_model.py").write_text("def make():\n    return lambda x: 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["explain", "--model", "c_model:make", "--input", "1,10,4"]) == 2
+    told = capsys.readouterr().err
+    assert told == "polyconv explain: the model raised ZeroDivisionError: division by zero\n"
+
+
+def test_the_mac_that_runs_is_asked_about_its_gpu(monkeypatch):
+    """Whatever the default device is; without Metal nobody is asked."""
+    asked = []
+    info = {
+        "max_buffer_length": 1000,
+        "max_recommended_working_set_size": 2000,
+        "architecture": "applegpu_g16s",
+        "device_name": "Apple M9",
+    }
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda where: asked.append(where) or info)
+    inspection.device.present.cache_clear()
+    try:
+        metal = inspection.device.present()
+    finally:
+        inspection.device.present.cache_clear()
+    assert asked == [mx.gpu]
+    assert (metal.name, metal.limits.max_buffer_bytes, metal.limits.architecture) == (
+        "Apple M9",
+        1000,
+        "s",
+    )
+    inspection.device.present.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "no field or value 'w'"),
+        ("nonsense", "Expecting value"),
+        ({"x": [1, 4, 2], "w": [2, 3, 2], "dtype": "int8", "groups": 1}, "no field or value"),
+    ],
+)
+def test_a_bad_row_of_a_batch_is_named(row, reason, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n" + (row if isinstance(row, str) else json.dumps(row)) + "\n")
+    assert main(["explain", "--batch", str(file)]) == 2
+    assert f"rows.jsonl, line 2: {reason}" in capsys.readouterr().err
+
+
+def test_sizes_below_zero_are_refused(capsys):
+    with pytest.raises(ValueError, match="sizes must be at least 0"):
+        polyconv.explain("conv_transpose1d", (1, 4, 4), (-4, 4, 4), stride=2)
 
 
 def test_a_newer_mlx_than_the_rules_is_noticed(monkeypatch):

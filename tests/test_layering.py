@@ -20,7 +20,7 @@ ARROWS = {
     "forms": ({"spec", "cost", "devices", "kernels", "metalrules"}, False),
     "plan": ({"arguments", "spec", "axisplan", "cost", "devices", "forms"}, False),
     "memory": ({"spec", "plan"}, False),
-    "slicing": (set(), True),
+    "slicing": ({"device"}, True),
     "packing": ({"axisplan", "plan", "slicing"}, True),
     "convolve": ({"spec", "forms", "plan", "slicing"}, True),
     "execute": ({"axisplan", "convolve", "packing", "plan", "slicing"}, True),
@@ -50,9 +50,10 @@ ARROWS = {
     ),
     "tracing": ({"arguments", "spec", "explanation", "inspection", "transforms"}, True),
     "bench": ({"arguments", "explanation", "ops", "plan"}, True),
-    "__init__": ({"device", "inspection", "layers", "ops", "tracing", "transforms"}, True),
+    "__init__": ({"device", "inspection", "layers", "ops", "tracing"}, True),
     "__main__": (
-        {"bench", "cost", "devices", "explanation", "inspection", "report", "tracing"},
+        {"bench", "cost", "devices", "explanation", "inspection", "metalrules", "report"}
+        | {"tracing"},
         False,
     ),
 }

@@ -11,7 +11,10 @@ def test_packed_weights_and_what_is_woven():
     problem = transposed((2, 10, 16), (32, 4, 16), stride=2)
     frames = 2 * 11
     stacked = allocated(plan(problem, "stacked", metal=METAL))
-    assert stacked == {"packed": 4 * 64 * 2 * 16}
+    assert stacked == {"packed": 4 * 64 * 2 * 16}  # K4 s2 folds as it is
+    longer = transposed((2, 10, 16), (32, 5, 16), stride=2)
+    found = allocated(plan(longer, "stacked", metal=METAL))
+    assert found["packing"] == found["packed"] == 4 * 64 * 3 * 16  # padded to 6 taps first
     per_phase = allocated(plan(problem, "per_phase", metal=METAL))
     assert per_phase == {"packed": 4 * 64 * 2 * 16, "convolved": 4 * frames * 64}
 

@@ -57,10 +57,10 @@ def test_auto_is_the_cheapest_and_says_why_the_others_are_not_taken(name):
             assert reason in str(error)
             continue
         if method == "native":
-            assert reason == "MLX's fast kernels need input_dilation 1"
+            assert reason.startswith("MLX's fast kernels need input_dilation 1")
         else:
             assert other.cost.seconds(CPU_RATES) >= chosen.cost.seconds(CPU_RATES)
-            assert "times the cost" in reason
+            assert "times the cost" in reason or reason.startswith("does the same")
 
 
 def test_per_phase_issues_one_convolution_per_phase():
