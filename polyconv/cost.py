@@ -16,12 +16,20 @@ class Rates:
     per_mac: float
     per_conv: float
     per_byte_moved: float
+    per_product: float = 0.0
+    per_mac_in_loops: float = 0.0
 
 
-# Set so that the estimates of both methods lie near the times measured for the layers of
+# Set so that the estimates of all methods lie near the times measured for the layers of
 # docs/benchmarks/layers.json (2 cores, MLX 0.32.4, float32, OpenBLAS preloaded). They rank methods
 # that do nearly the same arithmetic, so only their proportions matter.
-CPU_RATES = Rates(per_mac=1 / 60e9, per_conv=15e-6, per_byte_moved=1 / 5e9)
+CPU_RATES = Rates(
+    per_mac=1 / 90e9,
+    per_conv=15e-6,
+    per_byte_moved=1 / 3.4e9,
+    per_product=15e-6,
+    per_mac_in_loops=1 / 0.4e9,
+)
 
 # Round numbers of the order of a large Apple GPU. Assumed: nothing was measured on Metal.
 METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
@@ -31,20 +39,25 @@ METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
 class Cost:
     """What one call of a plan does.
 
-    `macs` counts multiply-accumulates, those on zeros included; `n_convs` the convolutions issued;
-    `bytes_moved` the windows of input that these read (MLX's CPU convolution copies them), the
-    weights packed, and the copies that bring the outputs into their final order.
+    `macs` counts multiply-accumulates, those on zeros included, and `macs_in_loops` the part of
+    them that MLX's CPU does by loops over single samples; `n_convs` the convolutions issued, and
+    `n_products` the matrix products in them; `bytes_moved` what is copied: windows or padded
+    inputs, packed weights, sums, and outputs brought into their final order.
     """
 
     macs: int
     n_convs: int
     bytes_moved: int
+    n_products: int = 0
+    macs_in_loops: int = 0
 
     def seconds(self, rates: Rates) -> float:
         return (
             self.macs * rates.per_mac
             + self.n_convs * rates.per_conv
             + self.bytes_moved * rates.per_byte_moved
+            + self.n_products * rates.per_product
+            + self.macs_in_loops * rates.per_mac_in_loops
         )
 
 

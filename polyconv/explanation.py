@@ -167,6 +167,8 @@ def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
         return Line(lowered.method, lowered.reason)
     if lowered.is_zero:
         return Line(lowered.method, reason and "every output is zero")
+    if lowered.products:
+        return _products_line(lowered, reason, least)
     subs = lowered.subconvs if lowered.cost.n_convs <= MOST_SUBCONVS else (lowered.first,)
     kernels = [sub.issued.kernel for sub in subs if sub.issued.kernel]
     paths = Counter[str]()
@@ -195,6 +197,23 @@ def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
         peak_bytes=_given_bytes(problem) + unfolded + sum(extra.values()),
         error=worst.error,
         hazard=next((kernel.hazard for kernel in kernels if kernel.hazard), ""),
+    )
+
+
+def _products_line(lowered: ConvPlan, reason: str, least: int) -> Line:
+    extra = allocated(lowered)
+    return Line(
+        lowered.method,
+        reason,
+        n_convs=lowered.cost.n_products,
+        taps=tuple(block.axis.kernel_size for block in lowered.first.blocks),
+        macs=lowered.cost.macs,
+        macs_on_zeros=max(lowered.cost.macs - least, 0),
+        kernels=(("matmul", lowered.cost.n_products),),
+        because="a matrix product per tap",
+        source="matmul.cpp",
+        temporaries=tuple(sorted(extra.items())),
+        peak_bytes=_given_bytes(lowered.problem) + sum(extra.values()),
     )
 
 

@@ -27,6 +27,8 @@ def allocated(plan: ConvPlan) -> dict[str, int]:
     spec = plan.problem
     if plan.is_zero:
         return {}
+    if plan.products:
+        return _by_products(plan)
     itemsize = ITEMSIZE[spec.dtype]
     for sub, n in _counted(plan):
         issued = sub.issued
@@ -59,6 +61,26 @@ def _counted(plan: ConvPlan) -> list[tuple[SubConv, int]]:
     if plan.cost.n_convs > MOST_SUBCONVS:
         return [(plan.first, prod(axis.n_blocks for axis in plan.axes))]
     return [(sub, 1) for sub in plan.subconvs]
+
+
+def _by_products(plan: ConvPlan) -> dict[str, int]:
+    """In float32: packed weights, the padded input, what is summed, and the copies of weaving."""
+    spec, size = plan.problem, max(ITEMSIZE[plan.problem.dtype], 4)
+    found: Counter[str] = Counter()
+    for sub, n in _counted(plan):
+        taps = prod(axis.kernel_size for axis in sub.spec.axes)
+        weights = sub.spec.out_channels * taps * (spec.in_channels // spec.groups)
+        # A line, a picture or an item more than the padding asks for (`products.py`).
+        around = [a.size + max(a.padding_lo, 0) + max(a.padding_hi, 0) for a in sub.spec.axes]
+        rows = (spec.batch + 1) * prod(n + 1 for n in around)
+        found["packed"] += n * size * weights
+        found["packing"] += n * size * weights * _packing_steps(sub)
+        found["padded"] += n * size * rows * spec.in_channels
+        found["convolved"] += 2 * n * size * rows * sub.spec.out_channels
+        if spec.groups > 1:
+            found["cut"] += n * taps * size * rows * spec.in_channels
+    found["woven"] += size * prod(spec.output_shape) * (plan.n_copies + (spec.dtype != "float32"))
+    return dict(found)
 
 
 def _packing_steps(sub: SubConv) -> int:

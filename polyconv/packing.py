@@ -19,19 +19,37 @@ def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
     return [_pack(w, sub, plan.problem.groups, plan.problem.flip) for sub in plan.subconvs]
 
 
+def pack_taps(plan: ConvPlan, w: mx.array) -> list[mx.array]:
+    """Cuts `(O, *K, C)` for products: per subconv `(prod(T), G, *R, O / G, C)`."""
+    groups, flip = plan.problem.groups, plan.problem.flip
+    return [_pack_taps(w, sub, groups, flip) for sub in plan.subconvs]
+
+
 def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     if max(sub.n_phases) == 1:
         taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
         return contiguous(w[(slice(None), *taps)])
+    w = _cut_up(w, sub, groups, flip)
+    ndim = len(sub.blocks)
+    taps, channels = w.shape[2 : 2 + 2 * ndim : 2], w.shape[-1]
+    # (G, O / G, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
+    order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
+    packed = w.transpose(order).reshape(-1, *taps, channels)
+    return contiguous(packed)  # with one output channel the reshape is a view
+
+
+def _pack_taps(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
+    w = _cut_up(w, sub, groups, flip)
+    ndim = len(sub.blocks)
+    order = [*range(2, 2 + 2 * ndim, 2), 0, *range(3, 3 + 2 * ndim, 2), 1, 2 + 2 * ndim]
+    return contiguous(w.transpose(order).flatten(0, ndim - 1))
+
+
+def _cut_up(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
+    """`(G, O / G, T1, R1, T2, R2, ..., C)`."""
     for i, block in enumerate(sub.blocks):
         w = _taps(w, 1 + 2 * i, block, flip)
-    ndim = len(sub.blocks)
-    out_channels, *taps_and_phases, channels = w.shape
-    # (O, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
-    w = w.reshape(groups, out_channels // groups, *taps_and_phases, channels)
-    order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
-    packed = w.transpose(order).reshape(-1, *taps_and_phases[::2], channels)
-    return contiguous(packed)  # with one output channel the reshape is a view
+    return w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
 
 
 def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:

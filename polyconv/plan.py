@@ -23,6 +23,7 @@ from polyconv.axisplan import (
 )
 from polyconv.cost import CPU_RATES, METAL_RATES, Cost, Rates, si
 from polyconv.devices import Metal
+from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
@@ -46,7 +47,8 @@ class ConvPlan:
 
     `flip` is what these convolutions are called with; the weights are flipped beforehand where it
     differs from the problem's. `metal` is the device that the plan is made for, if it is one of
-    Apple's GPUs. `rejected` says why `auto` did not take the other methods, where it had a choice.
+    Apple's GPUs. With `products` each is not a convolution of MLX's but a matrix product per tap.
+    `rejected` says why `auto` did not take the other methods, where it had a choice.
     """
 
     problem: ConvSpec
@@ -54,6 +56,7 @@ class ConvPlan:
     axes: tuple[AxisPlan, ...]
     flip: bool
     metal: Metal | None = None
+    products: bool = False
     rejected: tuple[Rejection, ...] = ()
 
     @property
@@ -77,32 +80,14 @@ class ConvPlan:
         return self._subconv(tuple(axis.first_block for axis in self.axes))
 
     @cached_property
-    def lone_phase_shape(self) -> tuple[int, ...]:
-        """What one phase's output is reshaped to: `(N, M1, 1, M2, 1, ..., G, O / G)`."""
-        spec = self.problem
-        frames = [size for axis in self.axes for size in (axis.n_frames, 1)]
-        return (spec.batch, *frames, spec.groups, spec.out_channels // spec.groups)
-
-    @cached_property
     def cost(self) -> Cost:
         if self.is_zero:
             return Cost(0, 0, 0)
-        spec = self.problem
-        frames = spec.batch * prod(axis.n_frames for axis in self.axes)
-        weights = spec.out_channels * (spec.in_channels // spec.groups)
-        weights *= prod(axis.block_taps for axis in self.axes)
-        outputs = frames * spec.out_channels * prod(axis.n_phases for axis in self.axes)
-        n_convs = prod(axis.n_blocks for axis in self.axes)
-        bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * self.n_copies)
-        if self.metal is None:  # MLX's CPU convolution copies the windows that it reads
-            windows = frames * spec.in_channels * prod(axis.window_taps for axis in self.axes)
-            return Cost(frames * weights, n_convs, bytes_moved + ITEMSIZE[spec.dtype] * windows)
-        issued = self.first.issued
-        return Cost(
-            macs=frames * weights * issued.cost.macs // issued.plain_macs,
-            n_convs=n_convs * issued.n_convs,
-            bytes_moved=bytes_moved + n_convs * issued.cost.bytes_moved,
-        )
+        if self.products:
+            return by_products(self.problem, self.axes)
+        if self.metal is None:
+            return by_convolutions(self.problem, self.axes)
+        return self._cost_on_metal()
 
     @property
     def rates(self) -> Rates:
@@ -110,12 +95,20 @@ class ConvPlan:
 
     @property
     def n_copies(self) -> int:
-        """How often weaving copies the output: per concatenation, and for one transposition."""
-        joins = sum(axis.is_joined for axis in self.axes)
-        stacks = [axis.stacked and len(axis.phases) > 1 for axis in self.axes]
-        # In 1D the phases lie between frames and channels already, where they belong.
-        transposed = any(stacks[:-1]) or (stacks[-1] and self.problem.groups > 1)
-        return joins + transposed
+        """How often weaving copies the output."""
+        return n_copies(self.problem, self.axes)
+
+    def _cost_on_metal(self) -> Cost:
+        spec, issued = self.problem, self.first.issued
+        frames, weights = n_frames(spec, self.axes), n_weights(spec, self.axes)
+        outputs = frames * spec.out_channels * prod(axis.n_phases for axis in self.axes)
+        n_convs = prod(axis.n_blocks for axis in self.axes)
+        bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * self.n_copies)
+        return Cost(
+            macs=frames * weights * issued.cost.macs // issued.plain_macs,
+            n_convs=n_convs * issued.n_convs,
+            bytes_moved=bytes_moved + n_convs * issued.cost.bytes_moved,
+        )
 
     def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
         n_phases = tuple([len(block.phases) for block in blocks])
@@ -161,7 +154,9 @@ def plan(
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
     lowered = [METHODS[name](spec, metal) for name in METHODS if name != "native"]
-    plans = [candidate for candidate in lowered if isinstance(candidate, ConvPlan)]
+    plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
+    if isinstance(direct, ConvPlan) and metal is None and not spec.is_input_dilated:
+        plans.append(direct)
     if not plans:
         reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
@@ -169,7 +164,7 @@ def plan(
         return plans[0]
     lean = [each for each in plans if metal is None or each.cost.macs <= MOST_MACS * ideal(spec)]
     best = min(lean or plans, key=lambda candidate: candidate.cost.seconds(candidate.rates))
-    return _explained(best, lowered, direct)
+    return best if best is direct else _explained(best, lowered, direct)
 
 
 def ideal(spec: ConvSpec) -> int:
@@ -181,14 +176,21 @@ def ideal(spec: ConvSpec) -> int:
 def _stays_native(direct: ConvPlan) -> bool:
     """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
 
-    On Metal not if MLX would unfold, read outside its input, or flip the kernel, which keeps it
-    from its fastest kernels.
+    On a CPU not if MLX would loop over single samples. On Metal not if it would unfold, read
+    outside its input, or flip the kernel, which keeps it from its fastest kernels.
     """
     if direct.problem.is_input_dilated:
         return False
-    if direct.metal is None or direct.is_zero:
+    if direct.is_zero:
         return True
+    if direct.metal is None:
+        return not direct.cost.macs_in_loops
     return not direct.problem.flip and direct.first.issued.is_safe
+
+
+def _suits(candidate: ConvPlan) -> bool:
+    """Whether `auto` may take it: products are for the CPU, on Metal no kernel unfolds anyway."""
+    return candidate.metal is None or not candidate.products
 
 
 def _explained(
@@ -205,6 +207,8 @@ def _explained(
 
 
 def _not_native(direct: ConvPlan) -> str:
+    if direct.metal is None and direct.cost.macs_in_loops:
+        return "MLX computes it on the CPU by loops over single samples"
     if direct.problem.is_input_dilated:
         return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
     if not direct.first.issued.is_safe:
@@ -214,6 +218,8 @@ def _not_native(direct: ConvPlan) -> str:
 
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     a, b = other.cost, best.cost
+    if not _suits(other):
+        return "it spares the copies of MLX's CPU convolutions, which no kernel makes on Metal"
     if a == b:
         return f"does the same as {best.method}"
     if a.seconds(other.rates) < b.seconds(best.rates):
@@ -250,6 +256,19 @@ def _countable(
     return ConvPlan(spec, method, tuple(axes), flip=False, metal=metal)
 
 
+def _lower_taps(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
+    """Products per tap, over a shared window of all phases or over each phase's own taps."""
+    lowered = [lower(spec, metal) for lower in (_lower_stacked, _lower_per_phase)]
+    plans = [
+        replace(each, method="taps", products=True)
+        for each in lowered
+        if isinstance(each, ConvPlan)
+    ]
+    if not plans:
+        return Rejection("taps", next(r.reason for r in lowered if isinstance(r, Rejection)))
+    return min(plans, key=lambda each: each.cost.seconds(each.rates))
+
+
 def _lower_native(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
     if spec.groups > 1 and spec.ndim == 3:
         return Rejection("native", "MLX has no groups in 3D")
@@ -268,5 +287,6 @@ def _lower_native(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
 METHODS: dict[str, Callable[[ConvSpec, Metal | None], ConvPlan | Rejection]] = {
     "per_phase": _lower_per_phase,
     "stacked": _lower_stacked,
+    "taps": _lower_taps,
     "native": _lower_native,
 }

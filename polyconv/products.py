@@ -1,16 +1,136 @@
-"""Sums of matrix products, one per tap: the gradient of a plan with respect to its weight."""
+"""Sums of matrix products, one per tap: the `taps` method, and the gradient of any plan's weight.
+
+Nothing is unfolded: each product reads the input where it lies, shifted.
+Letters in shape comments: N batch, D padded input, M frames, R phases of a block, G groups, O and C
+output and input channels, T taps.
+"""
 
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 import mlx.core as mx
 
 from polyconv.convolve import padding_of
-from polyconv.execute import assemble
 from polyconv.packing import pack
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.slicing import Inputs, cut
+from polyconv.slicing import Inputs, cut, pad_all
+from polyconv.spec import ConvSpec
+from polyconv.weaving import assemble, frames_of
+
+
+def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.array]:
+    """The outputs of all subconvs, `(N, M1, R1, M2, R2, ..., G, O / G)`, by products.
+
+    Args:
+        plan (ConvPlan): A plan for products.
+        inputs (Inputs): The input.
+        packed (list(array)): The weights by `packing.pack_taps`.
+    """
+    outputs = []
+    for w, sub in zip(packed, plan.subconvs, strict=True):
+        spec = sub.spec
+        if spec.in_channels == spec.groups:
+            outputs.append(_scaled(inputs, w, sub))
+            continue
+        if spec.groups == 1 and all(axis.stride == 1 for axis in spec.axes):
+            y = _flat(inputs.x, w.reshape(w.shape[0], -1, w.shape[-1]), spec)
+        else:
+            y = _gathered(inputs, w.reshape(*w.shape[:2], -1, w.shape[-1]), spec)
+        if len(plan.subconvs) > 1:  # what is joined must agree
+            for i, axis in enumerate(spec.axes):
+                y = cut(y, 1 + i, 0, axis.output_size, 1)
+        outputs.append(frames_of(y, sub, plan))
+    return outputs
+
+
+def _flat(x: mx.array, w: mx.array, spec: ConvSpec) -> mx.array:
+    """Products of the padded input as one matrix `(N * prod(D), C)`, rows shifted from tap to tap.
+
+    A row behind the last frame of a line belongs to no frame; such rows are computed and cropped.
+    For the last taps the matrix needs rows behind its end: none in one line, one line more in one
+    picture, one item more in a batch. `w` is `(T, R * O, C)`; `(N, *D, R * O)` or less.
+    """
+    lo, hi = padding_of(spec)
+    widths = [(0, 0), *zip(lo, hi, strict=True), (0, 0)]
+    inner = [axis.size + sum(pads) for axis, pads in zip(spec.axes, widths[1:-1], strict=True)]
+    steps = [prod(inner[i + 1 :]) for i in range(spec.ndim)]
+    shifts = [
+        sum(t * a.kernel_dilation * s for t, a, s in zip(taps, spec.axes, steps, strict=True))
+        for taps in _taps_of(spec)
+    ]
+    n_first = inner[0]
+    if spec.batch == 1:
+        n_first = spec.axes[0].output_size
+        reach = n_first * steps[0] + shifts[-1] - inner[0] * steps[0]
+        if reach > 0:
+            widths[1] = (widths[1][0], widths[1][1] + -(-reach // steps[0]))
+    elif shifts[-1]:
+        widths[0] = (0, -(-shifts[-1] // prod(inner)))
+    rows = spec.batch * n_first * steps[0]
+    flat = pad_all(x, widths).reshape(-1, spec.in_channels)
+    total: mx.array | None = None
+    for shift, taps in zip(shifts, w, strict=True):
+        read = cut(flat, 0, shift, shift + rows, 1)
+        total = read @ taps.T if total is None else mx.addmm(total, read, taps.T)
+    assert total is not None
+    return total.reshape(spec.batch, n_first, *inner[1:], -1)
+
+
+def _gathered(inputs: Inputs, w: mx.array, spec: ConvSpec) -> mx.array:
+    """Products of what each tap reads, group by group. `w` is `(T, G, R * O / G, C / G)`."""
+    x = inputs.padded(*padding_of(spec))
+    total: mx.array | None = None
+    for indices, taps in zip(_taps_of(spec), w, strict=True):
+        read = _read(x, spec, indices)
+        if spec.groups == 1:
+            read, taps = read.squeeze(0), taps.squeeze(0)
+        taps = taps.swapaxes(-1, -2)
+        total = read @ taps if total is None else mx.addmm(total, read, taps)
+    assert total is not None
+    if spec.groups > 1:
+        total = total.swapaxes(0, 1)
+    return total.reshape(spec.batch, *spec.output_sizes, -1)
+
+
+def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
+    """Sums of scaled inputs, where a group has one input channel: no product is a matrix product.
+
+    In the order of the output: `(N, M1, R1, M2, R2, ..., G, O / G)`. `w` is `(T, G, *R, O / G, 1)`.
+    """
+    spec = sub.spec
+    x = inputs.padded(*padding_of(spec))
+    ndim = spec.ndim
+    w = mx.moveaxis(w.squeeze(-1), 1, 1 + ndim)  # T, *R, G, O / G
+    between = [size for r in sub.n_phases for size in (1, r)]
+    total: mx.array | None = None
+    for indices, taps in zip(_taps_of(spec), w, strict=True):
+        read = _sliced(x, spec, indices)
+        frames = [size for m in read.shape[1:-1] for size in (m, 1)]
+        read = read.reshape(spec.batch, *frames, spec.groups, 1)
+        scaled = read * taps.reshape(1, *between, *taps.shape[-2:])
+        total = scaled if total is None else total + scaled
+    assert total is not None
+    return total
+
+
+def _taps_of(spec: ConvSpec) -> list[tuple[int, ...]]:
+    return list(product(*[range(axis.kernel_size) for axis in spec.axes]))
+
+
+def _sliced(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
+    """The samples of the padded input that a tap reads, `(N, *M, C)`."""
+    for i, (axis, tap) in enumerate(zip(spec.axes, indices, strict=True)):
+        start = tap * axis.kernel_dilation
+        x = cut(x, 1 + i, start, start + (axis.output_size - 1) * axis.stride + 1, axis.stride)
+    return x
+
+
+def _read(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
+    """The same as a matrix per group, `(G, N * prod(M), C / G)`."""
+    rows = _sliced(x, spec, indices)
+    return rows.reshape(-1, spec.groups, spec.in_channels // spec.groups).swapaxes(0, 1)
 
 
 def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
@@ -47,14 +167,6 @@ def _correlate(inputs: Inputs, y: mx.array, sub: SubConv) -> mx.array:
     spec, groups = sub.spec, sub.spec.groups
     x = inputs.padded(*padding_of(spec))
     y = y.reshape(-1, groups, spec.out_channels // groups).transpose(1, 2, 0)  # G, R * O, N * M
-    taps = []
-    for indices in product(*[range(axis.kernel_size) for axis in spec.axes]):
-        read = x
-        for i, (axis, tap) in enumerate(zip(spec.axes, indices, strict=True)):
-            start = tap * axis.kernel_dilation
-            stop = start + (axis.output_size - 1) * axis.stride + 1
-            read = cut(read, 1 + i, start, stop, axis.stride)
-        read = read.reshape(-1, groups, spec.in_channels // groups).swapaxes(0, 1)  # G, N * M, C
-        taps.append(y @ read)
+    taps = [y @ _read(x, spec, indices) for indices in _taps_of(spec)]
     kernel = [axis.kernel_size for axis in spec.axes]
     return mx.stack(taps, 2).reshape(spec.out_channels, *kernel, -1)

@@ -20,6 +20,15 @@ def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
     return a
 
 
+def pad_all(a: mx.array, widths: Sequence[tuple[int, int]]) -> mx.array:
+    """As `pad`, on every axis by one copy."""
+    for axis, (lo, hi) in enumerate(widths):
+        if lo < 0 or hi < 0:
+            a = pad(a, axis, min(lo, 0), min(hi, 0))
+    positive = [(max(lo, 0), max(hi, 0)) for lo, hi in widths]
+    return mx.pad(a, positive) if any(lo or hi for lo, hi in positive) else a
+
+
 def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
     size = a.shape[axis]
     if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
@@ -61,7 +70,5 @@ class Inputs:
         key = (*lo, *hi, extra_channels)
         if key not in self._padded:
             x = pad_channels(self.x, -1, self._groups, extra_channels)
-            for i, (before, behind) in enumerate(zip(lo, hi, strict=True)):
-                x = pad(x, 1 + i, before, behind)
-            self._padded[key] = x
+            self._padded[key] = pad_all(x, [(0, 0), *zip(lo, hi, strict=True), (0, 0)])
         return self._padded[key]

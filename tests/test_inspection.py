@@ -182,13 +182,13 @@ def test_the_doctor_says_what_is_here(capsys):
 def test_bench_times_each_method_and_says_how_far_they_differ(capsys):
     timings = bench.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
     names = [each.name for each in timings]
-    assert names == ["mx", "mx as 2D", "auto", "per_phase", "stacked"]
+    assert names == ["mx", "mx as 2D", "auto", "per_phase", "stacked", "taps"]
     assert all(each.difference < 1e-5 and each.median > 0 for each in timings)
     shapes = ["--input", "1,4,4,4", "--weight", "6,2,2,2"]
     command = ["bench", "conv_transpose2d", *shapes, "--stride", "2", "--groups", "2"]
     assert main([*command, "--rounds", "2"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows[1:]] == ["mx", "auto", "per_phase", "stacked"]
+    assert [row.split()[0] for row in rows[1:]] == ["mx", "auto", "per_phase", "stacked", "taps"]
     assert main([*command, "--rounds", "0"]) == 2
     assert main([*command[:-1], "3"]) == 2
 

@@ -18,13 +18,15 @@ ARROWS = {
     "kernels": ({"spec", "metalrules"}, False),
     "devices": ({"arguments", "kernels", "metalrules"}, False),
     "forms": ({"spec", "cost", "devices", "kernels", "metalrules"}, False),
-    "plan": ({"arguments", "spec", "axisplan", "cost", "devices", "forms"}, False),
+    "estimate": ({"spec", "axisplan", "cost", "phases"}, False),
+    "plan": ({"arguments", "spec", "axisplan", "cost", "devices", "estimate", "forms"}, False),
     "memory": ({"spec", "plan"}, False),
     "slicing": ({"device"}, True),
     "packing": ({"axisplan", "plan", "slicing"}, True),
     "convolve": ({"spec", "forms", "plan", "slicing"}, True),
-    "execute": ({"axisplan", "convolve", "packing", "plan", "slicing"}, True),
-    "products": ({"convolve", "execute", "packing", "plan", "slicing"}, True),
+    "weaving": ({"axisplan", "plan", "slicing"}, True),
+    "products": ({"spec", "convolve", "packing", "plan", "slicing", "weaving"}, True),
+    "execute": ({"convolve", "packing", "plan", "products", "slicing", "weaving"}, True),
     "report": ({"cost", "devices", "explanation", "forms", "kernels"}, False),
     "explanation": (
         {"arguments", "spec", "axisplan", "devices", "forms", "kernels", "memory", "metalrules"}

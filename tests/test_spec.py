@@ -64,7 +64,7 @@ ERRORS = [
     (lambda: T1(X1, W1, method=["auto"]), "[conv_transpose1d] method must be a str; got ['auto']"),
     (lambda: T1(X1, W1, stream="cpu"), "[conv_transpose1d] stream must be a stream or device of MLX; got 'cpu'"),
     (lambda: G(X1, W1, flip=1), "[conv_general] flip must be True or False; got 1"),
-    (lambda: T1(X1, W1, method="fast"), "[conv_transpose1d] method must be one of auto, per_phase, stacked, native; got 'fast'"),
+    (lambda: T1(X1, W1, method="fast"), "[conv_transpose1d] method must be one of auto, per_phase, stacked, taps, native; got 'fast'"),
     (lambda: T1(np.ones((1, 6, 4)), W1), "[conv_transpose1d] x must be an mlx.core.array; got ndarray"),
     (lambda: T1(X1, [1.0]), "[conv_transpose1d] weight must be an mlx.core.array; got list"),
     # an output size below 1
