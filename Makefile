@@ -7,10 +7,14 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo test test-metal sweep guarantee lint figures layers clean
+.PHONY: demo test test-metal sweep guarantee lint figures layers bench clean
+
+# MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
+OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
+PRELOAD := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS))
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
-	$(BIN)/python examples/vocoder_upsampler.py
+	$(PRELOAD) $(BIN)/python examples/vocoder_upsampler.py
 
 test: $(STAMP)-test ## the whole suite
 	$(BIN)/python -m pytest -q
@@ -29,6 +33,11 @@ lint: $(STAMP)-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)-bench ## times polyconv against PyTorch, ONNX Runtime and JAX, and writes their page
+	$(PRELOAD) OMP_NUM_THREADS=2 $(BIN)/python -m polyconv bench --cases docs/benchmarks/cases.toml \
+		--rivals torch,onnxruntime,jax --no-native --out docs/benchmarks/rivals.json
+	$(BIN)/python docs/benchmarks/page.py
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py

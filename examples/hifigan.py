@@ -1,8 +1,8 @@
-"""HiFi-GAN generator in MLX, with the transposed convolution's class as an argument.
+"""HiFi-GAN generator in MLX, with the classes of its layers as arguments.
 
-Answers: what does a vocoder built on this layer compute? Built once with a native
-``mlx.nn.ConvTranspose1d`` and once with ``polyconv.PolyConvTranspose1d``, the two share
-weights and parameter names. Kong et al. 2020, arXiv:2010.05646; models.py in jik876/hifi-gan.
+Answers: what does a vocoder built on these layers compute? Built once with MLX's layers and once
+with polyconv's, the two share weights and parameter names. Kong et al. 2020, arXiv:2010.05646;
+models.py in jik876/hifi-gan.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
+
+import polyconv
 
 LEAKY_SLOPE = 0.1
 # models.py calls its last leaky_relu without a slope, so PyTorch's default applies.
@@ -60,9 +62,18 @@ VARIANTS = {
 }
 
 
-def _same_conv(channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
+class PolyConv1d(nn.Conv1d):
+    """``mlx.nn.Conv1d`` with the convolution done by polyconv, for the CPU's sake: MLX computes
+    dilated ones there by loops over single samples."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = polyconv.conv1d(x, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        return y + self.bias if "bias" in self else y
+
+
+def _same_conv(conv: type[nn.Conv1d], channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
     padding = dilation * (kernel_size - 1) // 2
-    return nn.Conv1d(channels, channels, kernel_size, padding=padding, dilation=dilation)
+    return conv(channels, channels, kernel_size, padding=padding, dilation=dilation)
 
 
 class ResBlock1(nn.Module):
@@ -72,12 +83,19 @@ class ResBlock1(nn.Module):
         channels: channels in and out.
         kernel_size: taps of every convolution in the block.
         dilations: dilation of the first convolution of each pair.
+        conv: class of the convolutions.
     """
 
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dilations: tuple[int, ...],
+        conv: type[nn.Conv1d],
+    ) -> None:
         super().__init__()
-        self.convs1 = [_same_conv(channels, kernel_size, d) for d in dilations]
-        self.convs2 = [_same_conv(channels, kernel_size, 1) for _ in dilations]
+        self.convs1 = [_same_conv(conv, channels, kernel_size, d) for d in dilations]
+        self.convs2 = [_same_conv(conv, channels, kernel_size, 1) for _ in dilations]
 
     def __call__(self, x: mx.array) -> mx.array:
         for dilated, plain in zip(self.convs1, self.convs2):
@@ -93,11 +111,18 @@ class ResBlock2(nn.Module):
         channels: channels in and out.
         kernel_size: taps of every convolution in the block.
         dilations: dilation of each convolution.
+        conv: class of the convolutions.
     """
 
-    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dilations: tuple[int, ...],
+        conv: type[nn.Conv1d],
+    ) -> None:
         super().__init__()
-        self.convs = [_same_conv(channels, kernel_size, d) for d in dilations]
+        self.convs = [_same_conv(conv, channels, kernel_size, d) for d in dilations]
 
     def __call__(self, x: mx.array) -> mx.array:
         for conv in self.convs:
@@ -112,19 +137,21 @@ class Generator(nn.Module):
         config: sizes, usually one of ``VARIANTS``.
         transposed: class of the upsampling layers, ``mlx.nn.ConvTranspose1d`` or one
             with the same constructor and weight layout.
+        conv: class of all other layers, ``mlx.nn.Conv1d`` or one like it.
     """
 
     def __init__(
         self,
         config: GeneratorConfig,
         transposed: type[nn.ConvTranspose1d] = nn.ConvTranspose1d,
+        conv: type[nn.Conv1d] = nn.Conv1d,
     ) -> None:
         super().__init__()
         block = {1: ResBlock1, 2: ResBlock2}[config.resblock]
         widths = [
             config.upsample_initial_channel >> i for i in range(len(config.upsample_rates) + 1)
         ]
-        self.conv_pre = nn.Conv1d(config.num_mels, widths[0], 7, padding=3)
+        self.conv_pre = conv(config.num_mels, widths[0], 7, padding=3)
         self.ups = [
             transposed(c_in, c_out, k, stride=u, padding=(k - u) // 2)
             for c_in, c_out, k, u in zip(
@@ -132,11 +159,11 @@ class Generator(nn.Module):
             )
         ]
         self.resblocks = [
-            block(width, k, d)
+            block(width, k, d, conv)
             for width in widths[1:]
             for k, d in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes)
         ]
-        self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3)
+        self.conv_post = conv(widths[-1], 1, 7, padding=3)
 
     def step_names(self, upsampling_only: bool = False) -> list[str]:
         """Names that ``on_step`` is called with in one pass, in order."""

@@ -184,4 +184,6 @@ def _blas_name() -> str:
     names = {Path(line.split()[-1]).name for line in lines if "/" in line}
     # NumPy bundles an OpenBLAS of its own, under a name with its build tag.
     loaded = sorted(n for n in names if n.startswith(("libblas", "libopenblas", "libmkl_rt")))
-    return loaded[0] if loaded else "BLAS not identified"
+    # One that is preloaded is taken before the wheel's, which is loaded all the same.
+    fast = [name for name in loaded if not name.startswith("libblas")]
+    return (fast or loaded or ["BLAS not identified"])[0]

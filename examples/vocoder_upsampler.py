@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from checkpoint import load_checkpoint
-from hifigan import VARIANTS, Generator, seed_weights
+from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
 from measure import Comparison, Forward, Run, Watch, compare_layers, probe_native, run_model
 from mel import HOP, SAMPLE_RATE, log_mel
 from numpy.typing import NDArray
@@ -102,7 +102,7 @@ class Display:
 def build_generators(arguments: argparse.Namespace) -> tuple[Generator, Generator]:
     """The same generator with polyconv's layers and with MLX's, sharing their weights."""
     config = VARIANTS[arguments.variant]
-    polyconv = Generator(config, PolyConvTranspose1d)
+    polyconv = Generator(config, PolyConvTranspose1d, PolyConv1d)
     native = Generator(config, nn.ConvTranspose1d)
     if arguments.weights:
         load_checkpoint(polyconv, arguments.weights)

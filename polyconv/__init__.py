@@ -9,6 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
+from polyconv.convs import conv1d, conv2d, conv3d
 from polyconv.device import exporting, planning_for
 from polyconv.inspection import doctor, explain
 from polyconv.layers import (
@@ -17,7 +18,13 @@ from polyconv.layers import (
     PolyConvTranspose2d,
     PolyConvTranspose3d,
 )
-from polyconv.ops import conv_general, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from polyconv.ops import (
+    conv_general,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    pack,
+)
 from polyconv.tracing import explain_model
 
 __all__ = [
@@ -25,6 +32,9 @@ __all__ = [
     "PolyConvTranspose1d",
     "PolyConvTranspose2d",
     "PolyConvTranspose3d",
+    "conv1d",
+    "conv2d",
+    "conv3d",
     "conv_general",
     "conv_transpose1d",
     "conv_transpose2d",
@@ -33,6 +43,7 @@ __all__ = [
     "explain",
     "explain_model",
     "exporting",
+    "pack",
     "planning_for",
 ]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import bench, inspection, report, tracing
+from polyconv import bench, inspection, peers, report, tracing
 from polyconv.cost import si
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, TRANSPOSED, Explanation, predict_row
@@ -81,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     timing.set_defaults(run=_bench)
     _add_call(timing, tuple(TRANSPOSED))
     timing.add_argument("--rounds", type=int, default=15)
+    timing.add_argument(
+        "--rivals",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help=f"also time these, if installed: {','.join(peers.PEERS)}",
+    )
+    timing.add_argument("--cases", type=Path, metavar="CASES.TOML", help="time each case of a file")
+    timing.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
+    timing.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))
     return parser
@@ -170,17 +180,37 @@ def _print_model(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    more = {"rounds": args.rounds, "rivals": args.rivals, "native": not args.no_native}
+    if args.cases:
+        _bench_cases(args.cases, args.out, more)
+        return
     call, options = _call(args)
-    rows = [("", "median", "quartiles", "times auto", "peak", "difference")]
-    timings = bench.bench(*call, rounds=args.rounds, **options)
+    rows = [("", "median", "quartiles", "times auto", "peak", "error")]
+    timings = bench.bench(*call, **more, **options)
     auto = next(each.median for each in timings if each.name == "auto")
     for each in timings:
         low, high = each.quartiles
         ratio, peak = f"{each.median / auto:.3g}", f"{si(each.peak_bytes)}B"
         spread = f"{low:.3g} to {high:.3g} ms"
-        cells = (f"{each.median:.3g} ms", spread, ratio, peak, f"{each.difference:.1e}")
+        error = "-" if each.error is None else f"{each.error:.1e}"
+        cells = (f"{each.median:.3g} ms", spread, ratio, peak, error)
         rows.append((each.name, *cells))
     print("\n".join(report.table(rows)))
+
+
+def _bench_cases(path: Path, out: Path | None, more: dict[str, Any]) -> None:
+    try:
+        tomllib = importlib.import_module("tomllib")
+    except ImportError:
+        raise ValueError("--cases needs Python 3.11 or later") from None
+    rows = []
+    for case in tomllib.loads(path.read_text())["case"]:
+        rows += bench.bench_cases([case], **more)
+        told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
+        print(f"{case['name']}: {', '.join(told)} ms", flush=True)
+    if out:
+        about = {"what": inspection.doctor().splitlines(), "rounds": more["rounds"], "rows": rows}
+        out.write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _print(explanation: Explanation, as_json: bool) -> None:

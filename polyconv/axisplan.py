@@ -58,6 +58,12 @@ class Block:
     axis: Axis
     fold: Fold | None = None
 
+    @property
+    def cut(self) -> object:
+        """What decides how a kernel is cut into these taps; a fold says it all, and is short."""
+        phases = (self.phases, self.leads) if self.fold is None else len(self.phases)
+        return (phases, self.fold, self.axis.kernel_size)
+
 
 @dataclass(frozen=True)
 class AxisPlan:

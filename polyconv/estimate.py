@@ -57,7 +57,9 @@ def by_products(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     n_blocks = prod(axis.n_blocks for axis in axes)
     scaled = spec.in_channels == spec.groups
     # Sums are read and written at the speed of the cache, some three times that of other copies.
-    moved = weights + n_blocks * inputs + sums // (2 if scaled else 3)
+    moved = weights + sums // (2 if scaled else 3)
+    if n_taps > n_blocks:  # more than one tap somewhere, and so padding, by a copy
+        moved += n_blocks * inputs
     if not scaled:
         moved += outputs * n_copies(spec, axes)
         if spec.groups > 1 or any(axis.axis.stride > 1 for axis in axes):

@@ -8,14 +8,20 @@ from __future__ import annotations
 import mlx.core as mx
 
 from polyconv.convolve import convolve
-from polyconv.packing import pack, pack_taps
+from polyconv.packing import packed_for
 from polyconv.plan import ConvPlan
 from polyconv.products import multiply
 from polyconv.slicing import Inputs
 from polyconv.weaving import assemble, weave
 
 
-def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.array:
+def run(
+    plan: ConvPlan,
+    x: mx.array,
+    w: mx.array,
+    pad_explicitly: bool,
+    packed: list[mx.array] | None = None,
+) -> mx.array:
     """Computes the convolution of a plan.
 
     Args:
@@ -23,6 +29,7 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.ar
         x (array): Input, ``(N, *S, C)``.
         w (array): Weight, ``(O, *K, C / groups)``, in the order that `plan.problem.flip` says.
         pad_explicitly (bool): Pad undilated inputs before the convolutions and not by them.
+        packed (list(array), optional): What `packing.packed_for` makes of `w`, where it is kept.
 
     Returns:
         array: ``plan.problem.output_shape``, of dtype ``plan.problem.dtype``.
@@ -30,13 +37,12 @@ def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.ar
     dtype = getattr(mx, plan.problem.dtype)
     if plan.is_zero:
         return mx.zeros(plan.problem.output_shape, dtype)
-    if plan.products:  # of halves in float32, so that they are rounded once
-        wide = mx.float64 if dtype == mx.float64 else mx.float32
-        inputs = Inputs(x.astype(wide), plan.problem.groups)
-        return weave(multiply(plan, inputs, pack_taps(plan, w.astype(wide))), plan).astype(dtype)
-    x, w = x.astype(dtype), w.astype(dtype)  # once, and not in each convolution
-    packed = pack(plan, w)
-    inputs = Inputs(x, plan.problem.groups)
+    if packed is None:
+        packed = packed_for(plan, w)
+    if plan.products:
+        inputs = Inputs(x.astype(packed[0].dtype), plan.problem.groups)
+        return weave(multiply(plan, inputs, packed), plan).astype(dtype)
+    inputs = Inputs(x.astype(dtype), plan.problem.groups)  # once, and not in each convolution
     outputs = [
         convolve(inputs, taps, sub, pad_explicitly)
         for taps, sub in zip(packed, plan.subconvs, strict=True)

@@ -6,6 +6,7 @@ own layers do, since models set some (`output_padding`, say) after construction.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -22,6 +23,36 @@ _OPS: dict[int, Callable[..., mx.array]] = {
     2: ops.conv_transpose2d,
     3: ops.conv_transpose3d,
 }
+
+
+_OPTIONS = ("stride", "padding", "dilation", "output_padding")
+
+
+class PackedConvTranspose(nn.Module):
+    """A transposed convolution for inference, made by ``PolyConvTranspose*.to_packed()``.
+
+    It has no parameters: its weights are cut into taps, once, and cannot be updated or trained.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        weight: mx.array,
+        bias: mx.array | None,
+        options: dict[str, IntOrTuple],
+        groups: int,
+    ) -> None:
+        super().__init__()
+        self._call = functools.partial(_OPS[ndim], groups=groups, **options)
+        self._packed, self._bias = ops.pack(weight), bias
+        self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
+
+    def _extra_repr(self) -> str:
+        return f"weight={self._packed.shape}, {self._shown}, bias={self._bias is not None}"
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = self._call(x, self._packed)
+        return y if self._bias is None else y + self._bias
 
 
 class PolyConvTranspose(nn.Module):
@@ -101,6 +132,18 @@ class PolyConvTranspose(nn.Module):
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
             f"output_padding={self.output_padding}, {groups}bias={'bias' in self}"
         )
+
+    def to_packed(self) -> PackedConvTranspose:
+        """A layer for inference that holds these weights cut into taps, once.
+
+        It is another layer with nothing to train: changing or training this one does not reach it.
+
+        Returns:
+            PackedConvTranspose: With the same outputs.
+        """
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        bias = self.bias if "bias" in self else None
+        return PackedConvTranspose(self._ndim, self.weight, bias, options, self.groups)
 
     def __call__(self, x: mx.array) -> mx.array:
         y = _OPS[self._ndim](

@@ -14,9 +14,11 @@ import mlx.core as mx
 from polyconv import arguments, spec
 from polyconv.device import STREAM_TYPES, StreamOrDevice, metal_for
 from polyconv.devices import Metal
+from polyconv.packing import PackedWeight
 from polyconv.transforms import Bilinear, Problem, convolution
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
+Weight: TypeAlias = "mx.array | PackedWeight"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
 
 # What is cached holds a plan, up to some hundred bytes per phase, and a program that never repeats
@@ -24,9 +26,30 @@ Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
 _CACHED = 256
 
 
+def pack(w: mx.array) -> PackedWeight:
+    """Keeps what is cut out of a weight, for calls that use it again.
+
+    Cutting a weight into taps costs up to some ten times the convolution where the input is short.
+    Any function here takes the result in place of `w`; gradients of the input are as ever, the
+    weight itself has none.
+
+    Args:
+        w (array): Weight array, ``(O, *K, C / groups)``.
+
+    Returns:
+        PackedWeight: To pass as `w`, with any options and lengths.
+
+    Raises:
+        ValueError: If `w` is not an array.
+    """
+    if not isinstance(w, mx.array):
+        arguments.refuse("pack", "weight must be an mlx.core.array", type(w).__name__)
+    return PackedWeight(w)
+
+
 def conv_transpose1d(
     x: mx.array,
-    w: mx.array,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -43,7 +66,7 @@ def conv_transpose1d(
 
     Args:
         x (array): Input array of shape ``(N, L, C_in)``, float16, bfloat16 or float32.
-        w (array): Weight array of shape ``(C_out, K, C_in / groups)``.
+        w (array or PackedWeight): Weight array of shape ``(C_out, K, C_in / groups)``.
         stride (int, optional): Output samples per input sample. Default: ``1``.
         padding (int, optional): Output samples dropped at each end, or added where negative.
             Default: ``0``.
@@ -69,7 +92,7 @@ def conv_transpose1d(
 
 def conv_transpose2d(
     x: mx.array,
-    w: mx.array,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -87,7 +110,7 @@ def conv_transpose2d(
 
     Args:
         x (array): Input array of shape ``(N, H, W, C_in)``, float16, bfloat16 or float32.
-        w (array): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
+        w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
         padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
         dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
@@ -109,7 +132,7 @@ def conv_transpose2d(
 
 def conv_transpose3d(
     x: mx.array,
-    w: mx.array,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -127,7 +150,7 @@ def conv_transpose3d(
 
     Args:
         x (array): Input array of shape ``(N, D, H, W, C_in)``, float16, bfloat16 or float32.
-        w (array): Weight array of shape ``(C_out, KD, KH, KW, C_in / groups)``.
+        w (array or PackedWeight): Weight array of shape ``(C_out, KD, KH, KW, C_in / groups)``.
         stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
         padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
         dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
@@ -149,7 +172,7 @@ def conv_transpose3d(
 
 def conv_general(
     x: mx.array,
-    w: mx.array,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: Padding = 0,
@@ -169,7 +192,7 @@ def conv_general(
 
     Args:
         x (array): Input array of shape ``(N, *S, C_in)``, one to three spatial axes.
-        w (array): Weight array of shape ``(C_out, *K, C_in / groups)``.
+        w (array or PackedWeight): Weight array of shape ``(C_out, *K, C_in / groups)``.
         stride (int or list(int), optional): Samples of the dilated input per output sample.
             Default: ``1``.
         padding (int, list(int) or tuple(list(int), list(int)), optional): Zeros put before and
@@ -189,19 +212,32 @@ def conv_general(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    op = "conv_general"
-    _check_types(op, x, w, stream, method)
-    ndim = spec.spatial_ndim(op, x.shape)
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
+    return general("conv_general", None, x, w, given, stream, method)
+
+
+def general(
+    op: str,
+    ndim: int | None,
+    x: mx.array,
+    w: Weight,
+    given: tuple[Any, ...],
+    stream: StreamOrDevice,
+    method: str,
+) -> mx.array:
+    """`conv_general`, of one rank if `ndim` is given, under the name `op`."""
+    _check_types(op, x, w, stream, method)
+    if ndim is None:
+        ndim = spec.spatial_ndim(op, x.shape)
     options = arguments.general_options(op, ndim, *given)
     where = (method, metal_for(stream), stream)
-    return _general(x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
+    return _general(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
 
 
 def _transposed(
     ndim: int,
     x: mx.array,
-    w: mx.array,
+    w: Weight,
     given: tuple[IntOrSequence, IntOrSequence, IntOrSequence, IntOrSequence, int],
     stream: StreamOrDevice,
     method: str,
@@ -236,6 +272,7 @@ def _transposed_of(
 
 @lru_cache(_CACHED)
 def _general(
+    op: str,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     dtypes: tuple[mx.Dtype, mx.Dtype],
@@ -249,7 +286,6 @@ def _general(
     metal: Metal | None,
     stream: StreamOrDevice,
 ) -> Bilinear:
-    op = "conv_general"
     problem = spec.general(
         op,
         x_shape,
@@ -272,7 +308,8 @@ def _names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
 
 def _check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
     for name, value in (("x", x), ("weight", w)):
-        if not isinstance(value, mx.array):
+        packed = name == "weight" and isinstance(value, PackedWeight)
+        if not (packed or isinstance(value, mx.array)):
             arguments.refuse(op, f"{name} must be an mlx.core.array", type(value).__name__)
     if not isinstance(method, str):
         arguments.refuse(op, "method must be a str", arguments.shown(method))

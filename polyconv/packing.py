@@ -12,6 +12,54 @@ from polyconv.plan import ConvPlan, SubConv
 from polyconv.slicing import contiguous, cut, pad
 
 
+class PackedWeight:
+    """A weight that is cut into taps once, for functions that are called with it again and again.
+
+    Made by :func:`polyconv.pack`. What is kept belongs to this object and to its `array`, which
+    cannot be exchanged, so it cannot grow stale.
+    """
+
+    def __init__(self, w: mx.array) -> None:
+        self._w = w
+        self._taps: dict[object, list[mx.array]] = {}
+
+    @property
+    def array(self) -> mx.array:
+        """The weight as it was given."""
+        return self._w
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._w.shape
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return self._w.dtype
+
+    def taps_of(self, plan: ConvPlan) -> list[mx.array]:
+        """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths."""
+        key = plan.packing_key
+        if key not in self._taps:
+            self._taps[key] = packed_for(plan, self._w)
+        return self._taps[key]
+
+    def __repr__(self) -> str:
+        return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"
+
+
+def packed_for(plan: ConvPlan, w: mx.array) -> list[mx.array]:
+    """The weight as a plan's convolutions or products take it.
+
+    For products halves are made float32, so that sums are rounded once.
+    """
+    if plan.is_zero:
+        return []
+    dtype = getattr(mx, plan.problem.dtype)
+    if plan.products:
+        return pack_taps(plan, w.astype(dtype if dtype == mx.float64 else mx.float32))
+    return pack(plan, w.astype(dtype))
+
+
 def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
     """Cuts `(O, *K, C)` into the taps of each subconv: `(G * prod(R) * O / G, *T, C)`."""
     if plan.is_native:

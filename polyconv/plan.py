@@ -80,6 +80,13 @@ class ConvPlan:
         return self._subconv(tuple(axis.first_block for axis in self.axes))
 
     @cached_property
+    def packing_key(self) -> object:
+        """Equal for plans that cut a weight alike; the length of the input is not in it."""
+        cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
+        problem = (self.problem.groups, self.problem.flip, self.problem.dtype)
+        return (cuts, self.is_native, self.products, *problem)
+
+    @cached_property
     def cost(self) -> Cost:
         if self.is_zero:
             return Cost(0, 0, 0)
@@ -156,7 +163,7 @@ def plan(
     lowered = [METHODS[name](spec, metal) for name in METHODS if name != "native"]
     plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
     if isinstance(direct, ConvPlan) and metal is None and not spec.is_input_dilated:
-        plans.append(direct)
+        plans.insert(0, direct)
     if not plans:
         reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
@@ -176,15 +183,15 @@ def ideal(spec: ConvSpec) -> int:
 def _stays_native(direct: ConvPlan) -> bool:
     """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
 
-    On a CPU not if MLX would loop over single samples. On Metal not if it would unfold, read
-    outside its input, or flip the kernel, which keeps it from its fastest kernels.
+    On a CPU it is one of several, compared by cost. On Metal not if it would unfold, read outside
+    its input, or flip the kernel, which keeps it from its fastest kernels.
     """
     if direct.problem.is_input_dilated:
         return False
     if direct.is_zero:
         return True
     if direct.metal is None:
-        return not direct.cost.macs_in_loops
+        return False
     return not direct.problem.flip and direct.first.issued.is_safe
 
 
@@ -202,13 +209,15 @@ def _explained(
         if other is not best
     ]
     if isinstance(direct, ConvPlan):
-        direct = Rejection("native", _not_native(direct))
+        direct = Rejection("native", _not_native(direct, best))
     return replace(best, rejected=(*rejected, direct))
 
 
-def _not_native(direct: ConvPlan) -> str:
+def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
     if direct.metal is None and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"
+    if direct.metal is None:
+        return _dearer(direct, best)
     if direct.problem.is_input_dilated:
         return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
     if not direct.first.issued.is_safe:

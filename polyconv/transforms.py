@@ -29,11 +29,13 @@ import mlx.core as mx
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.devices import Metal
 from polyconv.execute import run
+from polyconv.packing import PackedWeight
 from polyconv.plan import ConvPlan, plan
 from polyconv.products import correlate
+from polyconv.slicing import contiguous
 from polyconv.spec import ConvSpec, adjoint
 
-Bilinear: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
+Bilinear: TypeAlias = "Callable[[mx.array, mx.array | PackedWeight], mx.array]"
 
 Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
 
@@ -71,16 +73,39 @@ def convolution(problem: Problem, op: str) -> Bilinear:
     is_own = problem.method == "native" and problem.spec.groups == 1
     mapped = _bilinear("y", problem)
 
-    def convolve(x: mx.array, w: mx.array) -> mx.array:
+    def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
         observer = _OBSERVER.get()
         if observer is not None:
             observer(op, problem.spec)
+        if isinstance(w, PackedWeight):
+            return _with_packed(problem, chosen, w, x)
         if is_own or is_exporting():
             with on(problem.stream):
                 return run(chosen, x, w, pads_explicitly(problem.stream, mlx_gradients=True))
         return mapped(x, w)[0]
 
     return convolve
+
+
+def _with_packed(problem: Problem, chosen: ConvPlan, w: PackedWeight, x: mx.array) -> mx.array:
+    """The convolution as a function of `x` alone, its weights packed before."""
+
+    @mx.custom_function
+    def compute(x: mx.array) -> list[mx.array]:
+        with on(problem.stream):
+            return [run(chosen, x, w.array, pads_explicitly(problem.stream), w.taps_of(chosen))]
+
+    @compute.vjp
+    def pull_back(x: mx.array, cotangents: Any, _: Any) -> mx.array:
+        return _bilinear("x", problem)(w.array, cotangents[0])[0].astype(x.dtype)
+
+    @compute.vmap
+    def fold(x: mx.array, axis: int) -> Any:
+        return _folded("y", problem, (x, w.array), (axis, None))
+
+    if is_exporting():
+        return run(chosen, x, w.array, pads_explicitly(problem.stream, mlx_gradients=True))
+    return compute(x)[0]
 
 
 def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], list[mx.array]]:
@@ -117,10 +142,9 @@ def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
 def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     """The convolution of `y` with each group's input and output channels exchanged."""
     spec = adjoint(problem.spec)
-    method = "auto" if spec.is_input_dilated else "per_phase"
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
-    w = w.swapaxes(1, -1).flatten(0, 1)
-    return run(_planned(spec, method, problem.metal), y, w, pads_explicitly(problem.stream))
+    w = contiguous(w.swapaxes(1, -1).flatten(0, 1))
+    return run(_planned(spec, "auto", problem.metal), y, w, pads_explicitly(problem.stream))
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:

@@ -13,14 +13,21 @@ from polyconv.axisplan import AxisPlan
 from polyconv.plan import ConvPlan, SubConv
 from polyconv.slicing import cut
 
+# From so many contiguous numbers on, MLX's CPU multiplies a transposed array by ones 1.3 to 2.4
+# times as fast as it copies it (measured on the 2D layers of docs/benchmarks/cases.toml).
+_RUN = 64
 
-def assemble(plan: ConvPlan, outputs: list[mx.array]) -> mx.array:
-    """Weaves the outputs of the subconvs, `(N, *M, G * prod(R) * O / G)`, into that of the plan."""
-    frames = [frames_of(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
+
+def assemble(plan: ConvPlan, outputs: list[mx.array], linear: bool = False) -> mx.array:
+    """Weaves the outputs of the subconvs, `(N, *M, G * prod(R) * O / G)`, into that of the plan.
+
+    With `linear` by moving numbers alone, so that its transpose does no more either.
+    """
+    frames = [frames_of(y, sub, plan, linear) for y, sub in zip(outputs, plan.subconvs)]
     return weave(frames, plan)
 
 
-def frames_of(y: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:
+def frames_of(y: mx.array, sub: SubConv, plan: ConvPlan, linear: bool = False) -> mx.array:
     """Brings phases next to their frames: `(N, M1, R1, M2, R2, ..., G, O / G)`."""
     n, *frames, channels = y.shape
     ndim, groups = len(frames), plan.problem.groups
@@ -29,7 +36,11 @@ def frames_of(y: mx.array, sub: SubConv, plan: ConvPlan) -> mx.array:
         return y.reshape(n, *pairs, groups, channels // groups)
     y = y.reshape(n, *frames, groups, *sub.n_phases, -1)
     pairs = [i for a in range(ndim) for i in (1 + a, 2 + ndim + a)]
-    return y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
+    y = y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
+    moved = ndim > 1 and max(sub.n_phases[:-1]) > 1
+    if moved and not linear and plan.metal is None and y.shape[-1] * y.shape[-3] >= _RUN:
+        return y * mx.ones(y.shape[-3:], y.dtype)
+    return y
 
 
 def weave(outputs: list[mx.array], plan: ConvPlan) -> mx.array:

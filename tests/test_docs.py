@@ -95,7 +95,7 @@ def test_signatures_of_the_api_page_are_those_of_the_package():
     import inspect
 
     blocks = fenced((ROOT / "docs" / "api.md").read_text(), "text")
-    layers = blocks[1]
+    (layers,) = [block for block in blocks if "PolyConvTranspose1d" in block]
     for line in "".join(blocks).strip().splitlines():
         name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
         signature = inspect.signature(getattr(polyconv, name))
@@ -117,6 +117,13 @@ def test_the_readme_s_table_is_the_one_measured(monkeypatch):
     results = json.loads(layers.RESULTS.read_text())
     assert layers.table(results) in (ROOT / "README.md").read_text()
     assert min(row["ratio"] for row in results["rows"]) < 1, "a losing row stays in"
+
+
+def test_the_page_of_rivals_is_the_one_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
+    page = importlib.import_module("page")
+    results = json.loads((ROOT / "docs" / "benchmarks" / "rivals.json").read_text())
+    assert page.page(results) == (ROOT / "docs" / "benchmarks" / "rivals.md").read_text()
 
 
 def test_links_lead_somewhere():

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from cases import NAMED
 
 import polyconv
 from polyconv import bench, inspection
@@ -182,15 +183,52 @@ def test_the_doctor_says_what_is_here(capsys):
 def test_bench_times_each_method_and_says_how_far_they_differ(capsys):
     timings = bench.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
     names = [each.name for each in timings]
-    assert names == ["mx", "mx as 2D", "auto", "per_phase", "stacked", "taps"]
-    assert all(each.difference < 1e-5 and each.median > 0 for each in timings)
+    assert names == ["mx", "mx as 2D", "auto", "per_phase", "stacked", "taps", "packed", "matmul"]
+    assert all(each.error is None or each.error < 1e-5 for each in timings)
+    assert [each.name for each in timings if each.error is None] == ["matmul"]
     shapes = ["--input", "1,4,4,4", "--weight", "6,2,2,2"]
     command = ["bench", "conv_transpose2d", *shapes, "--stride", "2", "--groups", "2"]
     assert main([*command, "--rounds", "2"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows[1:]] == ["mx", "auto", "per_phase", "stacked", "taps"]
+    assert [row.split()[0] for row in rows[1:]] == [
+        "mx",
+        "auto",
+        "per_phase",
+        "stacked",
+        "taps",
+        "packed",
+    ]
     assert main([*command, "--rounds", "0"]) == 2
     assert main([*command[:-1], "3"]) == 2
+
+
+def test_bench_of_cases_as_data(tmp_path, capsys):
+    pytest.importorskip("tomllib", reason="needs Python 3.11")
+    file, out = tmp_path / "cases.toml", tmp_path / "rows.json"
+    file.write_text(
+        '[[case]]\nname = "a layer"\nop = "conv_transpose2d"\ninput = [1, 3, 4, 2]\n'
+        "weight = [3, 3, 2, 2]\nstride = [2, 1]\noutput_padding = [1, 0]\n"
+    )
+    command = ["bench", "--cases", str(file), "--rounds", "2", "--out", str(out)]
+    assert main([*command, "--rivals", "torch,onnxruntime,jax"]) == 0
+    assert capsys.readouterr().out.startswith("a layer: mx ")
+    (row,) = json.loads(out.read_text())["rows"]
+    assert {"mx", "auto", "packed", "matmul"} <= set(row["timings"])
+    errors = {name: each["error"] for name, each in row["timings"].items()}
+    assert errors.pop("matmul") is None
+    assert max(errors.values()) < 1e-5, errors
+    assert main([*command, "--rivals", "abacus"]) == 2
+
+
+@pytest.mark.parametrize("name", ["hifigan", "depthwise", "2d mixed strides", "3d 4x4x4 s2 p1"])
+def test_rivals_compute_the_same(name):
+    """As far as they are installed."""
+    case = NAMED[name]
+    rivals = ("torch", "onnxruntime", "jax")
+    timings = bench.bench(
+        case.op, case.x_shape, case.w_shape, rounds=1, rivals=rivals, **case.kwargs
+    )
+    assert all(each.error < 1e-5 for each in timings if each.name != "matmul"), timings
 
 
 def test_the_tests_for_a_mac_run_through():

@@ -2,10 +2,10 @@
 
     make layers            (see docs/benchmarks/README.md for the BLAS to preload)
 
-MLX's own op, polyconv as it is, and each of its two methods run in turn on the same data, after a
-warm-up; times are medians, the ratio is the median of the ratios of each round. Errors are against
-float64. Peak memory is MLX's, beyond input and weight. Writes layers.json next to this file, or to
-`--out`; `--readme` writes the table of layers.json into README.md.
+MLX's own op, polyconv as it is, each of its methods, and polyconv with a packed weight run in turn
+on the same data, after a warm-up; times are medians, the ratio is the median of the ratios of each
+round. Errors are against float64. Peak memory is MLX's, beyond input and weight. Writes layers.json
+next to this file, or to `--out`; `--readme` writes the table of layers.json into README.md.
 """
 
 from __future__ import annotations
@@ -85,12 +85,15 @@ def measure(case: tuple[Any, ...]) -> dict[str, Any]:
     op = f"conv_transpose{len(x_shape) - 2}d"
     arrays = mx.array(x), mx.array(w)
     mx.eval(arrays)
+    packed = polyconv.pack(arrays[1])
     options = (stride, padding, 1, extra, groups)
     calls = {
         "native": lambda: getattr(mx, op)(*arrays, *options),
         "polyconv": lambda: getattr(polyconv, op)(*arrays, *options),
         "per_phase": lambda: getattr(polyconv, op)(*arrays, *options, method="per_phase"),
         "stacked": lambda: getattr(polyconv, op)(*arrays, *options, method="stacked"),
+        "taps": lambda: getattr(polyconv, op)(*arrays, *options, method="taps"),
+        "packed": lambda: getattr(polyconv, op)(arrays[0], packed, *options),
     }
     expected = exact(x, w, stride, padding, extra, groups)
     ndim = len(x_shape) - 2
@@ -99,6 +102,7 @@ def measure(case: tuple[Any, ...]) -> dict[str, Any]:
     row: dict[str, Any] = {"case": name, "input": x_shape, "weight": w_shape, "stride": stride}
     row["auto"] = plan(problem).method
     times: dict[str, list[float]] = {lib: [] for lib in calls}
+    mx.eval(calls["packed"]())  # cut up outside the timed call
     for lib, call in calls.items():  # the warm-up, and what does not vary
         y, seconds, peak = run(call)
         error = float(np.max(np.abs(np.array(y) - expected)))
@@ -127,14 +131,15 @@ def gemm_gflops() -> float:
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        "| layer | `mx.conv_transpose*` | polyconv | ratio | max abs error, MLX / polyconv "
-        "| peak MB, MLX / polyconv |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| layer | `mx.conv_transpose*` | polyconv | ratio | packed once "
+        "| max abs error, MLX / polyconv | peak MB, MLX / polyconv |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in results["rows"]:
         a, b = row["native"], row["polyconv"]
         lines.append(
             f"| {row['case']} | {_time(a['ms'])} | {_time(b['ms'])} | {_ratio(row['ratio'])} "
+            f"| {_time(row['packed']['ms'])} "
             f"| {a['max_abs_error']:.1e} / {b['max_abs_error']:.1e} "
             f"| {a['peak_mb']:.3g} / {b['peak_mb']:.3g} |"
         )

@@ -1,0 +1,109 @@
+"""How do other frameworks compute a transposed convolution? For `polyconv bench` alone.
+
+Each takes the same channels-last NumPy arrays and gives back a function to time, whose result
+`as_numpy` turns into a channels-last array. A framework that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from polyconv.spec import ConvSpec
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Run: TypeAlias = "Callable[[], Any]"
+
+
+def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """PyTorch, contiguous and channels last, 2 threads."""
+    import torch
+
+    torch.set_num_threads(2)
+    stride, padding, output_padding, dilation = options
+    ndim, groups = problem.ndim, problem.groups
+    convolve = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
+    first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    kernel = np.moveaxis(grouped, -1, 1).reshape(x.shape[-1], w.shape[0] // groups, *w.shape[1:-1])
+    weight = torch.from_numpy(np.ascontiguousarray(kernel))
+
+    def run(inputs: Any, kernel: Any) -> Any:
+        with torch.no_grad():
+            y = convolve(inputs, kernel, None, stride, padding, output_padding, groups, dilation)
+        return y.movedim(1, -1)
+
+    runs: dict[str, Run] = {"torch": lambda: run(first, weight)}
+    layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
+    if ndim in layouts:
+        last = [a.contiguous(memory_format=layouts[ndim]) for a in (first, weight)]
+        runs["torch channels last"] = lambda: run(*last)
+    return runs
+
+
+def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """ONNX Runtime's CPU provider, one ConvTranspose node, 2 threads."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    stride, padding, output_padding, dilation = options
+    groups = problem.groups
+    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    kernel = np.moveaxis(grouped, -1, 1).reshape(x.shape[-1], w.shape[0] // groups, *w.shape[1:-1])
+    node = helper.make_node(
+        "ConvTranspose",
+        ["x", "w"],
+        ["y"],
+        strides=stride,
+        pads=[*padding, *padding],
+        output_padding=output_padding,
+        dilations=dilation,
+        group=groups,
+    )
+    first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    float32 = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", float32, first.shape)],
+        [helper.make_tensor_value_info("y", float32, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(kernel), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = 2
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
+    return {"onnxruntime": lambda: np.moveaxis(session.run(None, {"x": first})[0], 1, -1)}
+
+
+def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """JAX, compiled, channels last, by `lhs_dilation`."""
+    import jax
+    import jax.numpy as jnp
+
+    space = "DHW"[-problem.ndim :]
+    layouts = (f"N{space}C", f"O{space}I", f"N{space}C")
+    flipped = np.flip(w, tuple(range(1, w.ndim - 1))) if problem.flip else w
+    inputs, kernel = jnp.asarray(x), jnp.asarray(np.ascontiguousarray(flipped))
+    axes = problem.axes
+
+    @jax.jit
+    def convolve(inputs: Any, kernel: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            inputs,
+            kernel,
+            [axis.stride for axis in axes],
+            [(axis.padding_lo, axis.padding_hi) for axis in axes],
+            [axis.input_dilation for axis in axes],
+            [axis.kernel_dilation for axis in axes],
+            layouts,
+            problem.groups,
+        )
+
+    return {"jax": lambda: convolve(inputs, kernel).block_until_ready()}
+
+
+PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax}
