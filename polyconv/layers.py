@@ -44,7 +44,8 @@ class PackedConvTranspose(nn.Module):
     ) -> None:
         super().__init__()
         self._call = functools.partial(_OPS[ndim], groups=groups, **options)
-        self._packed, self._bias = ops.pack(weight), bias
+        self._packed = ops.pack(weight)
+        self._bias = None if bias is None else mx.stop_gradient(bias)
         self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
 
     def _extra_repr(self) -> str:

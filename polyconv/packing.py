@@ -20,7 +20,8 @@ class PackedWeight:
     """
 
     def __init__(self, w: mx.array) -> None:
-        self._w = w
+        # An array of its own, as `w[...] = ...` changes an array in place.
+        self._w = mx.stop_gradient(w)
         self._taps: dict[object, list[mx.array]] = {}
 
     @property

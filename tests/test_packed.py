@@ -64,6 +64,20 @@ def test_gradients_of_the_input_and_transforms(name):
     assert mx.array_equal(mapped, mx.stack([case.call(each, w, "auto") for each in xs]))
 
 
+def test_changing_an_array_in_place_does_not_reach_what_was_packed():
+    w, x = integers(6, 16, 4), integers(1, 9, 4)
+    packed = polyconv.pack(w)
+    before = polyconv.conv_transpose1d(x, w, 8, 4)
+    w[:] = 0
+    for method in ("stacked", "per_phase", "taps"):
+        assert mx.array_equal(polyconv.conv_transpose1d(x, packed, 8, 4, method=method), before)
+    layer = polyconv.PolyConvTranspose1d(4, 6, 8, stride=4)
+    fast, expected = layer.to_packed(), layer(x)
+    layer.weight[:] = 0
+    layer.bias[:] = 7
+    assert mx.allclose(fast(x), expected, atol=1e-6)
+
+
 def test_packing_inside_a_compiled_function_stays_valid():
     w = polyconv.pack(integers(6, 4, 4))
     x = integers(1, 9, 4)
