@@ -99,12 +99,12 @@ def summary(told: list[tuple[str, str, int, Explanation]]) -> list[str]:
         own = (_bytes(native.unfold_bytes), _bytes(native.peak_bytes), si(native.macs).strip())
         new = (each.chosen, _bytes(ours.peak_bytes), si(ours.macs).strip())
         cells.append((where, lib, str(n), *own, *new))
-    n_calls = sum(n for _, _, n, _ in told)
-    cells.append(
-        ("all", "", str(n_calls), "", "", si(totals[0]).strip(), "", "", si(totals[1]).strip())
-    )
     if not told:
         return ["No transposed convolution was called through mx or polyconv."]
+    n_calls = sum(n for _, _, n, _ in told)
+    unfold, peak, new_peak = (_bytes(max(column)) for column in zip(*largest, strict=True))
+    own_macs, new_macs = (si(total).strip() for total in totals)
+    cells.append(("all", "", str(n_calls), unfold, peak, own_macs, "", new_peak, new_macs))
     return [*table(cells), "In the last line MACs are summed, and bytes are the largest."]
 
 

@@ -15,6 +15,7 @@ import polyconv
 from polyconv import bench, inspection
 from polyconv.__main__ import main
 from polyconv.kernels import NEWEST
+from polyconv.plan import METHODS
 from polyconv.tracing import recorded
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +82,8 @@ def test_explain_model_on_the_command_line(capsys, monkeypatch, tmp_path):
     assert lines[0].split()[:3] == ["where", "op", "of"]
     assert lines[1].split()[0] == "layers.0"
     assert lines[2].split()[:2] == ["all", "1"]
+    only = [cell for cell in lines[1].split()[3:] if cell not in METHODS]
+    assert lines[2].split()[2:] == only
     assert "layers.0: mx.conv_transpose1d x (1, 10, 4) float32 -> (1, 22, 4)" in lines
     assert main([*arguments, "--json"]) == 0
     (call,) = json.loads(capsys.readouterr().out)
