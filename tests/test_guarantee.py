@@ -118,10 +118,10 @@ def issued(op, x_shape, w_shape, options, groups, method, dtype):
     return forward, all_calls[len(forward) :]
 
 
-def check(call, method, dtype, counts, rules=RULE_SETS):
+def check(call, method, dtype, counts, device="m4-max"):
     """Asserts the guarantee for one call, and counts its kernels. False if it has no output."""
     try:
-        with polyconv.planning_for("m4-max"):
+        with polyconv.planning_for(device):
             directions = issued(*call, method, dtype)
     except ValueError as error:
         if (
@@ -134,8 +134,8 @@ def check(call, method, dtype, counts, rules=RULE_SETS):
     for direction, specs in zip(("forward", "gradient"), directions, strict=True):
         for spec in specs:
             assert not spec.flip, call
-            for rule_set in rules:
-                kernel = predict(spec, LIMITS, rule_set)
+            for rule_set in RULE_SETS:
+                kernel = predict(spec, DEVICES[device], rule_set)
                 assert not kernel.is_explicit, (call, spec, rule_set)
                 assert kernel.unfold_bytes == 0
                 assert not kernel.hazard, (call, spec, kernel)
@@ -156,7 +156,7 @@ def check_all(n_random, seed=0):
     rng, done = random.Random(seed), 0
     while done < n_random:
         dtype = rng.choice((mx.float32, mx.float16, mx.bfloat16))
-        done += check(random_call(rng), rng.choice(("auto", *methods)), dtype, counts)
+        done += check(random_call(rng), rng.choice(methods), dtype, counts)
     return n_real, done, counts
 
 
@@ -185,10 +185,10 @@ def test_conv_general_neither():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_on_the_other_devices_too(device, monkeypatch):
-    monkeypatch.setitem(globals(), "LIMITS", DEVICES[device])
+def test_on_the_other_devices_too(device):
     rng = random.Random(7)
-    assert any(check(random_call(rng), "auto", mx.float32, Counter()) for _ in range(20))
+    calls = [random_call(rng) for _ in range(20)]
+    assert sum(check(call, "auto", mx.float32, Counter(), device) for call in calls) > 10
 
 
 def test_it_can_fail():

@@ -54,7 +54,7 @@ ARROWS = {
         },
         True,
     ),
-    "tracing": ({"arguments", "spec", "explanation", "inspection", "transforms"}, True),
+    "tracing": ({"spec", "explanation", "inspection", "ops", "transforms"}, True),
     "peers": ({"spec"}, False),
     "bench": ({"arguments", "explanation", "ops", "peers", "plan", "spec"}, True),
     "__init__": ({"convs", "device", "inspection", "layers", "ops", "tracing"}, True),

@@ -1,5 +1,7 @@
 """On the GPU: peak memory against what is predicted."""
 
+from math import prod
+
 import mlx.core as mx
 import pytest
 from test_guarantee import real_calls
@@ -18,19 +20,14 @@ _PAGES = 64 * 16384
 
 def predicted_peak(problem, metal):
     """Everything but input and weight."""
-    output = ITEMSIZE[problem.dtype]
-    for n in problem.output_shape:
-        output *= n
+    output = ITEMSIZE[problem.dtype] * prod(problem.output_shape)
     return output + sum(allocated(plan(problem, metal=metal)).values())
 
 
 def small_enough(call):
     op, x, w, options, groups = call
     problem = problem_of(op, x, w, "float32", {**options, "groups": groups})
-    size = 4
-    for n in problem.output_shape:
-        size *= n
-    return size < (1e6 if DRY else 3e8)
+    return 4 * prod(problem.output_shape) < (1e6 if DRY else 3e8)
 
 
 CALLS = [call for call in real_calls() if small_enough(call)][:: 20 if DRY else 3]
