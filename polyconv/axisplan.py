@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
@@ -160,11 +160,13 @@ def native_axis(axis: Axis) -> AxisPlan:
     return AxisPlan(axis, (whole,), 1, axis.output_size, native=True)
 
 
+@lru_cache(64)
 def per_phase_axis(axis: Axis) -> AxisPlan:
     """One convolution per phase, each with its own taps and no others."""
     return _from_origin(axis, split(axis), crop_lo=0, stacked=False)
 
 
+@lru_cache(64)
 def stacked_axis(axis: Axis) -> AxisPlan | Rejection:
     """One convolution for all phases, over the shortest window that holds the taps of each.
 

@@ -16,7 +16,7 @@ import numpy as np
 from polyconv import arguments, ops, peers
 from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS
-from polyconv.spec import ConvSpec
+from polyconv.spec import ITEMSIZE, ConvSpec
 
 _SLOW = 1.0  # seconds; what takes longer is run once
 _MOST = 4.0  # seconds for all rounds of a case, once there are five
@@ -226,7 +226,8 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
     rows = []
     for case in cases:
         call = {k: tuple(v) if isinstance(v, list) else v for k, v in case.items() if k != "name"}
-        timings = bench(call.pop("op"), call.pop("input"), call.pop("weight"), **more, **call)
+        op, x, w = (call.pop(k) for k in ("op", "input", "weight"))
+        timings = bench(op, x, w, **more, **call)
         told = {
             each.name: {
                 "ms": each.median,
@@ -236,13 +237,8 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
             }
             for each in timings
         }
-        problem = problem_of(
-            case["op"],
-            tuple(case["input"]),
-            tuple(case["weight"]),
-            "float32",
-            {k: v for k, v in call.items() if k != "dtype"},
-        )
-        output_bytes = 4 * prod(problem.output_shape)
+        dtype = call.pop("dtype", "float32")
+        output = problem_of(op, x, w, dtype, call).output_shape
+        output_bytes = ITEMSIZE[dtype] * prod(output)
         rows.append({**case, "output_bytes": output_bytes, "timings": told})
     return rows

@@ -139,12 +139,24 @@ def problem_of(
             arguments.refuse(op, must, name)
     if min((*x, *w), default=0) < 0:
         arguments.refuse(op, "sizes must be at least 0", f"{x} and {w}")
-    dtypes = (dtype, dtype)
+    ndim = TRANSPOSED.get(op) or spec.spatial_ndim(op, x)
+    return read_call(op, ndim, x, w, (dtype, dtype), **options)
+
+
+def read_call(
+    op: str,
+    ndim: int,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    dtypes: tuple[str, str],
+    *args: Any,
+    **options: Any,
+) -> ConvSpec:
+    """The convolution of one of `OPS`, called with these arguments after input and weight."""
     if op in TRANSPOSED:
-        read = arguments.transposed_options(op, TRANSPOSED[op], **options)
+        read = arguments.transposed_options(op, ndim, *args, **options)
         return spec.transposed(op, x, w, dtypes, *read)
-    ndim = spec.spatial_ndim(op, x)
-    return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, **options))
+    return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, *args, **options))
 
 
 def _lines(problem: ConvSpec, chosen: ConvPlan, metal: Metal) -> tuple[Line, ...]:

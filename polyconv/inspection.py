@@ -111,7 +111,7 @@ def _blas() -> list[str]:
     here = found[0] if found else Path("/usr/lib/x86_64-linux-gnu/openblas-pthread/libblas.so.3")
     install = "" if found else " after installing OpenBLAS (Debian: libopenblas0-pthread)"
     return [
-        "BLAS: the reference one of MLX's wheel, some 25 to 30 times slower than OpenBLAS",
+        "BLAS: the reference one of MLX's wheel, some 30 times slower than OpenBLAS",
         f"  preload that{install}: LD_PRELOAD={here} python ...",
     ]
 

@@ -29,7 +29,7 @@ _CACHED = 256
 def pack(w: mx.array) -> PackedWeight:
     """Keeps what is cut out of a weight, for calls that use it again.
 
-    Cutting a weight into taps costs up to some ten times the convolution where the input is short.
+    Cutting a weight into taps costs more than the convolution itself where the input is short.
     Any function here takes the result in place of `w`; gradients of the input are as ever, the
     weight itself has none.
 
@@ -265,9 +265,9 @@ def _transposed_of(
     stream: StreamOrDevice,
 ) -> Bilinear:
     problem = spec.transposed(
-        op, x_shape, w_shape, _names(dtypes), stride, padding, dilation, output_padding, groups
+        op, x_shape, w_shape, dtype_names(dtypes), stride, padding, dilation, output_padding, groups
     )
-    return convolution(Problem(problem, method, metal, stream), op)
+    return convolution(Problem(op, problem, method, metal, stream))
 
 
 @lru_cache(_CACHED)
@@ -290,7 +290,7 @@ def _general(
         op,
         x_shape,
         w_shape,
-        _names(dtypes),
+        dtype_names(dtypes),
         stride,
         padding,
         kernel_dilation,
@@ -298,10 +298,11 @@ def _general(
         groups,
         flip,
     )
-    return convolution(Problem(problem, method, metal, stream), op)
+    return convolution(Problem(op, problem, method, metal, stream))
 
 
-def _names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
+def dtype_names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
+    """As `spec` calls them."""
     x, w = [str(dtype).removeprefix("mlx.core.") for dtype in dtypes]
     return x, w
 

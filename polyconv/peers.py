@@ -26,9 +26,7 @@ def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> di
     ndim, groups = problem.ndim, problem.groups
     convolve = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
     first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    kernel = np.moveaxis(grouped, -1, 1).reshape(x.shape[-1], w.shape[0] // groups, *w.shape[1:-1])
-    weight = torch.from_numpy(np.ascontiguousarray(kernel))
+    weight = torch.from_numpy(_inputs_first(w, groups))
 
     def run(inputs: Any, kernel: Any) -> Any:
         with torch.no_grad():
@@ -50,8 +48,6 @@ def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...])
 
     stride, padding, output_padding, dilation = options
     groups = problem.groups
-    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    kernel = np.moveaxis(grouped, -1, 1).reshape(x.shape[-1], w.shape[0] // groups, *w.shape[1:-1])
     node = helper.make_node(
         "ConvTranspose",
         ["x", "w"],
@@ -69,7 +65,7 @@ def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...])
         "layer",
         [helper.make_tensor_value_info("x", float32, first.shape)],
         [helper.make_tensor_value_info("y", float32, None)],
-        [numpy_helper.from_array(np.ascontiguousarray(kernel), "w")],
+        [numpy_helper.from_array(_inputs_first(w, groups), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     settings = ort.SessionOptions()
@@ -104,6 +100,13 @@ def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict
         )
 
     return {"jax": lambda: convolve(inputs, kernel).block_until_ready()}
+
+
+def _inputs_first(w: Array, groups: int) -> Array:
+    """`(O, *K, C / groups)` as `(C, O / groups, *K)`, the layout of PyTorch and ONNX."""
+    outputs, *kernel, channels = w.shape
+    grouped = np.moveaxis(w.reshape(groups, outputs // groups, *kernel, channels), -1, 1)
+    return np.ascontiguousarray(grouped.reshape(groups * channels, outputs // groups, *kernel))
 
 
 PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax}

@@ -141,9 +141,9 @@ def plan(
         metal (Metal, optional): The Apple GPU to plan for. Default: none, as on a CPU.
 
     Returns:
-        ConvPlan: With ``"auto"`` MLX's own convolution if no axis has an input dilation (on Metal
-        only if its kernel is safe and the kernel need not be flipped), else the cheapest polyphase
-        method; on Metal the cheapest of those that need at most `MOST_MACS` times the ideal
+        ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
+        input dilation; on Metal it is taken there if its kernel is safe and need not be flipped,
+        and else the cheapest of those methods that need at most `MOST_MACS` times the ideal
         arithmetic, if any does. Ideal are the multiply-accumulates of all phases with their own
         taps and the channels as they are.
 
@@ -169,8 +169,10 @@ def plan(
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
     if plans[0].is_zero:
         return plans[0]
-    lean = [each for each in plans if metal is None or each.cost.macs <= MOST_MACS * ideal(spec)]
-    best = min(lean or plans, key=lambda candidate: candidate.cost.seconds(candidate.rates))
+    if metal is not None:
+        most = MOST_MACS * ideal(spec)
+        plans = [each for each in plans if each.cost.macs <= most] or plans
+    best = min(plans, key=lambda candidate: candidate.cost.seconds(candidate.rates))
     return best if best is direct else _explained(best, lowered, direct)
 
 

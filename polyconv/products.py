@@ -151,7 +151,7 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
     spec = plan.problem
     dtype = getattr(mx, spec.dtype)
     if plan.metal is None and dtype != mx.float64:
-        dtype = mx.float32  # MLX's CPU products of halves are some 30 times slower
+        dtype = mx.float32  # MLX's CPU products of halves are far slower
     kernel = [axis.kernel_size for axis in spec.axes]
     zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
     if plan.is_zero:

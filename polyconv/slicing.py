@@ -10,21 +10,19 @@ from polyconv.device import is_exporting
 
 
 def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
-    """Pads one axis with zeros, or crops it where `lo` or `hi` is negative."""
-    if lo < 0 or hi < 0:
-        a = cut(a, axis, max(-lo, 0), a.shape[axis] - max(-hi, 0), 1)
-    if lo > 0 or hi > 0:
-        widths = [(0, 0)] * a.ndim
-        widths[axis] = (max(lo, 0), max(hi, 0))
-        a = mx.pad(a, widths)
-    return a
+    """As `pad_all`, on one axis."""
+    if not (lo or hi):
+        return a
+    widths = [(0, 0)] * a.ndim
+    widths[axis] = (lo, hi)
+    return pad_all(a, widths)
 
 
 def pad_all(a: mx.array, widths: Sequence[tuple[int, int]]) -> mx.array:
-    """As `pad`, on every axis by one copy."""
+    """Pads each axis with zeros, or crops it where a width is negative, by one copy at most."""
     for axis, (lo, hi) in enumerate(widths):
         if lo < 0 or hi < 0:
-            a = pad(a, axis, min(lo, 0), min(hi, 0))
+            a = cut(a, axis, max(-lo, 0), a.shape[axis] - max(-hi, 0), 1)
     positive = [(max(lo, 0), max(hi, 0)) for lo, hi in widths]
     return mx.pad(a, positive) if any(lo or hi for lo, hi in positive) else a
 

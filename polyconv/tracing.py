@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, spec, transforms
-from polyconv.explanation import TRANSPOSED, Explanation, explain_problem
+from polyconv import ops, transforms
+from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import metal_named, staleness
 from polyconv.spec import ConvSpec
 
@@ -94,8 +94,8 @@ def _spy(
         if sys._getframe(1).f_globals["__name__"].startswith("polyconv."):
             return y  # told already, as polyconv's
         options = {name: value for name, value in kwargs.items() if name != "stream"}
-        dtypes = [str(a.dtype).removeprefix("mlx.core.") for a in (x, w)]
-        problem = _problem(op, x.shape, w.shape, (dtypes[0], dtypes[1]), args, options)
+        dtypes = ops.dtype_names((x.dtype, w.dtype))
+        problem = read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *args, **options)
         if problem.is_input_dilated or op in TRANSPOSED:
             calls.append(Found(_where(names), "mx", op, problem))
         return y
@@ -103,28 +103,12 @@ def _spy(
     return spy
 
 
-def _problem(
-    op: str,
-    x: tuple[int, ...],
-    w: tuple[int, ...],
-    dtypes: tuple[str, str],
-    args: tuple[Any, ...],
-    options: dict[str, Any],
-) -> ConvSpec:
-    ndim = len(x) - 2
-    if op in TRANSPOSED:
-        read = arguments.transposed_options(op, ndim, *args, **options)
-        return spec.transposed(op, x, w, dtypes, *read)
-    return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, *args, **options))
-
-
 def _where(names: dict[int, str]) -> str:
     """The innermost module of the model on the stack, or else the line that made the call."""
-    here = {__file__, transforms.__file__}
     frame, line = sys._getframe(1), ""
     while frame is not None:
         path = frame.f_code.co_filename
-        inside = path in here or Path(path).parent == Path(__file__).parent
+        inside = Path(path).parent == Path(__file__).parent
         if not inside and not line:
             line = f"{Path(path).name}:{frame.f_lineno}"
         module = frame.f_locals.get("self")

@@ -44,12 +44,13 @@ _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What to compute, by which method, planned for which device, and on which stream."""
+    """What to compute for which op, by which method, planned for which device, on which stream."""
 
+    op: str
     spec: ConvSpec
     method: str
     metal: Metal | None
-    stream: StreamOrDevice = None
+    stream: StreamOrDevice
 
 
 @contextmanager
@@ -62,13 +63,13 @@ def observed(observer: Observer) -> Iterator[None]:
         _OBSERVER.reset(token)
 
 
-def convolution(problem: Problem, op: str) -> Bilinear:
+def convolution(problem: Problem) -> Bilinear:
     """The function of `x` and `w` that computes a problem.
 
     Raises:
-        ValueError: Under the name `op`, if the method is unknown or cannot compute it.
+        ValueError: Under the op's name, if the method is unknown or cannot compute it.
     """
-    chosen = plan(problem.spec, problem.method, op, problem.metal)
+    chosen = _planned(problem.spec, problem.method, problem.op, problem.metal)
     # MLX's own op where it is asked for, with MLX's own rules wherever these are right.
     is_own = problem.method == "native" and problem.spec.groups == 1
     mapped = _bilinear("y", problem)
@@ -76,12 +77,13 @@ def convolution(problem: Problem, op: str) -> Bilinear:
     def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
         observer = _OBSERVER.get()
         if observer is not None:
-            observer(op, problem.spec)
+            observer(problem.op, problem.spec)
+        if is_own or is_exporting():
+            plain = w.array if isinstance(w, PackedWeight) else w
+            with on(problem.stream):
+                return run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
         if isinstance(w, PackedWeight):
             return _with_packed(problem, chosen, w, x)
-        if is_own or is_exporting():
-            with on(problem.stream):
-                return run(chosen, x, w, pads_explicitly(problem.stream, mlx_gradients=True))
         return mapped(x, w)[0]
 
     return convolve
@@ -103,8 +105,6 @@ def _with_packed(problem: Problem, chosen: ConvPlan, w: PackedWeight, x: mx.arra
     def fold(x: mx.array, axis: int) -> Any:
         return _folded("y", problem, (x, w.array), (axis, None))
 
-    if is_exporting():
-        return run(chosen, x, w.array, pads_explicitly(problem.stream, mlx_gradients=True))
     return compute(x)[0]
 
 
@@ -134,9 +134,7 @@ def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], l
 
 
 def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
-    # MLX's own op may not take what folding makes of the arguments.
-    chosen = _planned(problem.spec, problem.method, problem.metal)
-    return run(chosen, x, w, pads_explicitly(problem.stream))
+    return run(_plan_of(problem), x, w, pads_explicitly(problem.stream))
 
 
 def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
@@ -144,13 +142,14 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     spec = adjoint(problem.spec)
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
     w = contiguous(w.swapaxes(1, -1).flatten(0, 1))
-    return run(_planned(spec, "auto", problem.metal), y, w, pads_explicitly(problem.stream))
+    chosen = _planned(spec, "auto", problem.op, problem.metal)
+    return run(chosen, y, w, pads_explicitly(problem.stream))
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
-    chosen = _planned(problem.spec, problem.method, problem.metal)
+    chosen = _plan_of(problem)
     if chosen.is_native:
-        chosen = _planned(problem.spec, "per_phase", problem.metal)
+        chosen = _planned(problem.spec, "per_phase", problem.op, problem.metal)
     return correlate(chosen, x, y)
 
 
@@ -158,11 +157,15 @@ _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
 
 
 @lru_cache(1024)
-def _planned(spec: ConvSpec, method: str, metal: Metal | None) -> ConvPlan:
+def _planned(spec: ConvSpec, method: str, op: str, metal: Metal | None) -> ConvPlan:
+    return plan(spec, method, op, metal)
+
+
+def _plan_of(problem: Problem) -> ConvPlan:
     try:
-        return plan(spec, method, metal=metal)
+        return _planned(problem.spec, problem.method, problem.op, problem.metal)
     except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
-        return plan(spec, "auto", metal=metal)
+        return _planned(problem.spec, "auto", problem.op, problem.metal)
 
 
 def _folded(
