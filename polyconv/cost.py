@@ -21,9 +21,9 @@ class Rates:
 
 
 # From a fit to times of some 40 layers, most of them in docs/benchmarks/cases.toml (2 cores, MLX
-# 0.32.4, float32, OpenBLAS preloaded). They rank methods that do nearly the same arithmetic, so only
-# their proportions matter. In docs/benchmarks/rivals.json the method of least cost takes at most
-# 1.15 times as long as the fastest on 35 of 39 layers; it is not an independent grid.
+# 0.32.4, float32, OpenBLAS preloaded). They rank methods that do nearly the same arithmetic, so
+# only their proportions matter. In docs/benchmarks/rivals.json the method of least cost takes at
+# most 1.15 times as long as the fastest on 35 of 39 layers; it is not an independent grid.
 CPU_RATES = Rates(
     per_mac=1 / 90e9,
     per_conv=15e-6,

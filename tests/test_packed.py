@@ -7,7 +7,7 @@ import pytest
 from cases import NAMED, integers
 
 import polyconv
-from polyconv import packing
+from polyconv import packing, transforms
 from polyconv.plan import METHODS
 
 
@@ -76,6 +76,20 @@ def test_changing_an_array_in_place_does_not_reach_what_was_packed():
     layer.weight[:] = 0
     layer.bias[:] = 7
     assert mx.allclose(fast(x), expected, atol=1e-6)
+
+
+def test_a_packed_weight_can_be_exported_and_stays_on_its_stream(tmp_path, monkeypatch):
+    w, x, stream = polyconv.pack(integers(6, 4, 4)), integers(1, 9, 4), mx.new_stream(mx.cpu)
+    used = []
+    run = transforms.run
+    spy = lambda *args: used.append(mx.default_stream(mx.cpu)) or run(*args)  # noqa: E731
+    monkeypatch.setattr(transforms, "run", spy)
+    call = lambda x: polyconv.conv_transpose1d(x, w, 2, stream=stream)  # noqa: E731
+    with polyconv.exporting():
+        mx.export_function(str(tmp_path / "f.mlxfn"), call, x)
+    assert set(map(str, used)) == {str(stream)}
+    (y,) = mx.import_function(str(tmp_path / "f.mlxfn"))(x)
+    assert mx.array_equal(y, mx.conv_transpose1d(x, w.array, 2))
 
 
 def test_packing_inside_a_compiled_function_stays_valid():
