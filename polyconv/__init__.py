@@ -10,7 +10,7 @@ except ImportError as error:
     ) from error
 
 from polyconv.convs import conv1d, conv2d, conv3d
-from polyconv.device import exporting, planning_for
+from polyconv.device import exporting, planning_for, use_rates
 from polyconv.inspection import doctor, explain
 from polyconv.layers import (
     PolyConvTranspose,
@@ -45,6 +45,7 @@ __all__ = [
     "exporting",
     "pack",
     "planning_for",
+    "use_rates",
 ]
 
 __version__ = "0.1.0"

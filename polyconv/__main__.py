@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import bench, inspection, peers, report, tracing
-from polyconv.cost import si
+from polyconv import benching, inspection, report, tracing
 from polyconv.devices import DEVICES
-from polyconv.explanation import OPS, TRANSPOSED, Explanation, predict_row
+from polyconv.explanation import OPS, Explanation, predict_row
 from polyconv.metalrules import DeviceLimits
 
 _OPTIONS = (
@@ -78,19 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help="run what the factory makes, once, on zeros of the shapes of --input",
     )
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
-    timing.set_defaults(run=_bench)
-    _add_call(timing, tuple(TRANSPOSED))
-    timing.add_argument("--rounds", type=int, default=15)
-    timing.add_argument(
-        "--rivals",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="NAMES",
-        help=f"also time these, if installed: {','.join(peers.PEERS)}",
-    )
-    timing.add_argument("--cases", type=Path, metavar="CASES.TOML", help="time each case of a file")
-    timing.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
-    timing.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
+    timing.set_defaults(read_call=_call)
+    _add_call(timing, benching.OPS)
+    benching.add(timing)
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))
     return parser
@@ -177,40 +166,6 @@ def _print_model(args: argparse.Namespace) -> None:
     for _, _, each in told:
         print()
         _print(each, as_json=False)
-
-
-def _bench(args: argparse.Namespace) -> None:
-    more = {"rounds": args.rounds, "rivals": args.rivals, "native": not args.no_native}
-    if args.cases:
-        _bench_cases(args.cases, args.out, more)
-        return
-    call, options = _call(args)
-    rows = [("", "median", "quartiles", "times auto", "peak", "error")]
-    timings = bench.bench(*call, **more, **options)
-    auto = next(each.median for each in timings if each.name == "auto")
-    for each in timings:
-        low, high = each.quartiles
-        ratio, peak = f"{each.median / auto:.3g}", f"{si(each.peak_bytes)}B"
-        spread = f"{low:.3g} to {high:.3g} ms"
-        error = "-" if each.error is None else f"{each.error:.1e}"
-        cells = (f"{each.median:.3g} ms", spread, ratio, peak, error)
-        rows.append((each.name, *cells))
-    print("\n".join(report.table(rows)))
-
-
-def _bench_cases(path: Path, out: Path | None, more: dict[str, Any]) -> None:
-    try:
-        tomllib = importlib.import_module("tomllib")
-    except ImportError:
-        raise ValueError("--cases needs Python 3.11 or later") from None
-    rows = []
-    for case in tomllib.loads(path.read_text())["case"]:
-        rows += bench.bench_cases([case], **more)
-        told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
-        print(f"{case['name']}: {', '.join(told)} ms", flush=True)
-    if out:
-        about = {"what": inspection.doctor().splitlines(), "rounds": more["rounds"], "rows": rows}
-        out.write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _print(explanation: Explanation, as_json: bool) -> None:

@@ -79,6 +79,7 @@ class AxisPlan:
     n_frames: int
     crop_lo: int = 0
     stacked: bool = False
+    grouped: bool = False
     native: bool = False
 
     @property
@@ -87,7 +88,7 @@ class AxisPlan:
 
     @property
     def n_blocks(self) -> int:
-        return 1 if self.stacked and self.phases else len(self.phases)
+        return len(self._stretches) if self.stacked or self.grouped else len(self.phases)
 
     @property
     def is_joined(self) -> bool:
@@ -95,44 +96,63 @@ class AxisPlan:
         return self.n_blocks > 1 or len(self.phases) < self.n_phases
 
     @cached_property
+    def block_sizes(self) -> tuple[tuple[int, int], ...]:
+        """`(phases, taps)` of each block, the zeros of a shared window among the taps."""
+        if self.stacked and self.phases:
+            return ((len(self.phases), _window(self.phases, phase_dilation(self.axis))[1]),)
+        return tuple([(j - i, len(self.phases[i].taps)) for i, j in self._stretches])
+
+    @cached_property
     def window_taps(self) -> int:
         """Input samples that all blocks together read for one frame."""
-        if self.stacked and self.phases:
-            return _window(self.phases, phase_dilation(self.axis))[1]
-        return sum([len(phase.taps) for phase in self.phases])
+        return sum([taps for _, taps in self.block_sizes])
 
-    @property
+    @cached_property
     def block_taps(self) -> int:
         """Taps multiplied for one frame of all phases, the zeros of a shared window included."""
-        return self.window_taps * (len(self.phases) if self.stacked else 1)
+        return sum([phases * taps for phases, taps in self.block_sizes])
+
+    @cached_property
+    def _stretches(self) -> tuple[tuple[int, int], ...]:
+        """`(start, stop)` of the phases of each block."""
+        n = len(self.phases)
+        if self.stacked or self.native:
+            return ((0, n),) if n else ()
+        if self.grouped:
+            return tuple(_alike(self.phases))
+        return tuple((i, i + 1) for i in range(n))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         if self.native:
             return (Block(self.phases, (0,), self.axis),)
-        if self.stacked:
-            return (self._block(self.phases),) if self.phases else ()
-        return tuple(self._block((phase,)) for phase in self.phases)
+        return tuple(self._block(self.phases[i:j]) for i, j in self._stretches)
 
     @property
     def first_block(self) -> Block:
         """The first of `blocks`, without making the others."""
-        return self.blocks[0] if self.stacked or self.native else self._block(self.phases[:1])
+        one_by_one = not (self.stacked or self.grouped or self.native)
+        return self._block(self.phases[:1]) if one_by_one else self.blocks[0]
+
+    @cached_property
+    def is_kernel_padded(self) -> bool:
+        """Whether a kernel must be padded or cropped, by a copy, before it is cut into blocks."""
+        if not (self.stacked or self.grouped):
+            return False
+        return any(block.fold is not None and any(block.fold[:2]) for block in self.blocks)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
         """What to concatenate, in this order, to have all phases."""
         pieces: list[Piece] = []
         end = 0
-        for start, stop in _runs([phase.residue for phase in self.phases]):
-            residue = self.phases[start].residue
-            if residue > end:
-                pieces.append(Piece(None, 0, residue - end))
-            end = residue + stop - start
-            if self.stacked:
-                pieces.append(Piece(0, start, stop))
-            else:
-                pieces += [Piece(block, 0, 1) for block in range(start, stop)]
+        for block, (first, last) in enumerate(self._stretches):
+            residues = [phase.residue for phase in self.phases[first:last]]
+            for start, stop in _runs(residues):
+                if residues[start] > end:
+                    pieces.append(Piece(None, 0, residues[start] - end))
+                pieces.append(Piece(block, start, stop))
+                end = residues[stop - 1] + 1
         if end < self.n_phases:
             pieces.append(Piece(None, 0, self.n_phases - end))
         return tuple(pieces)
@@ -164,6 +184,12 @@ def native_axis(axis: Axis) -> AxisPlan:
 def per_phase_axis(axis: Axis) -> AxisPlan:
     """One convolution per phase, each with its own taps and no others."""
     return _from_origin(axis, split(axis), crop_lo=0, stacked=False)
+
+
+@lru_cache(64)
+def grouped_axis(axis: Axis) -> AxisPlan:
+    """One convolution for each stretch of phases that read the same samples: no tap is zero."""
+    return _from_origin(axis, split(axis), crop_lo=0, stacked=False, grouped=True)
 
 
 @lru_cache(64)
@@ -226,14 +252,16 @@ def _alignable(los: Sequence[int], stride: int, dilation: int) -> list[int]:
     return changes if len(changes) == 1 and residues[0] == moved else []
 
 
-def _from_origin(axis: Axis, phases: tuple[Phase, ...], crop_lo: int, stacked: bool) -> AxisPlan:
+def _from_origin(
+    axis: Axis, phases: tuple[Phase, ...], crop_lo: int, stacked: bool, grouped: bool = False
+) -> AxisPlan:
     period = n_phases(axis)
     n_frames = _ceil_div(axis.output_size + crop_lo, period)
     if crop_lo:
         phases = _rotated(phases, crop_lo, period, phase_stride(axis))
     # A lone frame need not be filled up with phases that nobody asked for.
     size = min(period, axis.output_size + crop_lo) if n_frames == 1 else period
-    return AxisPlan(axis, phases, size, n_frames, crop_lo, stacked)
+    return AxisPlan(axis, phases, size, n_frames, crop_lo, stacked, grouped)
 
 
 def _rotated(phases: Sequence[Phase], crop: int, period: int, stride: int) -> tuple[Phase, ...]:
@@ -241,6 +269,18 @@ def _rotated(phases: Sequence[Phase], crop: int, period: int, stride: int) -> tu
     kept = bisect_left(phases, period - crop, key=itemgetter(0))
     moved = [Phase(r + crop - period, taps, lo + stride) for r, taps, lo in phases[kept:]]
     return (*moved, *[Phase(r + crop, taps, lo) for r, taps, lo in phases[:kept]])
+
+
+def _alike(phases: Sequence[Phase]) -> list[tuple[int, int]]:
+    """`(start, stop)` of each stretch of neighbours with as many taps from the same sample on."""
+    changes = [
+        i
+        for i in range(1, len(phases))
+        if phases[i].residue != phases[i - 1].residue + 1
+        or phases[i].padding_lo != phases[i - 1].padding_lo
+        or len(phases[i].taps) != len(phases[i - 1].taps)
+    ]
+    return list(pairwise([0, *changes, len(phases)])) if phases else []
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:

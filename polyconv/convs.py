@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, ops
+from polyconv import arguments
+from polyconv.calls import Weight, general
 from polyconv.device import StreamOrDevice
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
@@ -18,7 +19,7 @@ IntOrSequence: TypeAlias = "int | Sequence[int]"
 
 def conv1d(
     x: mx.array,
-    w: ops.Weight,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -51,7 +52,7 @@ def conv1d(
 
 def conv2d(
     x: mx.array,
-    w: ops.Weight,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -84,7 +85,7 @@ def conv2d(
 
 def conv3d(
     x: mx.array,
-    w: ops.Weight,
+    w: Weight,
     /,
     stride: IntOrSequence = 1,
     padding: IntOrSequence = 0,
@@ -118,7 +119,7 @@ def conv3d(
 def _conv(
     ndim: int,
     x: mx.array,
-    w: ops.Weight,
+    w: Weight,
     given: tuple[IntOrSequence, ...],
     stream: StreamOrDevice,
     method: str,
@@ -127,4 +128,4 @@ def _conv(
     stride, padding, *others = given
     # As in `mx.conv1d/2d/3d` both ends are padded alike; pairs are `conv_general`'s.
     padding = arguments.per_axis(op, "padding", padding, ndim)
-    return ops.general(op, ndim, x, w, (stride, padding, *others, False), stream, method)
+    return general(op, ndim, x, w, (stride, padding, *others, False), stream, method)

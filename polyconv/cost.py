@@ -6,7 +6,10 @@ library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import astuple, dataclass
+
+from polyconv.arguments import refuse, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,39 +19,63 @@ class Rates:
     per_mac: float
     per_conv: float
     per_byte_moved: float
+    per_panel_mac: float = 0.0
     per_product: float = 0.0
     per_mac_in_loops: float = 0.0
 
 
-# From a fit to times of some 40 layers, most of them in docs/benchmarks/cases.toml (2 cores, MLX
-# 0.32.4, float32, OpenBLAS preloaded). They rank methods that do nearly the same arithmetic, so
-# only their proportions matter. In docs/benchmarks/rivals.json the method of least cost takes at
-# most 1.15 times as long as the fastest on 35 of 39 layers; it is not an independent grid.
+# As `polyconv bench --calibrate` measured them (docs/benchmarks/grid.json: 2 cores, MLX 0.32.4,
+# float32, OpenBLAS preloaded). They rank methods that do nearly the same arithmetic, so only their
+# proportions matter. docs/benchmarks/fresh.json was measured once these were fixed.
 CPU_RATES = Rates(
-    per_mac=1 / 90e9,
-    per_conv=15e-6,
-    per_byte_moved=1 / 3.4e9,
-    per_product=15e-6,
-    per_mac_in_loops=1 / 0.4e9,
+    per_mac=0.0,
+    per_conv=0.0,
+    per_byte_moved=1.52e-10,
+    per_panel_mac=6.61e-12,
+    per_product=1.77e-5,
+    per_mac_in_loops=1.4e-9,
 )
+
+# Assumed until measured: of the order of a data-centre GPU, where what MLX issues costs most.
+CUDA_RATES = Rates(per_mac=1 / 10e12, per_conv=20e-6, per_byte_moved=1 / 1e12, per_product=10e-6)
 
 # Round numbers of the order of a large Apple GPU. Assumed: nothing was measured on Metal.
 METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
+
+
+def read_rates(op: str, text: str) -> dict[str, Rates]:
+    """The rates by device that a file of `polyconv bench --calibrate` holds.
+
+    Raises:
+        ValueError: If it does not, or a rate is no number of seconds.
+    """
+    try:
+        found = {name: Rates(**rates) for name, rates in json.loads(text)["rates"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        must = "the file must hold rates as `polyconv bench --calibrate` writes them"
+        refuse(op, must, f"{type(error).__name__}: {error}")
+    for name, rates in found.items():
+        for value in astuple(rates):
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                refuse(op, f"rates of {name} must be seconds, 0 or more and below 1", shown(value))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one call of a plan does.
 
-    `macs` counts multiply-accumulates, those on zeros included, and `macs_in_loops` the part of
-    them that MLX's CPU does by loops over single samples; `n_convs` the convolutions issued, and
-    `n_products` the matrix products in them; `bytes_moved` what is copied: windows or padded
-    inputs, packed weights, sums, and outputs brought into their final order.
+    `macs` counts multiply-accumulates, those on zeros included. On a CPU `panel_macs` are those of
+    whole panels of a matrix product, and `macs_in_loops` those that MLX does by loops over single
+    samples. `n_convs` are the convolutions issued, `n_products` the matrix products in them;
+    `bytes_moved` is what is copied: windows or padded inputs, packed weights, outputs brought into
+    their final order, and scaled inputs added up.
     """
 
     macs: int
     n_convs: int
     bytes_moved: int
+    panel_macs: int = 0
     n_products: int = 0
     macs_in_loops: int = 0
 
@@ -57,6 +84,7 @@ class Cost:
             self.macs * rates.per_mac
             + self.n_convs * rates.per_conv
             + self.bytes_moved * rates.per_byte_moved
+            + self.panel_macs * rates.per_panel_mac
             + self.n_products * rates.per_product
             + self.macs_in_loops * rates.per_mac_in_loops
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import TypeAlias
 
 import mlx.core as mx
 
 from polyconv import devices
-from polyconv.devices import Metal
+from polyconv.cost import Rates, read_rates
+from polyconv.devices import CPU, CUDA, Device, Host, Metal
 from polyconv.kernels import rules_for
 from polyconv.metalrules import DeviceLimits, Version
 
@@ -110,12 +113,45 @@ def is_exporting() -> bool:
     return _EXPORTING.get()
 
 
-def metal_for(stream: StreamOrDevice) -> Metal | None:
-    """The Apple GPU to plan for: the one asked for, or else the one that the stream runs on."""
+def device_for(stream: StreamOrDevice) -> Device:
+    """What to plan for: the device that was asked for, or else the one that the stream runs on."""
     asked = _PLANNING_FOR.get()
     if asked is not None:
         return asked
-    return present() if _type_of(stream) == mx.gpu else None
+    if _type_of(stream) == mx.cpu:
+        return _host("cpu")
+    return present() or _host("cuda")
+
+
+_MEASURED: dict[str, Rates] = {}
+
+
+def use_rates(path: str | os.PathLike[str] | None) -> None:
+    """Lets ``auto`` compare methods by rates that were measured on this machine.
+
+    The environment variable ``POLYCONV_RATES`` does the same for a whole process.
+
+    Args:
+        path (str or PathLike, optional): A file that ``polyconv bench --calibrate`` wrote; None for
+            the rates that polyconv brings along.
+
+    Raises:
+        ValueError: If the file does not hold such rates.
+        OSError: If it cannot be read.
+    """
+    found = {} if path is None else read_rates("use_rates", Path(path).read_text())
+    _MEASURED.clear()
+    _MEASURED.update(found)
+    _host.cache_clear()
+
+
+@cache
+def _host(name: str) -> Host:
+    if not _MEASURED and "POLYCONV_RATES" in os.environ:
+        path = Path(os.environ["POLYCONV_RATES"])
+        _MEASURED.update(read_rates("POLYCONV_RATES", path.read_text()))
+    default = {"cpu": CPU, "cuda": CUDA}[name]
+    return Host(name, _MEASURED[name]) if name in _MEASURED else default
 
 
 @contextmanager

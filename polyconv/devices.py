@@ -1,10 +1,15 @@
-"""What does Metal report of Apple's devices? Standard library only."""
+"""For which devices can be planned, and what does Metal report of Apple's?
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from polyconv.arguments import refuse, shown
+from polyconv.cost import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
 from polyconv.kernels import NEWEST, RuleSet
 from polyconv.metalrules import DeviceLimits
 
@@ -16,6 +21,23 @@ class Metal:
     name: str
     limits: DeviceLimits
     rules: RuleSet = NEWEST
+
+    @property
+    def rates(self) -> Rates:
+        return METAL_RATES
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A device whose convolutions are not predicted but estimated: ``"cpu"`` or ``"cuda"``."""
+
+    name: str
+    rates: Rates
+
+
+Device: TypeAlias = "Metal | Host"
+
+CPU, CUDA = Host("cpu", CPU_RATES), Host("cuda", CUDA_RATES)
 
 
 # (maxBufferLength, recommendedMaxWorkingSetSize), as printed by Metal on such machines in public

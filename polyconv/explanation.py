@@ -91,7 +91,7 @@ def explain_problem(
     problem: ConvSpec, call: str, op: str, metal: Metal, notes: tuple[str, ...] = ()
 ) -> Explanation:
     """Explains a convolution that is validated already, with further notes on the device."""
-    chosen = plan(problem, op=op, metal=metal)
+    chosen = plan(problem, op=op, device=metal)
     lines = _lines(problem, chosen, metal)
     return Explanation(
         call,
@@ -217,11 +217,11 @@ def _products_line(lowered: ConvPlan, reason: str, least: int) -> Line:
     return Line(
         lowered.method,
         reason,
-        n_convs=lowered.cost.n_products,
+        n_convs=lowered.n_taps,
         taps=tuple(block.axis.kernel_size for block in lowered.first.blocks),
         macs=lowered.cost.macs,
         macs_on_zeros=max(lowered.cost.macs - least, 0),
-        kernels=(("matmul", lowered.cost.n_products),),
+        kernels=(("matmul", lowered.n_taps),),
         because="a matrix product per tap",
         source="matmul.cpp",
         temporaries=tuple(sorted(extra.items())),

@@ -58,6 +58,9 @@ def explain(
     return explain_problem(problem, call, op, metal, staleness())
 
 
+_ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all but the largest
+
+
 def metal_named(name: str | None) -> Metal:
     """The device of a name, or without one this Mac, or else an M4 Max."""
     present = device.present()
@@ -81,6 +84,7 @@ def doctor() -> str:
         f"default device: {mx.default_device()}; {_backend()}",
         f"kernel rules in force: {rules.name}",
         *staleness(),
+        *_cache(),
     ]
     if platform.system() == "Linux":
         lines += _blas()
@@ -98,6 +102,21 @@ def _backend() -> str:
         f"Metal on {metal.name}, largest buffer {si(limits.max_buffer_bytes)}B, "
         f"working set {si(limits.working_set_bytes)}B"
     )
+
+
+def _cache() -> list[str]:
+    """MLX's limit on freed memory that it keeps, where that is too little for large outputs."""
+    if mx.default_device().type != mx.cpu:
+        return []
+    limit = mx.set_cache_limit(1 << 40)  # there is no way to read it but to set it
+    mx.set_cache_limit(limit)
+    lines = [f"MLX keeps up to {si(limit)}B of freed buffers"]
+    if limit < _ENOUGH_CACHE:
+        lines.append(
+            "  what is above is given back and faulted in anew at each call: for large outputs "
+            "try mx.set_cache_limit(2 << 30) (docs/benchmarks/rivals.md has what that gives)"
+        )
+    return lines
 
 
 def _blas() -> list[str]:

@@ -67,17 +67,22 @@ def _by_products(plan: ConvPlan) -> dict[str, int]:
     """In float32: packed weights, the padded input, what is summed, and the copies of weaving."""
     spec, size = plan.problem, max(ITEMSIZE[plan.problem.dtype], 4)
     found: Counter[str] = Counter()
-    for sub, n in _counted(plan):
+    counted = _counted(plan)
+    paddings = [[(a.padding_lo, a.padding_hi) for a in sub.spec.axes] for sub, _ in counted]
+    around = [
+        axis.size + max(0, *[lo for lo, _ in each]) + max(0, *[hi for _, hi in each])
+        for axis, each in zip(spec.axes, zip(*paddings))
+    ]
+    # A line, a picture or an item more than the padding asks for (`products.py`).
+    rows = (spec.batch + 1) * prod(n + 1 for n in around)
+    for sub, n in counted:
         taps = prod(axis.kernel_size for axis in sub.spec.axes)
         weights = sub.spec.out_channels * taps * (spec.in_channels // spec.groups)
-        # A line, a picture or an item more than the padding asks for (`products.py`).
-        around = [a.size + max(a.padding_lo, 0) + max(a.padding_hi, 0) for a in sub.spec.axes]
-        rows = (spec.batch + 1) * prod(n + 1 for n in around)
         found["packed"] += n * size * weights
         found["packing"] += n * size * weights * _packing_steps(sub)
         found["padded"] += n * size * rows * spec.in_channels
         found["convolved"] += 2 * n * size * rows * sub.spec.out_channels
-        if spec.groups > 1:
+        if plan.products == "gathered":
             found["cut"] += n * taps * size * rows * spec.in_channels
     found["woven"] += size * prod(spec.output_shape) * (plan.n_copies + (spec.dtype != "float32"))
     return dict(found)

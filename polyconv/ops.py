@@ -1,29 +1,19 @@
-"""The functions: `mx.conv_transpose1d/2d/3d` and `mx.conv_general`, computed by polyphase.
-
-The one place that joins arguments (`spec`), decision (`plan`) and action (`execute`).
-"""
+"""The functions: `mx.conv_transpose1d/2d/3d` and `mx.conv_general`, computed by polyphase."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, spec
-from polyconv.device import STREAM_TYPES, StreamOrDevice, metal_for
-from polyconv.devices import Metal
+from polyconv import arguments
+from polyconv.calls import Weight, general, transposed
+from polyconv.device import StreamOrDevice
 from polyconv.packing import PackedWeight
-from polyconv.transforms import Bilinear, Problem, convolution
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
-Weight: TypeAlias = "mx.array | PackedWeight"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
-
-# What is cached holds a plan, up to some hundred bytes per phase, and a program that never repeats
-# a shape must not grow for ever.
-_CACHED = 256
 
 
 def pack(w: mx.array) -> PackedWeight:
@@ -87,7 +77,7 @@ def conv_transpose1d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return _transposed(1, x, w, given, stream, method)
+    return transposed(1, x, w, given, stream, method)
 
 
 def conv_transpose2d(
@@ -127,7 +117,7 @@ def conv_transpose2d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return _transposed(2, x, w, given, stream, method)
+    return transposed(2, x, w, given, stream, method)
 
 
 def conv_transpose3d(
@@ -167,7 +157,7 @@ def conv_transpose3d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return _transposed(3, x, w, given, stream, method)
+    return transposed(3, x, w, given, stream, method)
 
 
 def conv_general(
@@ -214,105 +204,3 @@ def conv_general(
     """
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
     return general("conv_general", None, x, w, given, stream, method)
-
-
-def general(
-    op: str,
-    ndim: int | None,
-    x: mx.array,
-    w: Weight,
-    given: tuple[Any, ...],
-    stream: StreamOrDevice,
-    method: str,
-) -> mx.array:
-    """`conv_general`, of one rank if `ndim` is given, under the name `op`."""
-    _check_types(op, x, w, stream, method)
-    if ndim is None:
-        ndim = spec.spatial_ndim(op, x.shape)
-    options = arguments.general_options(op, ndim, *given)
-    where = (method, metal_for(stream), stream)
-    return _general(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
-
-
-def _transposed(
-    ndim: int,
-    x: mx.array,
-    w: Weight,
-    given: tuple[IntOrSequence, IntOrSequence, IntOrSequence, IntOrSequence, int],
-    stream: StreamOrDevice,
-    method: str,
-) -> mx.array:
-    op = f"conv_transpose{ndim}d"
-    _check_types(op, x, w, stream, method)
-    options = arguments.transposed_options(op, ndim, *given)
-    where = (method, metal_for(stream), stream)
-    return _transposed_of(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
-
-
-@lru_cache(_CACHED)
-def _transposed_of(
-    op: str,
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    dtypes: tuple[mx.Dtype, mx.Dtype],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    output_padding: tuple[int, ...],
-    groups: int,
-    method: str,
-    metal: Metal | None,
-    stream: StreamOrDevice,
-) -> Bilinear:
-    problem = spec.transposed(
-        op, x_shape, w_shape, dtype_names(dtypes), stride, padding, dilation, output_padding, groups
-    )
-    return convolution(Problem(op, problem, method, metal, stream))
-
-
-@lru_cache(_CACHED)
-def _general(
-    op: str,
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    dtypes: tuple[mx.Dtype, mx.Dtype],
-    stride: tuple[int, ...],
-    padding: tuple[tuple[int, ...], tuple[int, ...]],
-    kernel_dilation: tuple[int, ...],
-    input_dilation: tuple[int, ...],
-    groups: int,
-    flip: bool,
-    method: str,
-    metal: Metal | None,
-    stream: StreamOrDevice,
-) -> Bilinear:
-    problem = spec.general(
-        op,
-        x_shape,
-        w_shape,
-        dtype_names(dtypes),
-        stride,
-        padding,
-        kernel_dilation,
-        input_dilation,
-        groups,
-        flip,
-    )
-    return convolution(Problem(op, problem, method, metal, stream))
-
-
-def dtype_names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
-    """As `spec` calls them."""
-    x, w = [str(dtype).removeprefix("mlx.core.") for dtype in dtypes]
-    return x, w
-
-
-def _check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
-    for name, value in (("x", x), ("weight", w)):
-        packed = name == "weight" and isinstance(value, PackedWeight)
-        if not (packed or isinstance(value, mx.array)):
-            arguments.refuse(op, f"{name} must be an mlx.core.array", type(value).__name__)
-    if not isinstance(method, str):
-        arguments.refuse(op, "method must be a str", arguments.shown(method))
-    if stream is not None and not isinstance(stream, STREAM_TYPES):
-        arguments.refuse(op, "stream must be a stream or device of MLX", arguments.shown(stream))

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from polyconv.axisplan import Block
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.slicing import contiguous, cut, pad
+from polyconv.slicing import contiguous, cut, pad, pad_all
 
 
 class PackedWeight:
@@ -96,15 +96,23 @@ def _pack_taps(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
 
 def _cut_up(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     """`(G, O / G, T1, R1, T2, R2, ..., C)`."""
+    w = pad_all(w, [(0, 0), *[_fold_pads(block, flip) for block in sub.blocks], (0, 0)])
     for i, block in enumerate(sub.blocks):
         w = _taps(w, 1 + 2 * i, block, flip)
     return w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
 
 
+def _fold_pads(block: Block, flip: bool) -> tuple[int, int]:
+    if block.fold is None:
+        return 0, 0
+    pad_lo, pad_hi, _ = block.fold
+    return (pad_hi, pad_lo) if flip else (pad_lo, pad_hi)
+
+
 def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
     """Replaces the kernel axis K of `w` by the two axes (T, R) of a block."""
     if block.fold is not None:
-        return _fold_taps(w, axis, block, flip)
+        return _fold_taps(w, axis, block.fold.step, len(block.phases), flip)
     kernel_size = w.shape[axis]
     rows = []
     for phase, lead in zip(block.phases, block.leads, strict=True):
@@ -114,13 +122,9 @@ def _taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
     return mx.stack(rows, axis + 1) if len(rows) > 1 else mx.expand_dims(rows[0], axis + 1)
 
 
-def _fold_taps(w: mx.array, axis: int, block: Block, flip: bool) -> mx.array:
-    """As `_taps`, for a fold. In a flipped kernel the last tap comes first, the phases rise."""
-    assert block.fold is not None
-    pad_lo, pad_hi, step = block.fold
-    w = pad(w, axis, pad_hi, pad_lo) if flip else pad(w, axis, pad_lo, pad_hi)
+def _fold_taps(w: mx.array, axis: int, step: int, n: int, flip: bool) -> mx.array:
+    """As `_taps`, for a padded fold of `n` phases. Flipped, the last tap comes first."""
     w = w.reshape(*w.shape[:axis], -1, step, *w.shape[axis + 1 :])
-    n = len(block.phases)
     if flip:
         w = cut(w, axis, None, None, -1)
         return cut(w, axis + 1, step - n, step, 1)

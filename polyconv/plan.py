@@ -17,14 +17,16 @@ from polyconv.axisplan import (
     AxisPlan,
     Block,
     Rejection,
+    grouped_axis,
     native_axis,
     per_phase_axis,
     stacked_axis,
 )
-from polyconv.cost import CPU_RATES, METAL_RATES, Cost, Rates, si
-from polyconv.devices import Metal
+from polyconv.cost import Cost, si
+from polyconv.devices import CPU, Device, Metal
 from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights
 from polyconv.forms import Issued, as_it_stands, issue
+from polyconv.phases import phase_stride
 from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
 # How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
@@ -46,18 +48,32 @@ class ConvPlan:
     """What to run for `problem`: for each product of one block per axis, one convolution.
 
     `flip` is what these convolutions are called with; the weights are flipped beforehand where it
-    differs from the problem's. `metal` is the device that the plan is made for, if it is one of
-    Apple's GPUs. With `products` each is not a convolution of MLX's but a matrix product per tap.
-    `rejected` says why `auto` did not take the other methods, where it had a choice.
+    differs from the problem's. `device` is what the plan is made for. With `products` each is not a
+    convolution of MLX's but a matrix product per tap: of the whole padded input (``"flat"``), of
+    what each tap reads (``"gathered"``), or, with one input channel a group, sums of ``"scaled"``
+    inputs. `rejected` says why `auto` did not take the other methods, where it had a choice.
     """
 
     problem: ConvSpec
     method: str
     axes: tuple[AxisPlan, ...]
     flip: bool
-    metal: Metal | None = None
-    products: bool = False
+    device: Device = CPU
+    products: str = ""
     rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The method, and of `taps` which of its forms: by axis, and how the input is read."""
+        if not self.products:
+            return self.method
+        cuts = ["own" if axis.grouped else "shared" for axis in self.axes]
+        return " ".join([self.method, *cuts, self.products])
+
+    @property
+    def metal(self) -> Metal | None:
+        """The device, if it is one of Apple's GPUs."""
+        return self.device if isinstance(self.device, Metal) else None
 
     @property
     def is_native(self) -> bool:
@@ -84,21 +100,27 @@ class ConvPlan:
         """Equal for plans that cut a weight alike; the length of the input is not in it."""
         cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
         problem = (self.problem.groups, self.problem.flip, self.problem.dtype)
-        return (cuts, self.is_native, self.products, *problem)
+        return (cuts, self.is_native, bool(self.products), *problem)
 
     @cached_property
     def cost(self) -> Cost:
         if self.is_zero:
             return Cost(0, 0, 0)
         if self.products:
-            return by_products(self.problem, self.axes)
+            return by_products(self.problem, self.axes, self.products)
         if self.metal is None:
             return by_convolutions(self.problem, self.axes)
         return self._cost_on_metal()
 
     @property
-    def rates(self) -> Rates:
-        return METAL_RATES if self.metal else CPU_RATES
+    def seconds(self) -> float:
+        """What it is estimated to cost; of use in comparisons on the same device only."""
+        return self.cost.seconds(self.device.rates)
+
+    @property
+    def n_taps(self) -> int:
+        """Taps of all subconvs: with `products` one each."""
+        return prod(axis.window_taps for axis in self.axes)
 
     @property
     def n_copies(self) -> int:
@@ -129,16 +151,14 @@ class ConvPlan:
         return SubConv(blocks, n_phases, spec, lower(spec, self.metal))
 
 
-def plan(
-    spec: ConvSpec, method: str = "auto", op: str = "plan", metal: Metal | None = None
-) -> ConvPlan:
+def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device = CPU) -> ConvPlan:
     """Plans a convolution.
 
     Args:
         spec (ConvSpec): The convolution.
         method (str): ``"auto"``, or one of `METHODS` to force it.
         op (str): The name that errors are reported under.
-        metal (Metal, optional): The Apple GPU to plan for. Default: none, as on a CPU.
+        device (Metal or Host, optional): What to plan for. Default: a CPU.
 
     Returns:
         ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
@@ -153,32 +173,42 @@ def plan(
     if method != "auto":
         if method not in METHODS:
             refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", repr(method))
-        forced = METHODS[method](spec, metal)
+        forced = METHODS[method](spec, device)
         if isinstance(forced, Rejection):
             refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
         return forced
-    direct = _lower_native(spec, metal)
+    direct = _lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
-    lowered = [METHODS[name](spec, metal) for name in METHODS if name != "native"]
+    lowered = [METHODS[name](spec, device) for name in METHODS if name != "native"]
     plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
-    if isinstance(direct, ConvPlan) and metal is None and not spec.is_input_dilated:
+    if isinstance(direct, ConvPlan) and _competes(direct):
         plans.insert(0, direct)
     if not plans:
         reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
     if plans[0].is_zero:
         return plans[0]
-    if metal is not None:
+    if isinstance(device, Metal):
         most = MOST_MACS * ideal(spec)
         plans = [each for each in plans if each.cost.macs <= most] or plans
-    best = min(plans, key=lambda candidate: candidate.cost.seconds(candidate.rates))
+    best = min(plans, key=lambda candidate: candidate.seconds)
     return best if best is direct else _explained(best, lowered, direct)
+
+
+def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
+    """All that `auto` compares on a device that is no Apple GPU, each form of `taps` by itself."""
+    lowered = [*by_taps(spec, device), _lower_per_phase(spec, device), _lower_stacked(spec, device)]
+    plans = [each for each in lowered if isinstance(each, ConvPlan)]
+    direct = _lower_native(spec, device)
+    if isinstance(direct, ConvPlan) and _competes(direct):
+        plans.append(direct)
+    return plans
 
 
 def ideal(spec: ConvSpec) -> int:
     """The multiply-accumulates of all phases with their own taps, without any aligned channels."""
-    lowered = _lower_per_phase(spec, None)
+    lowered = _lower_per_phase(spec, CPU)
     return lowered.cost.macs if isinstance(lowered, ConvPlan) else 0
 
 
@@ -195,6 +225,15 @@ def _stays_native(direct: ConvPlan) -> bool:
     if direct.metal is None:
         return False
     return not direct.problem.flip and direct.first.issued.is_safe
+
+
+def _competes(direct: ConvPlan) -> bool:
+    """Whether `auto` may take MLX's own convolution for its cost.
+
+    On a CPU not where it would multiply inserted zeros; cuDNN does not, and nothing is unfolded.
+    """
+    on_cuda = direct.device.name == "cuda"
+    return on_cuda or (direct.metal is None and not direct.problem.is_input_dilated)
 
 
 def _suits(candidate: ConvPlan) -> bool:
@@ -233,9 +272,9 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
         return "it spares the copies of MLX's CPU convolutions, which no kernel makes on Metal"
     if a == b:
         return f"does the same as {best.method}"
-    if a.seconds(other.rates) < b.seconds(best.rates):
+    if other.seconds < best.seconds:
         return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
-    times = a.seconds(other.rates) / b.seconds(best.rates)
+    times = other.seconds / best.seconds
     return (
         f"estimated {times:.3g} times the cost: {a.n_convs} convolutions against {b.n_convs}, "
         f"{si(a.macs).strip()} MACs against {si(b.macs).strip()}, "
@@ -243,44 +282,62 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     )
 
 
-def _lower_per_phase(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
-    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], metal)
+def _lower_per_phase(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
 
 
-def _lower_stacked(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
+def _lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     axes = []
     for axis in spec.axes:
         lowered = stacked_axis(axis)
         if isinstance(lowered, Rejection):
             return lowered
         axes.append(lowered)
-    return _countable(spec, "stacked", axes, metal)
+    return _countable(spec, "stacked", axes, device)
 
 
 def _countable(
-    spec: ConvSpec, method: str, axes: Sequence[AxisPlan], metal: Metal | None
+    spec: ConvSpec, method: str, axes: Sequence[AxisPlan], device: Device, products: str = ""
 ) -> ConvPlan | Rejection:
     most = max(axis.computed_size for axis in axes)
     if most > INT32_MAX:
         reason = f"its whole frames are {most} outputs on an axis, and MLX counts in int32"
         return Rejection(method, reason)
-    return ConvPlan(spec, method, tuple(axes), flip=False, metal=metal)
+    return ConvPlan(spec, method, tuple(axes), flip=False, device=device, products=products)
 
 
-def _lower_taps(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
-    """Products per tap, over a shared window of all phases or over each phase's own taps."""
-    lowered = [lower(spec, metal) for lower in (_lower_stacked, _lower_per_phase)]
-    plans = [
-        replace(each, method="taps", products=True)
-        for each in lowered
-        if isinstance(each, ConvPlan)
-    ]
+def _lower_taps(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    lowered = by_taps(spec, device)
+    plans = [each for each in lowered if isinstance(each, ConvPlan)]
     if not plans:
-        return Rejection("taps", next(r.reason for r in lowered if isinstance(r, Rejection)))
-    return min(plans, key=lambda each: each.cost.seconds(each.rates))
+        return next(each for each in lowered if isinstance(each, Rejection))
+    return min(plans, key=lambda each: each.seconds) if len(plans) > 1 else plans[0]
 
 
-def _lower_native(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
+def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
+    """Each way to multiply tap by tap.
+
+    On each axis all phases over one window, or phases of as many taps over their own. What the taps
+    read is a slice of the padded input where frames advance by one sample, and can always be
+    gathered; which is less work depends on the margins.
+    """
+    cuts: list[list[AxisPlan]] = []
+    for axis in spec.axes:
+        own, shared = grouped_axis(axis), stacked_axis(axis)
+        if isinstance(shared, Rejection) or own.n_blocks == 1:
+            cuts.append([own])
+        else:
+            cuts.append([shared, own])
+    if spec.in_channels == spec.groups:
+        ways = ["scaled"]
+    elif spec.groups > 1 or any(phase_stride(axis) > 1 for axis in spec.axes):
+        ways = ["gathered"]
+    else:
+        ways = ["flat"] if spec.ndim == 1 and spec.batch == 1 else ["flat", "gathered"]
+    return [_countable(spec, "taps", axes, device, way) for axes in product(*cuts) for way in ways]
+
+
+def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     if spec.groups > 1 and spec.ndim == 3:
         return Rejection("native", "MLX has no groups in 3D")
     if spec.is_empty:
@@ -292,10 +349,10 @@ def _lower_native(spec: ConvSpec, metal: Metal | None) -> ConvPlan | Rejection:
             return Rejection("native", "MLX crops before it dilates where padding is negative")
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
-    return ConvPlan(spec, "native", axes, flip=spec.flip, metal=metal)
+    return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
 
 
-METHODS: dict[str, Callable[[ConvSpec, Metal | None], ConvPlan | Rejection]] = {
+METHODS: dict[str, Callable[[ConvSpec, Device], ConvPlan | Rejection]] = {
     "per_phase": _lower_per_phase,
     "stacked": _lower_stacked,
     "taps": _lower_taps,

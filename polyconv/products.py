@@ -12,7 +12,7 @@ from math import prod
 
 import mlx.core as mx
 
-from polyconv.convolve import padding_of
+from polyconv.convolve import Padding, padding_of
 from polyconv.packing import pack
 from polyconv.plan import ConvPlan, SubConv
 from polyconv.slicing import Inputs, cut, pad_all
@@ -28,70 +28,85 @@ def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.
         inputs (Inputs): The input.
         packed (list(array)): The weights by `packing.pack_taps`.
     """
+    if plan.products == "scaled":
+        return [_scaled(inputs, w, sub) for w, sub in zip(packed, plan.subconvs, strict=True)]
+    merged = [w.reshape(*w.shape[:2], -1, w.shape[-1]) for w in packed]  # T, G, R * O / G, C / G
+    outputs = (_flat if plan.products == "flat" else _gathered)(inputs, merged, plan)
+    return [frames_of(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
+
+
+def _flat(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
+    """Products of the padded input as one matrix `(N * prod(D), C)`, rows shifted from tap to tap.
+
+    All subconvs share the padded input. A row behind the last frame of a line belongs to no frame;
+    such rows are computed and cropped. For the last taps the matrix needs rows behind its end: none
+    in one line, one line more in one picture, one item more in a batch.
+    """
+    subs, spec = plan.subconvs, plan.problem
+    lo, hi = _outermost([padding_of(sub.spec) for sub in subs])
+    inner = [axis.size + a + b for axis, a, b in zip(spec.axes, lo, hi, strict=True)]
+    steps = [prod(inner[i + 1 :]) for i in range(spec.ndim)]
+    shifts = [_shifts(sub.spec, lo, steps) for sub in subs]
+    last = max([each[-1] for each in shifts])
+    frames = subs[0].spec.output_sizes
+    lines, widths = inner[0], [(0, 0), *zip(lo, hi, strict=True), (0, 0)]
+    if spec.batch == 1:
+        lines = frames[0]
+        missing = (lines - inner[0]) * steps[0] + last
+        widths[1] = (lo[0], hi[0] + max(0, -(-missing // steps[0])))
+    elif last:
+        widths[0] = (0, -(-last // prod(inner)))
+    rows = spec.batch * lines * steps[0]
+    flat = pad_all(inputs.x, widths).reshape(-1, spec.in_channels)
     outputs = []
-    for w, sub in zip(packed, plan.subconvs, strict=True):
-        spec = sub.spec
-        if spec.in_channels == spec.groups:
-            outputs.append(_scaled(inputs, w, sub))
-            continue
-        if spec.groups == 1 and all(axis.stride == 1 for axis in spec.axes):
-            y = _flat(inputs.x, w.reshape(w.shape[0], -1, w.shape[-1]), spec)
-        else:
-            y = _gathered(inputs, w.reshape(*w.shape[:2], -1, w.shape[-1]), spec)
-        if len(plan.subconvs) > 1:  # what is joined must agree
-            for i, axis in enumerate(spec.axes):
-                y = cut(y, 1 + i, 0, axis.output_size, 1)
-        outputs.append(frames_of(y, sub, plan))
+    for w, sub_shifts in zip(packed, shifts, strict=True):
+        reads = [cut(flat, 0, shift, shift + rows, 1) for shift in sub_shifts]
+        y = _sum_of_products(reads, w.squeeze(1)).reshape(spec.batch, lines, *inner[1:], -1)
+        for i, size in enumerate(frames):
+            y = cut(y, 1 + i, 0, size, 1)
+        outputs.append(y)
     return outputs
 
 
-def _flat(x: mx.array, w: mx.array, spec: ConvSpec) -> mx.array:
-    """Products of the padded input as one matrix `(N * prod(D), C)`, rows shifted from tap to tap.
+def _outermost(paddings: list[Padding]) -> Padding:
+    lo, hi = [tuple(map(max, zip(*each, strict=True))) for each in zip(*paddings, strict=True)]
+    return lo, hi
 
-    A row behind the last frame of a line belongs to no frame; such rows are computed and cropped.
-    For the last taps the matrix needs rows behind its end: none in one line, one line more in one
-    picture, one item more in a batch. `w` is `(T, R * O, C)`; `(N, *D, R * O)` or less.
-    """
-    lo, hi = padding_of(spec)
-    widths = [(0, 0), *zip(lo, hi, strict=True), (0, 0)]
-    inner = [axis.size + sum(pads) for axis, pads in zip(spec.axes, widths[1:-1], strict=True)]
-    steps = [prod(inner[i + 1 :]) for i in range(spec.ndim)]
-    shifts = [
-        sum(t * a.kernel_dilation * s for t, a, s in zip(taps, spec.axes, steps, strict=True))
+
+def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
+    """How many rows behind the first of an input padded by `lo` each tap reads, in rising order."""
+    return [
+        sum(
+            (lo[i] - axis.padding_lo + tap * axis.kernel_dilation) * steps[i]
+            for i, (tap, axis) in enumerate(zip(taps, spec.axes, strict=True))
+        )
         for taps in _taps_of(spec)
     ]
-    n_first = inner[0]
-    if spec.batch == 1:
-        n_first = spec.axes[0].output_size
-        reach = n_first * steps[0] + shifts[-1] - inner[0] * steps[0]
-        if reach > 0:
-            widths[1] = (widths[1][0], widths[1][1] + -(-reach // steps[0]))
-    elif shifts[-1]:
-        widths[0] = (0, -(-shifts[-1] // prod(inner)))
-    rows = spec.batch * n_first * steps[0]
-    flat = pad_all(x, widths).reshape(-1, spec.in_channels)
-    total: mx.array | None = None
-    for shift, taps in zip(shifts, w, strict=True):
-        read = cut(flat, 0, shift, shift + rows, 1)
-        total = read @ taps.T if total is None else mx.addmm(total, read, taps.T)
-    assert total is not None
-    return total.reshape(spec.batch, n_first, *inner[1:], -1)
 
 
-def _gathered(inputs: Inputs, w: mx.array, spec: ConvSpec) -> mx.array:
-    """Products of what each tap reads, group by group. `w` is `(T, G, R * O / G, C / G)`."""
-    x = inputs.padded(*padding_of(spec))
+def _sum_of_products(reads: list[mx.array], w: mx.array) -> mx.array:
+    """`sum_t reads[t] @ w[t].T`, each product added to the sum before it."""
     total: mx.array | None = None
-    for indices, taps in zip(_taps_of(spec), w, strict=True):
-        read = _read(x, spec, indices)
-        if spec.groups == 1:
-            read, taps = read.squeeze(0), taps.squeeze(0)
+    for read, taps in zip(reads, w, strict=True):
         taps = taps.swapaxes(-1, -2)
         total = read @ taps if total is None else mx.addmm(total, read, taps)
     assert total is not None
-    if spec.groups > 1:
-        total = total.swapaxes(0, 1)
-    return total.reshape(spec.batch, *spec.output_sizes, -1)
+    return total
+
+
+def _gathered(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
+    """Products of what each tap reads, copied, group by group."""
+    outputs = []
+    for w, sub in zip(packed, plan.subconvs, strict=True):
+        spec = sub.spec
+        x = inputs.padded(*padding_of(spec))
+        reads = [_read(x, spec, indices) for indices in _taps_of(spec)]
+        if spec.groups == 1:
+            y = _sum_of_products([read.squeeze(0) for read in reads], w.squeeze(1))
+        else:
+            y = _sum_of_products(reads, w).swapaxes(0, 1)
+        outputs.append(y.reshape(spec.batch, *spec.output_sizes, -1))
+    return outputs
 
 
 def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
@@ -109,8 +124,8 @@ def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
         read = _sliced(x, spec, indices)
         frames = [size for m in read.shape[1:-1] for size in (m, 1)]
         read = read.reshape(spec.batch, *frames, spec.groups, 1)
-        scaled = read * taps.reshape(1, *between, *taps.shape[-2:])
-        total = scaled if total is None else total + scaled
+        taps = taps.reshape(1, *between, *taps.shape[-2:])
+        total = read * taps if total is None else total + read * taps
     assert total is not None
     return total
 

@@ -13,7 +13,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import ops, transforms
+from polyconv import transforms
+from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import metal_named, staleness
 from polyconv.spec import ConvSpec
@@ -94,7 +95,7 @@ def _spy(
         if sys._getframe(1).f_globals["__name__"].startswith("polyconv."):
             return y  # told already, as polyconv's
         options = {name: value for name, value in kwargs.items() if name != "stream"}
-        dtypes = ops.dtype_names((x.dtype, w.dtype))
+        dtypes = dtype_names((x.dtype, w.dtype))
         problem = read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *args, **options)
         if problem.is_input_dilated or op in TRANSPOSED:
             calls.append(Found(_where(names), "mx", op, problem))

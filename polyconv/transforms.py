@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
-from polyconv.devices import Metal
+from polyconv.devices import Device
 from polyconv.execute import run
 from polyconv.packing import PackedWeight
 from polyconv.plan import ConvPlan, plan
@@ -49,7 +49,7 @@ class Problem:
     op: str
     spec: ConvSpec
     method: str
-    metal: Metal | None
+    device: Device
     stream: StreamOrDevice
 
 
@@ -69,7 +69,7 @@ def convolution(problem: Problem) -> Bilinear:
     Raises:
         ValueError: Under the op's name, if the method is unknown or cannot compute it.
     """
-    chosen = _planned(problem.spec, problem.method, problem.op, problem.metal)
+    chosen = _planned(problem.spec, problem.method, problem.op, problem.device)
     # MLX's own op where it is asked for, with MLX's own rules wherever these are right.
     is_own = problem.method == "native" and problem.spec.groups == 1
     mapped = _bilinear("y", problem)
@@ -142,14 +142,14 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     spec = adjoint(problem.spec)
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
     w = contiguous(w.swapaxes(1, -1).flatten(0, 1))
-    chosen = _planned(spec, "auto", problem.op, problem.metal)
+    chosen = _planned(spec, "auto", problem.op, problem.device)
     return run(chosen, y, w, pads_explicitly(problem.stream))
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
     chosen = _plan_of(problem)
     if chosen.is_native:
-        chosen = _planned(problem.spec, "per_phase", problem.op, problem.metal)
+        chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
     return correlate(chosen, x, y)
 
 
@@ -157,15 +157,15 @@ _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
 
 
 @lru_cache(1024)
-def _planned(spec: ConvSpec, method: str, op: str, metal: Metal | None) -> ConvPlan:
-    return plan(spec, method, op, metal)
+def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
+    return plan(spec, method, op, device)
 
 
 def _plan_of(problem: Problem) -> ConvPlan:
     try:
-        return _planned(problem.spec, problem.method, problem.op, problem.metal)
+        return _planned(problem.spec, problem.method, problem.op, problem.device)
     except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
-        return _planned(problem.spec, "auto", problem.op, problem.metal)
+        return _planned(problem.spec, "auto", problem.op, problem.device)
 
 
 def _folded(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import polyconv
-from polyconv import device
+from polyconv import device, scores
 from polyconv.__main__ import main
 from polyconv.inspection import staleness
 from polyconv.kernels import NEWEST, rules_for
@@ -110,20 +110,20 @@ def test_signatures_of_the_api_page_are_those_of_the_package():
         assert written == actual, name
 
 
-def test_the_readme_s_table_is_the_one_measured(monkeypatch):
-    pytest.importorskip("rich", reason="the benchmark's progress bar is an extra")
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
-    layers = importlib.import_module("layers")
-    results = json.loads(layers.RESULTS.read_text())
-    assert layers.table(results) in (ROOT / "README.md").read_text()
-    assert min(row["ratio"] for row in results["rows"]) < 1, "a losing row stays in"
-
-
-def test_the_page_of_rivals_is_the_one_measured(monkeypatch):
+def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
     page = importlib.import_module("page")
-    results = json.loads((ROOT / "docs" / "benchmarks" / "rivals.json").read_text())
-    assert page.page(results) == (ROOT / "docs" / "benchmarks" / "rivals.md").read_text()
+    where = ROOT / "docs" / "benchmarks"
+    found = {name: json.loads((where / f"{name}.json").read_text()) for name in page.FILES}
+    for name, text in page.pages(found).items():
+        assert (where / f"{name}.md").read_text() == text
+    rows = found["rivals"]["rows"]
+    assert page.readme_table(rows) in (ROOT / "README.md").read_text()
+    shown = [row for row in rows if row.get("readme")]
+    assert min(scores.ratio(row, scores.best_rival(row)) for row in shown) < 1, (
+        "losing rows stay in"
+    )
+    assert min(scores.ratio(row, "mx") for row in shown if "mx" in row["timings"]) < 1
 
 
 def test_links_lead_somewhere():

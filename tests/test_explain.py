@@ -16,7 +16,7 @@ from test_plan import general_spec
 import polyconv
 from polyconv import device
 from polyconv.__main__ import main
-from polyconv.devices import DEVICES, Metal
+from polyconv.devices import CPU, DEVICES, Metal
 from polyconv.execute import run
 from polyconv.kernels import NEWEST
 from polyconv.plan import METHODS, plan
@@ -64,13 +64,13 @@ def test_every_named_case_is_explained(name):
     assert json.loads(json.dumps(told.to_dict()))["chosen"] == told.chosen
 
 
-@pytest.mark.parametrize("metal", [None, METAL], ids=["cpu", "m4-max"])
+@pytest.mark.parametrize("device", [CPU, METAL], ids=["cpu", "m4-max"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NAMED)
-def test_kernels_are_predicted_for_the_convolutions_that_are_issued(name, method, metal):
+def test_kernels_are_predicted_for_the_convolutions_that_are_issued(name, method, device):
     """`Issued` says what `execute` hands to MLX, call by call."""
     try:
-        lowered = plan(general_spec(NAMED[name]), method, metal=metal)
+        lowered = plan(general_spec(NAMED[name]), method, device=device)
     except ValueError:
         return  # refused, as tests/test_execute.py lists
     with traced() as calls:

@@ -11,7 +11,7 @@ from test_plan import general_spec
 import polyconv
 from polyconv import device
 from polyconv.device import pads_explicitly
-from polyconv.devices import DEVICES, Metal
+from polyconv.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.forms import Form, issue
 from polyconv.kernels import predict
 from polyconv.packing import pack
@@ -63,7 +63,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_form_is_met_and_changes_no_number(name):
     case, method, form = CASES[name]
-    assert plan(general_spec(case), method, metal=METAL).subconvs[0].issued.form == form
+    assert plan(general_spec(case), method, device=METAL).subconvs[0].issued.form == form
     with polyconv.planning_for("m4-max"):
         assert np.array_equal(case.run(method), case.reference())
 
@@ -113,16 +113,16 @@ def test_what_would_read_outside_its_input_is_issued_otherwise(path):
     assert issued.spec.output_shape[1 : 1 + spec.ndim] == spec.output_sizes or issued.form.lift
 
 
-@pytest.mark.parametrize("metal", [None, METAL], ids=["cpu", "m4-max"])
+@pytest.mark.parametrize("device", [CPU, METAL], ids=["cpu", "m4-max"])
 @pytest.mark.parametrize("name", [*NAMED, *CASES, "one output channel"])
-def test_weights_are_packed_into_contiguous_arrays(name, metal):
+def test_weights_are_packed_into_contiguous_arrays(name, device):
     """MLX copies a weight that is a view in every call."""
     one = _case(_T1, (1, 5, 16), (1, 16, 16), stride=8, padding=4)
     case = {**NAMED, **{k: v[0] for k, v in CASES.items()}, "one output channel": one}[name]
     _, w = (mx.array(a) for a in case.data())
     for method in ("per_phase", "stacked"):
         if not (method == "stacked" and name.startswith("dilated, co")):
-            for packed in pack(plan(general_spec(case), method, metal=metal), w):
+            for packed in pack(plan(general_spec(case), method, device=device), w):
                 mx.eval(packed)
                 assert memoryview(packed).c_contiguous
 
@@ -165,12 +165,12 @@ def test_planning_for_a_device_ends_with_its_block_and_nests():
 
 def test_a_stream_of_the_cpu_is_planned_for_as_a_cpu(monkeypatch):
     monkeypatch.setattr(device, "present", lambda: METAL)
-    assert device.metal_for(mx.gpu) == METAL
-    assert device.metal_for(mx.Device(mx.gpu, 0)) == METAL
-    assert device.metal_for(mx.cpu) is None
-    assert device.metal_for(mx.default_stream(mx.cpu)) is None
-    assert device.metal_for(None) == (METAL if mx.default_device().type == mx.gpu else None)
+    assert device.device_for(mx.gpu) == METAL
+    assert device.device_for(mx.Device(mx.gpu, 0)) == METAL
+    assert device.device_for(mx.cpu) == CPU
+    assert device.device_for(mx.default_stream(mx.cpu)) == CPU
+    assert device.device_for(None) == (METAL if mx.default_device().type == mx.gpu else CPU)
     with polyconv.planning_for("m1-16gb"):
-        assert device.metal_for(mx.cpu).name == "m1-16gb"
+        assert device.device_for(mx.cpu).name == "m1-16gb"
     monkeypatch.setattr(device, "present", lambda: None)
-    assert device.metal_for(mx.gpu) is None
+    assert device.device_for(mx.gpu) == CUDA

@@ -8,7 +8,6 @@ prints how many convolutions took which kernel. No explicit path, no unfold, no 
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ import mlx.core as mx
 import pytest
 
 import polyconv
+from polyconv import cases
 from polyconv.devices import DEVICES
 from polyconv.kernels import RULE_SETS, predict
 from polyconv.plan import METHODS
@@ -55,13 +55,9 @@ _GROUPS = (1, 1, 1, 1, 2, 3, 4, 16)
 
 def real_calls():
     """The rows of `real_layers.csv` as calls."""
-    for row in csv.DictReader(LAYERS.read_text().splitlines()):
-        ndim = int(row["dims"])
-        per_axis = lambda name, row=row: tuple(map(int, row[name].split("x")))  # noqa: E731
-        n, c, o, groups = (int(row[name]) for name in ("N", "C", "O", "groups"))
-        options = {k: per_axis(k) * (1 if "x" in row[k] else ndim) for k in _OPTIONS}
-        x = (n, *per_axis("S"), c)
-        yield f"conv_transpose{ndim}d", x, (o, *per_axis("K"), c // groups), options, groups
+    for case in cases.rows(LAYERS.read_text()):
+        options = {name: case[name] for name in _OPTIONS}
+        yield case["op"], case["input"], case["weight"], options, case["groups"]
 
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")

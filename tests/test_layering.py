@@ -13,13 +13,16 @@ ARROWS = {
     "spec": ({"arguments"}, False),
     "phases": ({"spec"}, False),
     "axisplan": ({"spec", "phases"}, False),
-    "cost": (set(), False),
+    "cost": ({"arguments"}, False),
     "metalrules": ({"spec"}, False),
     "kernels": ({"spec", "metalrules"}, False),
-    "devices": ({"arguments", "kernels", "metalrules"}, False),
+    "devices": ({"arguments", "cost", "kernels", "metalrules"}, False),
     "forms": ({"spec", "cost", "devices", "kernels", "metalrules"}, False),
     "estimate": ({"spec", "axisplan", "cost", "phases"}, False),
-    "plan": ({"arguments", "spec", "axisplan", "cost", "devices", "estimate", "forms"}, False),
+    "plan": (
+        {"arguments", "spec", "phases", "axisplan", "cost", "devices", "estimate", "forms"},
+        False,
+    ),
     "memory": ({"spec", "plan"}, False),
     "slicing": ({"device"}, True),
     "packing": ({"axisplan", "plan", "slicing"}, True),
@@ -33,13 +36,15 @@ ARROWS = {
         | {"plan", "report"},
         False,
     ),
-    "device": ({"devices", "kernels", "metalrules"}, True),
+    "device": ({"cost", "devices", "kernels", "metalrules"}, True),
     "transforms": (
         {"spec", "plan", "device", "devices", "execute", "packing", "products", "slicing"},
         True,
     ),
-    "ops": ({"arguments", "spec", "device", "devices", "packing", "transforms"}, True),
-    "convs": ({"arguments", "device", "ops"}, True),
+    "shared": ({"spec", "phases", "slicing"}, True),
+    "calls": ({"arguments", "spec", "device", "devices", "packing", "shared", "transforms"}, True),
+    "ops": ({"arguments", "calls", "device", "packing"}, True),
+    "convs": ({"arguments", "calls", "device"}, True),
     "layers": ({"arguments", "spec", "ops"}, True),
     "inspection": (
         {
@@ -54,13 +59,23 @@ ARROWS = {
         },
         True,
     ),
-    "tracing": ({"spec", "explanation", "inspection", "ops", "transforms"}, True),
+    "tracing": ({"spec", "calls", "explanation", "inspection", "transforms"}, True),
+    "calibration": (
+        {"arguments", "cost", "device", "execute", "explanation", "plan", "spec"},
+        True,
+    ),
     "peers": ({"spec"}, False),
-    "bench": ({"arguments", "explanation", "ops", "peers", "plan", "spec"}, True),
+    "cases": (set(), False),
+    "scores": (set(), False),
+    "bench": ({"arguments", "devices", "explanation", "ops", "peers", "plan", "spec"}, True),
+    "benching": (
+        {"bench", "calibration", "cases", "cost", "explanation", "inspection", "peers", "report"}
+        | {"scores"},
+        False,
+    ),
     "__init__": ({"convs", "device", "inspection", "layers", "ops", "tracing"}, True),
     "__main__": (
-        {"bench", "cost", "devices", "explanation", "inspection", "metalrules", "peers", "report"}
-        | {"tracing"},
+        {"benching", "devices", "explanation", "inspection", "metalrules", "report", "tracing"},
         False,
     ),
 }
@@ -88,5 +103,5 @@ def test_arrows(module):
     expected, mlx = ARROWS[module]
     assert ours == expected
     assert any(name.startswith("mlx") for name in names) == mlx
-    if module not in ("bench", "peers"):  # which time what else is there
+    if module not in ("bench", "calibration", "peers"):  # which time what else is there
         assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "scipy", "jax"}

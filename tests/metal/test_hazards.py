@@ -52,6 +52,6 @@ def test_polyconv_on_the_same_call(path, gpu, metal):
     x, w = arrays(spec)
     with mx.stream(mx.cpu):
         expected = np.array(padded_by_hand(spec, x, w))
-    chosen = plan(spec, "per_phase", metal=metal)
+    chosen = plan(spec, "per_phase", device=metal)
     ours = np.array(execute.run(chosen, x, w, pad_explicitly=False))
     assert np.abs(ours - expected).max() < 0.5

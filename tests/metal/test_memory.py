@@ -21,7 +21,7 @@ _PAGES = 64 * 16384
 def predicted_peak(problem, metal):
     """Everything but input and weight."""
     output = ITEMSIZE[problem.dtype] * prod(problem.output_shape)
-    return output + sum(allocated(plan(problem, metal=metal)).values())
+    return output + sum(allocated(plan(problem, device=metal)).values())
 
 
 def small_enough(call):
