@@ -117,3 +117,44 @@ def test_named_cases_agree_with_mlx_where_mlx_is_right(name):
     if name in ("padding crops whole phases", "3d groups", "3d depthwise"):
         pytest.skip("MLX refuses it or is wrong, see docs/differences.md")
     assert mx.array_equal(case.call(x, w, "auto"), case.call(x, w, "", lib=mx))
+
+
+SHARED = [
+    ("conv_transpose1d", {"stride": 2, "padding": 5}),
+    ("conv_transpose1d", {"stride": 3, "padding": -2, "output_padding": 4, "dilation": 2}),
+    ("conv_transpose1d", {"stride": 40}),
+    ("conv1d", {"stride": 2, "padding": 30, "dilation": 3}),
+    ("conv_general", {"stride": 3, "input_dilation": 2, "padding": ([7], [-3]), "flip": True}),
+    ("conv_general", {"stride": 4, "input_dilation": 6, "kernel_dilation": 5}),
+    ("conv_general", {"stride": 1, "padding": ([-2], [2])}),
+]
+
+
+@pytest.mark.parametrize("length", [9, 40, 133])
+@pytest.mark.parametrize(("op", "options"), SHARED)
+def test_one_filter_for_all_channels(op, options, length):
+    x, h = integers(2, length, 5), integers(1, 7, 1, seed=1)
+    each = mx.broadcast_to(h, (5, 7, 1))
+    depthwise = getattr(polyconv, op)(x, each, **options, groups=5)
+    shared = getattr(polyconv, op)(x, h, **options, groups=5)
+    assert mx.array_equal(shared, depthwise)
+    assert mx.array_equal(getattr(polyconv, op)(x, polyconv.pack(h), **options, groups=5), shared)
+    loss = lambda x, w: (getattr(polyconv, op)(x, w, **options, groups=5) ** 2).sum()  # noqa: E731
+    dx, dh = mx.grad(loss, argnums=(0, 1))(x, h)
+    expected = mx.grad(lambda x, h: loss(x, mx.broadcast_to(h, (5, 7, 1))), argnums=(0, 1))(x, h)
+    assert mx.array_equal(dx, expected[0])
+    assert mx.array_equal(dh, expected[1])
+    half = getattr(polyconv, op)(x.astype(mx.float16), h.astype(mx.float16), **options, groups=5)
+    assert half.dtype == mx.float16
+    assert mx.array_equal(half, shared.astype(mx.float16))
+
+
+def test_one_filter_for_all_channels_is_refused_where_it_makes_no_sense():
+    x, h = mx.zeros((1, 9, 4)), mx.zeros((1, 3, 1))
+    with pytest.raises(ValueError, match="method must be 'auto'"):
+        polyconv.conv_transpose1d(x, h, 2, groups=4, method="taps")
+    with pytest.raises(ValueError, match=r"\[conv_transpose1d\]"):
+        polyconv.conv_transpose1d(x, h, 2, groups=2)
+    with pytest.raises(ValueError, match="stride"):
+        polyconv.conv_transpose1d(x, h, 0, groups=4)
+    assert polyconv.conv_transpose1d(mx.zeros((0, 9, 4)), h, 2, groups=4).shape == (0, 19, 4)
