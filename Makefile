@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo test test-metal sweep guarantee lint figures layers bench clean
+.PHONY: demo test test-metal sweep guarantee lint figures bench clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -34,17 +34,21 @@ lint: $(STAMP)-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)-bench ## times polyconv against PyTorch, ONNX Runtime and JAX, and writes their page
-	$(PRELOAD) OMP_NUM_THREADS=2 $(BIN)/python -m polyconv bench --cases docs/benchmarks/cases.toml \
-		--rivals torch,onnxruntime,jax --no-native --out docs/benchmarks/rivals.json
-	$(BIN)/python docs/benchmarks/page.py
+BENCH := $(PRELOAD) OMP_NUM_THREADS=2 $(BIN)/python -m polyconv bench
+RIVALS := --rivals torch,onnxruntime,jax,upfirdn
+BENCHMARKS := docs/benchmarks
+
+bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks and the README's table
+	$(BENCH) --cases $(BENCHMARKS)/cases.toml $(RIVALS) --out $(BENCHMARKS)/rivals.json
+	$(BENCH) --cases $(BENCHMARKS)/lengths.toml $(RIVALS) --seconds 2 --out $(BENCHMARKS)/lengths.json
+	$(BENCH) --cases tests/data/real_layers.csv --rivals torch,onnxruntime --no-native --methods '' \
+		--rounds 2 --out $(BENCHMARKS)/real_layers.json
+	$(BENCH) conv_transpose1d --input 1,1024,256 --weight 128,16,256 --stride 8 --padding 4 \
+		--new-lengths --rivals torch --out $(BENCHMARKS)/new_lengths.json
+	$(BIN)/python $(BENCHMARKS)/page.py
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
-
-layers: $(STAMP)-examples ## measures the layers of the README's table
-	$(BIN)/python docs/benchmarks/layers.py
-	$(BIN)/python docs/benchmarks/layers.py --readme
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

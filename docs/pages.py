@@ -158,10 +158,10 @@ _DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "gro
 
 def ratios(problem: ConvSpec) -> tuple[float, float, float]:
     """Of the plan's multiply-accumulates to the ideal, forward, for the input, for the weight."""
-    chosen = plan(problem, metal=METAL)
+    chosen = plan(problem, device=METAL)
     back = adjoint(problem)
     method = "auto" if back.is_input_dilated else "per_phase"
-    backward = plan(back, method, metal=METAL).cost.macs / ideal(back)
+    backward = plan(back, method, device=METAL).cost.macs / ideal(back)
     return (
         chosen.cost.macs / ideal(problem),
         backward,
@@ -180,7 +180,7 @@ def is_aligned(problem: ConvSpec) -> bool:
 def macs_page() -> str:
     lines = []
     for models, call, problem in real_layers():
-        chosen = plan(problem, metal=METAL)
+        chosen = plan(problem, device=METAL)
         forward, dx, dw = ratios(problem)
         aligned = "yes" if is_aligned(problem) else "no"
         said = form(chosen.first.issued.form)

@@ -14,27 +14,39 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import arguments, ops, peers
+from polyconv.devices import CPU
 from polyconv.explanation import TRANSPOSED, problem_of
-from polyconv.plan import METHODS
+from polyconv.plan import METHODS, ConvPlan
 from polyconv.spec import ITEMSIZE, ConvSpec
 
 _SLOW = 1.0  # seconds; what takes longer is run once
-_MOST = 4.0  # seconds for all rounds of a case, once there are five
+_MOST = 60.0  # seconds; MLX's own op is left out where it is estimated to take longer
+_CACHE = 2 << 30  # bytes of freed buffers that MLX may keep, for "packed, 2 GB cache"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds over all rounds, MLX's peak memory beyond the arguments, the largest error.
+    """Milliseconds of all rounds, MLX's peak memory beyond the arguments, the largest error.
 
     `error` is the largest against float64, None where that is too much to compute, and for a
     product. `peak_bytes` is 0 for other frameworks.
     """
 
     name: str
-    median: float
-    quartiles: tuple[float, float]
+    rounds: tuple[float, ...]
     peak_bytes: int
     error: float | None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        if len(self.rounds) < 2:
+            return self.rounds[0], self.rounds[0]
+        low, _, high = statistics.quantiles(self.rounds, n=4)
+        return low, high
 
 
 def bench(
@@ -44,26 +56,37 @@ def bench(
     *,
     dtype: str = "float32",
     rounds: int = 15,
+    seconds: float = 4.0,
+    methods: Sequence[str] = ("auto", "per_phase", "stacked", "taps"),
     rivals: Sequence[str] = (),
     native: bool = True,
+    shared: bool = False,
     **options: Any,
 ) -> list[Timing]:
     """Times MLX's own op, each method and other frameworks, in interleaved rounds.
 
     Args:
-        op (str): One of the transposed convolutions.
+        op (str): One of the transposed convolutions, or ``"conv_general"``.
         input (list(int)): The shape of ``x``.
         weight (list(int)): The shape of ``w``.
         dtype (str, optional): Of both. Default: ``"float32"``.
         rounds (int, optional): How often each is run, after one run to warm up, but for what
             takes longer than a second. Default: ``15``.
+        seconds (float, optional): Start no round later than this, once there are three.
+            Default: ``4.0``.
+        methods (list(str), optional): Of polyconv's, beside ``packed``, which is always timed.
+            Default: all.
         rivals (list(str), optional): Other frameworks, of `peers.PEERS`. Default: none.
-        native (bool, optional): Time MLX's own op too, also lifted to 2D in 1D. Default: ``True``.
+        native (bool, optional): Time MLX's own op too, also lifted to 2D in 1D, unless a minute
+            is estimated not to do. Default: ``True``.
+        shared (bool, optional): One filter for all channels of a depthwise call, which ``packed``
+            is given as such. Default: ``False``.
         options: The call's own, such as ``stride=2``.
 
     Returns:
         list(Timing): What cannot compute the call, or is not installed, is left out. ``packed`` is
-        ``auto`` with a weight packed before, ``matmul`` one product of as many
+        ``auto`` with a weight packed before, ``packed, 2 GB cache`` the same with MLX allowed to
+        keep as much freed memory, timed after the others; ``matmul`` is one product of as many
         multiply-accumulates, the limit of a layer without groups.
 
     Raises:
@@ -76,41 +99,60 @@ def bench(
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in (input, weight))
     w /= np.sqrt(prod(weight[1:]))
-    runs = _competitors(op, problem, x, w, options, dtype, native)
+    if shared:
+        w = np.repeat(w[:1], len(w), axis=0)
+    runs = _competitors(op, problem, x, w, options, dtype, methods, native)
+    if shared:
+        runs["packed"] = _shared(op, x, w, options, dtype)
     for name in rivals:
         runs.update(_rival(name, op, problem, x, w, options))
-    return _timings(runs, rounds, _exact(problem, x, w))
+    return _timings(runs, rounds, seconds, _exact(problem, x, w))
 
 
 def _timings(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, exact: np.ndarray[Any, Any] | None
+    runs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    seconds: float,
+    exact: np.ndarray[Any, Any] | None,
 ) -> list[Timing]:
     peaks: dict[str, int] = {}
     errors: dict[str, float] = {}
     times: dict[str, list[float]] = {}
     for name, run in runs.items():
         try:
-            y, seconds, peaks[name] = _timed(run)
+            y, warm_up, peaks[name] = _timed(run)
         except (ValueError, RuntimeError):
             continue
+        times[name] = [warm_up] if warm_up > _SLOW else []
         if isinstance(y, mx.array):
             y = y.astype(mx.float32)
-        values = y.numpy() if hasattr(y, "numpy") else np.array(y)
-        if exact is not None and values.shape == exact.shape:
+        if exact is not None and name != "matmul":
+            values = y.numpy() if hasattr(y, "numpy") else np.array(y)
             errors[name] = float(np.abs(values - exact).max())
-        times[name] = [seconds] if seconds > _SLOW else []
     order = [name for name in times if not times[name]]
     chance, start = random.Random(0), time.perf_counter()
     for done in range(rounds):
-        if done >= 5 and time.perf_counter() - start > _MOST:
+        if done >= 3 and time.perf_counter() - start > seconds:
             break
-        chance.shuffle(order)  # what runs before leaves its mark: threads that still spin, memory
+        chance.shuffle(order)  # what runs before leaves its mark on memory
         for name in order:
+            _timed(runs[name])  # untimed, while the threads of whoever ran before stop to spin
             times[name].append(_timed(runs[name])[1])
+    if times["packed"]:
+        times["packed, 2 GB cache"] = _with_cache(runs["packed"], len(times["packed"]))
     return [
-        Timing(name, 1e3 * statistics.median(each), _quartiles(each), peaks[name], errors.get(name))
+        Timing(name, tuple(1e3 * t for t in each), peaks.get(name, 0), errors.get(name))
         for name, each in times.items()
     ]
+
+
+def _with_cache(run: Callable[[], Any], rounds: int) -> list[float]:
+    before = mx.set_cache_limit(_CACHE)
+    try:
+        return [_timed(run)[1] for _ in range(rounds + 1)][1:]
+    finally:
+        mx.set_cache_limit(before)
+        mx.clear_cache()
 
 
 def _competitors(
@@ -120,28 +162,50 @@ def _competitors(
     w_values: np.ndarray[Any, Any],
     options: dict[str, Any],
     dtype: str,
+    methods: Sequence[str],
     native: bool,
 ) -> dict[str, Callable[[], Any]]:
     x, w = (mx.array(a).astype(getattr(mx, dtype)) for a in (x_values, w_values))
     mx.eval(x, w)
     ours, own = getattr(ops, op), getattr(mx, op)
     runs: dict[str, Callable[[], Any]] = {}
-    if native:
+    if native and _native_seconds(problem) < _MOST:
         runs["mx"] = lambda: own(x, w, **options)
-    if native and TRANSPOSED[op] == 1:
+    if "mx" in runs and TRANSPOSED.get(op) == 1:
         x2, w2 = mx.expand_dims(x, 2), mx.expand_dims(w, 2)
         filler = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
         lifted = {k: (v, filler[k]) if k in filler else v for k, v in options.items()}
         runs["mx as 2D"] = lambda: mx.conv_transpose2d(x2, w2, **lifted).squeeze(2)
-    for method in ("auto", *(name for name in METHODS if name != "native")):
+    for method in methods:
         runs[method] = lambda method=method: ours(x, w, **options, method=method)  # type: ignore[misc]
     packed = ops.pack(w)
     mx.eval(ours(x, packed, **options))
     runs["packed"] = lambda: ours(x, packed, **options)
     if problem.groups == 1:
-        rows, columns = x.reshape(-1, x.shape[-1]), w.reshape(-1, x.shape[-1])
+        n = prod(x.shape[:-1]) // prod(axis.stride for axis in problem.axes)
+        rows, columns = x.reshape(-1, x.shape[-1])[:n], w.reshape(-1, x.shape[-1])
+        mx.eval(rows)
         runs["matmul"] = lambda: rows @ columns.T
     return runs
+
+
+def _shared(
+    op: str,
+    x: np.ndarray[Any, Any],
+    w: np.ndarray[Any, Any],
+    options: dict[str, Any],
+    dtype: str,
+) -> Callable[[], Any]:
+    inputs, h = (mx.array(a).astype(getattr(mx, dtype)) for a in (x, w[:1]))
+    mx.eval(inputs, h)
+    packed = ops.pack(h)
+    return lambda: getattr(ops, op)(inputs, packed, **options)
+
+
+def _native_seconds(problem: ConvSpec) -> float:
+    """An estimate for the CPU, and infinite where MLX cannot compute it."""
+    lowered = METHODS["native"](problem, CPU)
+    return lowered.seconds if isinstance(lowered, ConvPlan) else float("inf")
 
 
 def _rival(
@@ -154,6 +218,10 @@ def _rival(
 ) -> dict[str, Callable[[], Any]]:
     if name not in peers.PEERS:
         arguments.refuse("bench", f"rivals must be among {', '.join(peers.PEERS)}", repr(name))
+    if op not in TRANSPOSED:
+        if name in ("torch", "onnxruntime"):  # they have no convolution with both strides
+            return {}
+        options = {}
     names = ("stride", "padding", "output_padding", "dilation")
     defaults = (1, 0, 0, 1)
     given = tuple(
@@ -173,6 +241,8 @@ def _exact(
     taps = list(np.ndindex(*w.shape[1:-1]))
     if len(taps) * prod(problem.output_shape) > 3e9:
         return None
+    if not problem.flip:
+        w = np.flip(w, tuple(range(1, w.ndim - 1)))
     groups = problem.groups
     spaces = [a.dilated_size + (a.window - 1) for a in problem.axes]
     y = np.zeros((problem.batch, *spaces, problem.out_channels))
@@ -187,11 +257,12 @@ def _exact(
         y[(slice(None), *at)] += product.reshape(*x.shape[:-1], -1)
     for i, a in enumerate(problem.axes):
         start = a.window - 1 - a.padding_lo
-        stop = start + a.output_size
+        stop = start + (a.output_size - 1) * a.stride + 1
         widths = [(0, 0)] * y.ndim
         widths[1 + i] = (max(-start, 0), max(stop - y.shape[1 + i], 0))
         y = np.pad(y, widths)
-        y = np.take(y, range(start + widths[1 + i][0], stop + widths[1 + i][0]), 1 + i)
+        lo = widths[1 + i][0]
+        y = np.take(y, range(start + lo, stop + lo, a.stride), 1 + i)
     return y
 
 
@@ -204,13 +275,6 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float, int]:
         mx.eval(y)
     seconds = time.perf_counter() - start
     return y, seconds, mx.get_peak_memory() - before if isinstance(y, mx.array) else 0
-
-
-def _quartiles(values: list[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return 1e3 * values[0], 1e3 * values[0]
-    low, _, high = statistics.quantiles(values, n=4)
-    return 1e3 * low, 1e3 * high
 
 
 def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[str, Any]]:
@@ -226,19 +290,87 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
     rows = []
     for case in cases:
         call = {k: tuple(v) if isinstance(v, list) else v for k, v in case.items() if k != "name"}
+        call.pop("readme", None)
         op, x, w = (call.pop(k) for k in ("op", "input", "weight"))
         timings = bench(op, x, w, **more, **call)
+        call.pop("shared", None)
         told = {
             each.name: {
-                "ms": each.median,
-                "quartiles": each.quartiles,
+                "ms": _rounded(each.median),
+                "quartiles": [_rounded(ms) for ms in each.quartiles],
+                "rounds": [_rounded(ms) for ms in each.rounds],
                 "peak_bytes": each.peak_bytes,
                 "error": each.error,
             }
             for each in timings
         }
         dtype = call.pop("dtype", "float32")
-        output = problem_of(op, x, w, dtype, call).output_shape
-        output_bytes = ITEMSIZE[dtype] * prod(output)
-        rows.append({**case, "output_bytes": output_bytes, "timings": told})
+        problem = problem_of(op, x, w, dtype, call)
+        output_bytes = ITEMSIZE[dtype] * prod(problem.output_shape)
+        about = {"output_bytes": output_bytes, "macs": _macs(problem)}
+        rows.append({**case, **about, "timings": told})
     return rows
+
+
+def _macs(problem: ConvSpec) -> int:
+    """All taps on all samples, edges aside."""
+    per_sample = prod(axis.kernel_size for axis in problem.axes) * problem.out_channels
+    samples = problem.batch * problem.in_channels * prod(axis.size for axis in problem.axes)
+    strides = prod(axis.stride for axis in problem.axes)
+    return samples * per_sample // (problem.groups * strides)
+
+
+def new_lengths(
+    op: str,
+    input: Sequence[int],
+    weight: Sequence[int],
+    *,
+    dtype: str = "float32",
+    rivals: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, tuple[float, float]]:
+    """What a new length of the input costs: milliseconds a call at one length and at ever new ones.
+
+    Args:
+        op (str): One of the transposed convolutions.
+        input (list(int)): The shape of ``x``; its first length is replaced by 200 around it.
+        weight (list(int)): The shape of ``w``.
+        dtype (str, optional): Of both. Default: ``"float32"``.
+        rivals (list(str), optional): Other frameworks, of `peers.PEERS`. Default: none.
+        options: The call's own.
+
+    Returns:
+        dict: By competitor, medians of 200 calls each. No length is met twice, and their mean is
+        the one length.
+    """
+    middle = int(input[1])
+    others = [max(1, middle + i - 100) for i in range(201) if i != 100]
+    random.Random(0).shuffle(others)
+    rng = np.random.default_rng(0)
+    longest = rng.standard_normal((input[0], max(others), *input[2:])).astype(np.float32)
+    w_values = rng.standard_normal(weight).astype(np.float32)
+    packed = ops.pack(mx.array(w_values).astype(getattr(mx, dtype)))
+
+    def ready(length: int) -> dict[str, Callable[[], Any]]:
+        values = longest[:, :length]
+        x = mx.array(values).astype(getattr(mx, dtype))
+        mx.eval(x)
+        runs: dict[str, Callable[[], Any]] = {}
+        runs["packed"] = lambda: getattr(ops, op)(x, packed, **options)
+        problem = problem_of(op, values.shape, tuple(weight), dtype, options)
+        for name in rivals:
+            runs.update(_rival(name, op, problem, values, w_values, options))
+        return runs
+
+    found: list[dict[str, float]] = []
+    for lengths in ([middle] * 200, others):
+        times: dict[str, list[float]] = {}
+        for length in lengths:
+            for name, run in ready(length).items():
+                times.setdefault(name, []).append(1e3 * _timed(run)[1])
+        found.append({name: statistics.median(each) for name, each in times.items()})
+    return {name: (_rounded(ms), _rounded(found[1][name])) for name, ms in found[0].items()}
+
+
+def _rounded(ms: float) -> float:
+    return float(f"{ms:.4g}")

@@ -1,4 +1,4 @@
-"""How do other frameworks compute a transposed convolution? For `polyconv bench` alone.
+"""How do other libraries compute a transposed convolution? For `polyconv bench` alone.
 
 Each takes the same channels-last NumPy arrays and gives back a function to time, whose result
 `as_numpy` turns into a channels-last array. A framework that is not installed is left out.
@@ -102,6 +102,28 @@ def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict
     return {"jax": lambda: convolve(inputs, kernel).block_until_ready()}
 
 
+def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """scipy.signal.upfirdn, where one filter serves all channels: C = O = 1 in 1D, no dilation."""
+    from scipy.signal import upfirdn
+
+    (axis,) = problem.axes if problem.ndim == 1 else (None,)
+    if axis is None or w.shape[0] != 1 or w.shape[-1] != 1 or axis.kernel_dilation > 1:
+        return {}
+    first = axis.kernel_size - 1 - axis.padding_lo  # of all outputs of upfirdn
+    if first < 0:
+        return {}
+    up, down = axis.input_dilation, axis.stride
+    taps = np.pad(w[0, :, 0] if problem.flip else w[0, ::-1, 0], (-first % down, 0))
+    lines = np.ascontiguousarray(x[..., 0])
+    start = -(-first // down)
+
+    def run() -> Array:
+        y = upfirdn(taps, lines, up, down, axis=-1)[:, start : start + axis.output_size]
+        return np.pad(y, [(0, 0), (0, axis.output_size - y.shape[1])])[..., None]
+
+    return {"upfirdn": run}
+
+
 def _inputs_first(w: Array, groups: int) -> Array:
     """`(O, *K, C / groups)` as `(C, O / groups, *K)`, the layout of PyTorch and ONNX."""
     outputs, *kernel, channels = w.shape
@@ -109,4 +131,4 @@ def _inputs_first(w: Array, groups: int) -> Array:
     return np.ascontiguousarray(grouped.reshape(groups * channels, outputs // groups, *kernel))
 
 
-PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax}
+PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax, "upfirdn": upfirdn}

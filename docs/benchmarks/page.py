@@ -1,70 +1,67 @@
-"""Writes docs/benchmarks/rivals.md and its plot from rivals.json.
+"""Writes docs/benchmarks/rivals.md and real_layers.md, their plots, and the README's table.
 
-    polyconv bench --cases docs/benchmarks/cases.toml --rivals torch,onnxruntime,jax \
-        --no-native --out docs/benchmarks/rivals.json
-    python docs/benchmarks/page.py
+From rivals.json, real_layers.json and lengths.json, which `make bench` writes.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from polyconv import scores
+
 HERE = Path(__file__).parent
-RIVALS = ("torch", "torch channels last", "onnxruntime", "jax")
+README = HERE.parents[1] / "README.md"
 
-HEAD = """# Against other frameworks
-
-Times in milliseconds of one transposed convolution in float32, medians of interleaved rounds, on 2
-CPU cores of a shared machine: quote ratios, not times. MLX with OpenBLAS preloaded, 2 threads for
+ABOUT = """
+Times in milliseconds of one transposed convolution in float32, medians of interleaved rounds, on
+2 CPU cores of a shared machine: quote ratios, not times. MLX with OpenBLAS preloaded, 2 threads for
 everybody, the weights of all but `auto` prepared before. *best rival* is the fastest of PyTorch
-(either layout), ONNX Runtime and JAX; the ratio is its time over that of `packed`, above 1 where
-polyconv is faster. *matmul* is one product of as many multiply-accumulates, the limit of a layer
-without groups. Errors are the largest against float64, of `packed` and of PyTorch. *peak* is what
-MLX allocates for `packed` at most at a time, its output included, over the size of the output.
+(either layout), ONNX Runtime, JAX and, for one channel, scipy.signal.upfirdn; *ratio* is the median
+over rounds of its time over that of `packed`, above 1 where polyconv is faster. *matmul* is one
+product of as many multiply-accumulates, the limit of a layer without groups. *error* is the largest
+against float64, of `packed` and of PyTorch. *peak* is what MLX allocates for `packed` at most at a
+time, its output included, over the size of the output. *2 GB cache* is `packed` where MLX may keep
+that much freed memory (`mx.set_cache_limit`), 32 MB by default on a CPU: what is above that is
+given back to the system and faulted in anew, page by page, in every call."""
 
-| layer | `auto` | `packed` | best rival | | ratio | `packed` / matmul | error | peak / output |
-|---|---:|---:|---:|---|---:|---:|---:|---:|
-"""
-
-
-def rival_of(timings: dict[str, Any]) -> tuple[str, float]:
-    """The fastest other framework and its milliseconds."""
-    found = {name: timings[name]["ms"] for name in RIVALS if name in timings}
-    name = min(found, key=lambda name: found[name])
-    return name, found[name]
+COLUMNS = (
+    "| layer | `auto` | `packed` | 2 GB cache | best rival | | ratio | rival / matmul "
+    "| `packed` / matmul | MLX | error | peak / output |\n"
+    "|---|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|\n"
+)
 
 
-def page(results: dict[str, Any]) -> str:
-    lines, ratios, limits = [], [], []
-    for row in results["rows"]:
-        timings = row["timings"]
-        name, best = rival_of(timings)
-        ours = timings["packed"]
-        ratios.append(best / ours["ms"])
-        limit = "-"
-        if "matmul" in timings:
-            limits.append(ours["ms"] / timings["matmul"]["ms"])
-            limit = f"{limits[-1]:.2f}"
-        errors = " / ".join(_error(timings.get(name, {})) for name in ("packed", "torch"))
-        lines.append(
-            f"| {row['name']} | {timings['auto']['ms']:.3g} | {ours['ms']:.3g} | {best:.3g} "
-            f"| {name} | {ratios[-1]:.2f} | {limit} | {errors} "
-            f"| {ours['peak_bytes'] / row['output_bytes']:.2f} |\n"
-        )
-    return HEAD + "".join(lines) + _summary(results, ratios, limits)
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    return COLUMNS + "".join(_line(row) for row in rows)
 
 
-def _summary(results: dict[str, Any], ratios: list[float], limits: list[float]) -> str:
-    return (
-        f"\nGeometric mean of the ratios {_mean(ratios):.2f}, least {min(ratios):.2f}, above 1 in "
-        f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}. Geometric mean over matmul "
-        f"{_mean(limits):.2f}, most {max(limits):.2f}.\n\n"
-        "![ratio to the best rival](rivals.png)\n\n"
-        + "".join(f"    {line}\n" for line in results["what"] if "BLAS" in line or "MLX" in line)
+def _line(row: dict[str, Any]) -> str:
+    timings = row["timings"]
+    rival, native = scores.best_rival(row), scores.best_native(row)
+    packed = timings["packed"]["ms"]
+    errors = " / ".join(_error(timings.get(name, {})) for name in ("packed", "torch"))
+    cells = (
+        row["name"],
+        f"{timings['auto']['ms']:.3g}" if "auto" in timings else "-",
+        f"{packed:.3g}",
+        _ms(timings, "packed, 2 GB cache"),
+        _ms(timings, rival),
+        rival or "-",
+        f"{scores.ratio(row, rival):.2f}" if rival else "-",
+        f"{scores.ratio(row, rival, 'matmul'):.2f}" if rival and "matmul" in timings else "-",
+        f"{1 / scores.ratio(row, 'matmul'):.2f}" if "matmul" in timings else "-",
+        f"{scores.ratio(row, native):,.0f} x" if native else "-",
+        errors,
+        f"{scores.memory(row):.2f}",
     )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _ms(timings: dict[str, Any], name: str | None) -> str:
+    return f"{timings[name]['ms']:.3g}" if name in timings else "-"
 
 
 def _error(timing: dict[str, Any]) -> str:
@@ -72,15 +69,34 @@ def _error(timing: dict[str, Any]) -> str:
     return "-" if error is None else f"{error:.0e}"
 
 
-def _mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+def page(title: str, results: dict[str, Any], after: str) -> str:
+    told = "".join(f"* {line}\n" for line in scores.summary(results["rows"]))
+    what = "".join(f"    {line}\n" for line in results["what"] if "BLAS" in line or "MLX" in line)
+    return f"# {title}\n{ABOUT}\n\n{table(results['rows'])}\n{told}\n{after}\n{what}"
 
 
-def plot(results: dict[str, Any]) -> None:
+AFTER = """![ratio to the best rival](rivals.png)
+
+## Time against length
+
+![time against length](lengths.png)
+
+One layer, 32 to 16 channels, K8 s4. MLX's own op is left out where it was estimated to take over a
+minute.
+
+## New lengths
+
+Milliseconds a call of HiFi-GAN's second layer, medians of 200, at 1024 frames and at 200 lengths
+from 924 to 1124, each met once:
+
+"""
+
+
+def plot_ratios(rows: Sequence[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
-    rows = results["rows"][::-1]
-    ratios = [rival_of(row["timings"])[1] / row["timings"]["packed"]["ms"] for row in rows]
+    rows = [row for row in rows if scores.best_rival(row)][::-1]
+    ratios = [scores.ratio(row, scores.best_rival(row) or "") for row in rows]
     figure, axes = plt.subplots(figsize=(8, 0.24 * len(rows) + 1), layout="constrained")
     colours = ["#2a7f62" if ratio >= 1 else "#b5523b" for ratio in ratios]
     axes.barh([row["name"] for row in rows], ratios, color=colours)
@@ -91,10 +107,78 @@ def plot(results: dict[str, Any]) -> None:
     figure.savefig(HERE / "rivals.png", dpi=110)
 
 
+def plot_lengths(rows: Sequence[dict[str, Any]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    names = {"mx": "mx.conv_transpose1d", "packed": "polyconv, packed", "torch": "PyTorch"}
+    names |= {"onnxruntime": "ONNX Runtime", "jax": "JAX", "matmul": "one matmul"}
+    for name, label in names.items():
+        found = [(r["input"][1], r["timings"][name]["ms"]) for r in rows if name in r["timings"]]
+        if found:
+            axes.plot(*zip(*found), marker="o", markersize=4, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="frames of input", ylabel="ms")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(HERE / "lengths.png", dpi=110)
+
+
+def readme_table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| layer | `mx.conv_transpose*` | polyconv | packed once | best other framework | "
+        "faster than MLX / than it | max abs error, ours / PyTorch's |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if row.get("readme"):
+            timings, rival = row["timings"], scores.best_rival(row) or ""
+            native = f"{scores.ratio(row, 'mx'):,.2g}" if "mx" in timings else "-"
+            if native != "-" and float(native.replace(",", "")) >= 10:
+                native = f"{scores.ratio(row, 'mx'):,.0f}"
+            errors = " / ".join(_error(timings.get(name, {})) for name in ("packed", "torch"))
+            lines.append(
+                f"| {row['name']} | {_time(timings.get('mx'))} | {_time(timings['auto'])} "
+                f"| {_time(timings['packed'])} | {_time(timings[rival])}, {rival} "
+                f"| {native} / {scores.ratio(row, rival):.2f} | {errors} |"
+            )
+    return "\n".join(lines)
+
+
+def _time(timing: dict[str, Any] | None) -> str:
+    if timing is None:
+        return "over a minute"
+    ms = timing["ms"]
+    return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms"
+
+
+def in_readme(text: str, rows: Sequence[dict[str, Any]]) -> str:
+    """`text` with the table between its two markers replaced."""
+    start, stop = "<!-- layers -->\n", "\n<!-- /layers -->"
+    head, rest = text.split(start)
+    return head + start + readme_table(rows) + stop + rest.split(stop)[1]
+
+
+def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The pages by name, from the files by name."""
+    new = found["new_lengths"]["new_lengths"].items()
+    after = AFTER + "| | one length | 200 lengths |\n|---|---:|---:|\n"
+    after += "".join(f"| {name} | {known:.3g} | {other:.3g} |\n" for name, (known, other) in new)
+    return {
+        "rivals": page("Against other frameworks", found["rivals"], after),
+        "real_layers": page("Layers of real models", found["real_layers"], ""),
+    }
+
+
+FILES = ("rivals", "real_layers", "lengths", "new_lengths")
+
+
 def main() -> None:
-    results = json.loads((HERE / "rivals.json").read_text())
-    (HERE / "rivals.md").write_text(page(results))
-    plot(results)
+    found = {name: json.loads((HERE / f"{name}.json").read_text()) for name in FILES}
+    for name, text in pages(found).items():
+        (HERE / f"{name}.md").write_text(text)
+    plot_ratios(found["rivals"]["rows"])
+    plot_lengths(found["lengths"]["rows"])
+    README.write_text(in_readme(README.read_text(), found["rivals"]["rows"]))
 
 
 if __name__ == "__main__":

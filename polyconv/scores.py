@@ -1,0 +1,104 @@
+"""How does polyconv fare in rows that `polyconv bench` wrote? Standard library only.
+
+Ratios are medians over rounds of one time over another in the same round, as a shared machine is
+faster in one round than in the next.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+RIVALS = ("torch", "torch channels last", "onnxruntime", "jax", "upfirdn")
+NATIVE = ("mx", "mx as 2D")
+_LEAST_MACS = 0.1e9  # 0.2 GFLOP: what is less is not bound by the product
+
+Row = Mapping[str, Any]
+
+
+def ratio(row: Row, other: str, ours: str = "packed") -> float:
+    """The time of `other` over that of `ours`: above 1 where polyconv is faster."""
+    theirs, own = row["timings"][other]["rounds"], row["timings"][ours]["rounds"]
+    if len(theirs) == 1:
+        theirs = theirs * len(own)
+    return float(statistics.median(a / b for a, b in zip(theirs, own)))
+
+
+def best_rival(row: Row) -> str | None:
+    """The fastest of the other frameworks that were timed."""
+    found = [name for name in RIVALS if name in row["timings"]]
+    return min(found, key=lambda name: row["timings"][name]["ms"], default=None)
+
+
+def best_native(row: Row) -> str | None:
+    """The faster of MLX's own op as it stands and lifted to 2D."""
+    found = [name for name in NATIVE if name in row["timings"]]
+    return min(found, key=lambda name: row["timings"][name]["ms"], default=None)
+
+
+class Score(NamedTuple):
+    """Geometric mean, the worst value and its row, and how many rows."""
+
+    mean: float
+    worst: float
+    where: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"geometric mean {self.mean:.3g} over {self.n} rows, worst {self.worst:.3g}"
+
+
+def _score(values: Iterable[tuple[str, float]], worst_is_most: bool) -> Score | None:
+    found = list(values)
+    if not found:
+        return None
+    name, worst = (max if worst_is_most else min)(found, key=lambda pair: pair[1])
+    mean = math.exp(statistics.fmean(math.log(value) for _, value in found))
+    return Score(mean, worst, name, len(found))
+
+
+def scores(rows: Sequence[Row]) -> dict[str, Score]:
+    """What the benchmarks claim, each as a score.
+
+    `rivals`: the best other framework's time over `packed`; `matmul`: `packed` over one product of
+    as many multiply-accumulates, on dense rows of at least 0.2 GFLOP; `native`: MLX's own op over
+    `packed`, dense rows; `memory`: bytes that MLX allocates at most at a time beside input and
+    packed weights, over the output's; `errors`: ours over PyTorch's.
+    """
+    dense = [row for row in rows if "matmul" in row["timings"]]
+    large = [row for row in dense if row["macs"] >= _LEAST_MACS]
+    found = {
+        "rivals": _score(((r["name"], ratio(r, k)) for r in rows if (k := best_rival(r))), False),
+        "matmul": _score(((r["name"], 1 / ratio(r, "matmul")) for r in large), True),
+        "native": _score(((r["name"], ratio(r, k)) for r in dense if (k := best_native(r))), False),
+        "memory": _score(((r["name"], memory(r)) for r in rows), True),
+        "errors": _score(((r["name"], e) for r in rows if (e := error_ratio(r)) is not None), True),
+    }
+    return {name: score for name, score in found.items() if score}
+
+
+def memory(row: Row) -> float:
+    """Peak bytes of `packed` over those of the output, which is 1 at best."""
+    return float(row["timings"]["packed"]["peak_bytes"]) / float(row["output_bytes"])
+
+
+def error_ratio(row: Row) -> float | None:
+    """The largest error of `packed` over PyTorch's, either against float64."""
+    errors = [row["timings"].get(name, {}).get("error") for name in ("packed", "torch")]
+    if None in errors or not min(errors):
+        return None
+    return float(errors[0]) / float(errors[1])
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """The scores, a line each."""
+    told = {
+        "rivals": "best other framework / packed",
+        "matmul": "packed / matmul, dense rows of at least 0.2 GFLOP",
+        "native": "MLX's own op / packed, dense rows",
+        "memory": "peak / output",
+        "errors": "largest error / PyTorch's",
+    }
+    return [f"{told[key]}: {score} ({score.where})" for key, score in scores(rows).items()]
