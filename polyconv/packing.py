@@ -48,16 +48,20 @@ class PackedWeight:
         return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"
 
 
-def packed_for(plan: ConvPlan, w: mx.array) -> list[mx.array]:
+def packed_for(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx.array]:
     """The weight as a plan's convolutions or products take it.
 
-    For products halves are made float32, so that sums are rounded once.
+    For products halves are made float32, so that sums are rounded once. With `transposed`, where
+    the output channels of `w` lie together in memory and not the input channels, the taps do too:
+    products take either, and a copy that exchanges the two is many times slower than one that does
+    not.
     """
     if plan.is_zero:
         return []
     dtype = getattr(mx, plan.problem.dtype)
     if plan.products:
-        return pack_taps(plan, w.astype(dtype if dtype == mx.float64 else mx.float32))
+        w = w.astype(dtype if dtype == mx.float64 else mx.float32)
+        return pack_taps(plan, w, transposed)
     return pack(plan, w.astype(dtype))
 
 
@@ -68,10 +72,10 @@ def pack(plan: ConvPlan, w: mx.array) -> list[mx.array]:
     return [_pack(w, sub, plan.problem.groups, plan.problem.flip) for sub in plan.subconvs]
 
 
-def pack_taps(plan: ConvPlan, w: mx.array) -> list[mx.array]:
-    """Cuts `(O, *K, C)` for products: per subconv `(prod(T), G, *R, O / G, C)`."""
+def pack_taps(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx.array]:
+    """Cuts `(O, *K, C)` for products: per subconv `(prod(T), G, prod(R) * O / G, C)`."""
     groups, flip = plan.problem.groups, plan.problem.flip
-    return [_pack_taps(w, sub, groups, flip) for sub in plan.subconvs]
+    return [_pack_taps(w, sub, groups, flip, transposed) for sub in plan.subconvs]
 
 
 def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
@@ -87,11 +91,16 @@ def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     return contiguous(packed)  # with one output channel the reshape is a view
 
 
-def _pack_taps(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
+def _pack_taps(w: mx.array, sub: SubConv, groups: int, flip: bool, transposed: bool) -> mx.array:
     w = _cut_up(w, sub, groups, flip)
     ndim = len(sub.blocks)
-    order = [*range(2, 2 + 2 * ndim, 2), 0, *range(3, 3 + 2 * ndim, 2), 1, 2 + 2 * ndim]
-    return contiguous(w.transpose(order).flatten(0, ndim - 1))
+    taps, phases = range(2, 2 + 2 * ndim, 2), range(3, 3 + 2 * ndim, 2)
+    channels = 2 + 2 * ndim
+    if not transposed:
+        w = contiguous(w.transpose(*taps, 0, *phases, 1, channels).flatten(0, ndim - 1))
+        return w.flatten(2, -2)
+    w = contiguous(w.transpose(*taps, 0, channels, *phases, 1).flatten(0, ndim - 1))
+    return w.flatten(3, -1).swapaxes(-1, -2)
 
 
 def _cut_up(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:

@@ -82,8 +82,9 @@ class ConvPlan:
 
     @cached_property
     def is_zero(self) -> bool:
-        """Whether no convolution is needed, as every output is zero."""
-        return self.problem.is_empty or not all(axis.phases for axis in self.axes)
+        """Whether no convolution is needed, as every output is zero, or there is none."""
+        nothing = self.problem.is_empty or 0 in self.problem.output_shape
+        return nothing or not all(axis.phases for axis in self.axes)
 
     @cached_property
     def subconvs(self) -> tuple[SubConv, ...]:
@@ -187,8 +188,9 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
     if not plans:
         reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
         refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
-    if plans[0].is_zero:
-        return plans[0]
+    nothing = next((each for each in plans if each.is_zero), None)
+    if nothing is not None:
+        return nothing
     if isinstance(device, Metal):
         most = MOST_MACS * ideal(spec)
         plans = [each for each in plans if each.cost.macs <= most] or plans

@@ -1,4 +1,4 @@
-"""Sums of matrix products, one per tap: the `taps` method, and the gradient of any plan's weight.
+"""Sums of matrix products, one per tap: the `taps` method.
 
 Nothing is unfolded: each product reads the input where it lies, shifted.
 Letters in shape comments: N batch, D padded input, M frames, R phases of a block, G groups, O and C
@@ -13,11 +13,10 @@ from math import prod
 import mlx.core as mx
 
 from polyconv.convolve import Padding, padding_of
-from polyconv.packing import pack
 from polyconv.plan import ConvPlan, SubConv
 from polyconv.slicing import Inputs, cut, pad_all
 from polyconv.spec import ConvSpec
-from polyconv.weaving import assemble, frames_of
+from polyconv.weaving import frames_of
 
 
 def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.array]:
@@ -30,8 +29,7 @@ def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.
     """
     if plan.products == "scaled":
         return [_scaled(inputs, w, sub) for w, sub in zip(packed, plan.subconvs, strict=True)]
-    merged = [w.reshape(*w.shape[:2], -1, w.shape[-1]) for w in packed]  # T, G, R * O / G, C / G
-    outputs = (_flat if plan.products == "flat" else _gathered)(inputs, merged, plan)
+    outputs = (_flat if plan.products == "flat" else _gathered)(inputs, packed, plan)
     return [frames_of(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
 
 
@@ -80,7 +78,7 @@ def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
             (lo[i] - axis.padding_lo + tap * axis.kernel_dilation) * steps[i]
             for i, (tap, axis) in enumerate(zip(taps, spec.axes, strict=True))
         )
-        for taps in _taps_of(spec)
+        for taps in taps_of(spec)
     ]
 
 
@@ -100,7 +98,7 @@ def _gathered(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx
     for w, sub in zip(packed, plan.subconvs, strict=True):
         spec = sub.spec
         x = inputs.padded(*padding_of(spec))
-        reads = [_read(x, spec, indices) for indices in _taps_of(spec)]
+        reads = [read_by(x, spec, indices) for indices in taps_of(spec)]
         if spec.groups == 1:
             y = _sum_of_products([read.squeeze(0) for read in reads], w.squeeze(1))
         else:
@@ -112,16 +110,18 @@ def _gathered(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx
 def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
     """Sums of scaled inputs, where a group has one input channel: no product is a matrix product.
 
-    In the order of the output: `(N, M1, R1, M2, R2, ..., G, O / G)`. `w` is `(T, G, *R, O / G, 1)`.
+    In the order of the output: `(N, M1, R1, M2, R2, ..., G, O / G)`; `w` is
+    `(T, G, prod(R) * O / G, 1)`.
     """
     spec = sub.spec
     x = inputs.padded(*padding_of(spec))
     ndim = spec.ndim
-    w = mx.moveaxis(w.squeeze(-1), 1, 1 + ndim)  # T, *R, G, O / G
+    w = w.reshape(*w.shape[:2], *sub.n_phases, -1)
+    w = mx.moveaxis(w, 1, 1 + ndim)  # T, *R, G, O / G
     between = [size for r in sub.n_phases for size in (1, r)]
     total: mx.array | None = None
-    for indices, taps in zip(_taps_of(spec), w, strict=True):
-        read = _sliced(x, spec, indices)
+    for indices, taps in zip(taps_of(spec), w, strict=True):
+        read = sliced(x, spec, indices)
         frames = [size for m in read.shape[1:-1] for size in (m, 1)]
         read = read.reshape(spec.batch, *frames, spec.groups, 1)
         taps = taps.reshape(1, *between, *taps.shape[-2:])
@@ -130,11 +130,11 @@ def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
     return total
 
 
-def _taps_of(spec: ConvSpec) -> list[tuple[int, ...]]:
+def taps_of(spec: ConvSpec) -> list[tuple[int, ...]]:
     return list(product(*[range(axis.kernel_size) for axis in spec.axes]))
 
 
-def _sliced(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
+def sliced(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
     """The samples of the padded input that a tap reads, `(N, *M, C)`."""
     for i, (axis, tap) in enumerate(zip(spec.axes, indices, strict=True)):
         start = tap * axis.kernel_dilation
@@ -142,48 +142,7 @@ def _sliced(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
     return x
 
 
-def _read(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
+def read_by(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
     """The same as a matrix per group, `(G, N * prod(M), C / G)`."""
-    rows = _sliced(x, spec, indices)
+    rows = sliced(x, spec, indices)
     return rows.reshape(-1, spec.groups, spec.in_channels // spec.groups).swapaxes(0, 1)
-
-
-def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
-    """The gradient of a plan with respect to its weight.
-
-    For each tap of each subconv one product of the samples that it reads, `(N * prod(M), C)`, with
-    the cotangents of the phases, `(N * prod(M), R * O)`: nothing is unfolded. Weaving and packing
-    are linear, so their transposes are their gradients.
-
-    Args:
-        plan (ConvPlan): A polyphase plan for the shapes of the convolution.
-        x (array): The input, ``(N, *S, C)``.
-        y (array): The cotangent of the output, ``plan.problem.output_shape``.
-
-    Returns:
-        array: Of the weight's shape, ``(O, *K, C / groups)``, on a CPU float32 for halves.
-    """
-    spec = plan.problem
-    dtype = getattr(mx, spec.dtype)
-    if plan.metal is None and dtype != mx.float64:
-        dtype = mx.float32  # MLX's CPU products of halves are far slower
-    kernel = [axis.kernel_size for axis in spec.axes]
-    zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
-    if plan.is_zero:
-        return zeros
-    shapes = [sub.spec.output_shape for sub in plan.subconvs]
-    outputs = [mx.zeros(shape, dtype) for shape in shapes]
-    _, woven = mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y.astype(dtype)])
-    inputs = Inputs(x.astype(dtype), spec.groups)
-    taps = [_correlate(inputs, dy, sub) for dy, sub in zip(woven, plan.subconvs, strict=True)]
-    return mx.vjp(lambda w: pack(plan, w), [zeros], taps)[1][0]
-
-
-def _correlate(inputs: Inputs, y: mx.array, sub: SubConv) -> mx.array:
-    """The gradient of the taps of one subconv: `(G * prod(R) * O / G, *T, C)`."""
-    spec, groups = sub.spec, sub.spec.groups
-    x = inputs.padded(*padding_of(spec))
-    y = y.reshape(-1, groups, spec.out_channels // groups).transpose(1, 2, 0)  # G, R * O, N * M
-    taps = [y @ _read(x, spec, indices) for indices in _taps_of(spec)]
-    kernel = [axis.kernel_size for axis in spec.axes]
-    return mx.stack(taps, 2).reshape(spec.out_channels, *kernel, -1)

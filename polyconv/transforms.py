@@ -8,7 +8,7 @@ is behind three maps, each of two of these and with a result of the kind of the 
 
     (x, w) -> y    the convolution
     (w, y) -> x    its gradient with respect to the input, again a convolution (`spec.adjoint`)
-    (x, y) -> w    its gradient with respect to the weight (`products.correlate`)
+    (x, y) -> w    its gradient with respect to the weight (`correlation.correlate`)
 
 The gradients of each map are the other two, so gradients of every order need nothing else; MLX's
 own rules, which unfold, are never used. Under `mx.vmap` the mapped axis becomes more batch, more
@@ -22,16 +22,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.correlation import correlate
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
-from polyconv.devices import Device
+from polyconv.devices import Device, Host
 from polyconv.execute import run
-from polyconv.packing import PackedWeight
+from polyconv.packing import PackedWeight, packed_for
 from polyconv.plan import ConvPlan, plan
-from polyconv.products import correlate
 from polyconv.slicing import contiguous
 from polyconv.spec import ConvSpec, adjoint
 
@@ -141,16 +142,42 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     """The convolution of `y` with each group's input and output channels exchanged."""
     spec = adjoint(problem.spec)
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
-    w = contiguous(w.swapaxes(1, -1).flatten(0, 1))
-    chosen = _planned(spec, "auto", problem.op, problem.device)
+    w = w.swapaxes(1, -1).flatten(0, 1)
+    on_cpu = problem.device.name == "cpu"
+    chosen = _planned(spec, "taps" if on_cpu else "auto", problem.op, problem.device)
+    if chosen.products:
+        packed = packed_for(chosen, w, transposed=True)
+        return run(chosen, y, w, pads_explicitly(problem.stream), packed)
+    if chosen.is_native:  # else it is made contiguous when it is packed
+        w = contiguous(w)
     return run(chosen, y, w, pads_explicitly(problem.stream))
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
     chosen = _plan_of(problem)
-    if chosen.is_native:
+    if isinstance(problem.device, Host):
+        chosen = _for_weight(problem)
+    elif chosen.is_native:
         chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
     return correlate(chosen, x, y)
+
+
+def _for_weight(problem: Problem) -> ConvPlan:
+    """All phases over one window, unless that multiplies too many zeros.
+
+    The taps of one window lie in the kernel as they come; those of several blocks are put together
+    by some four copies of the kernel more.
+    """
+    own = _planned(problem.spec, "per_phase", problem.op, problem.device)
+    try:
+        shared = _planned(problem.spec, "stacked", problem.op, problem.device)
+    except ValueError:  # no window holds all phases
+        return own
+    rates, spec = problem.device.rates, problem.spec
+    kernel = prod(axis.kernel_size for axis in spec.axes) * spec.in_channels // spec.groups
+    copies = 4 * 4 * spec.out_channels * kernel * rates.per_byte_moved
+    zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
+    return shared if zeros <= copies else own
 
 
 _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

@@ -1,4 +1,4 @@
-"""The judge: a convolution in float64 NumPy, straight from the definition."""
+"""The judge: a convolution and its gradients in float64 NumPy, straight from the definition."""
 
 import numpy as np
 
@@ -25,3 +25,36 @@ def conv_general(x, w, stride, lo, hi, kernel_dilation, input_dilation, groups=1
         ws = w[(slice(None), *k)].reshape(groups, y.shape[-1], per_group)
         y += np.einsum("...gc,goc->...go", xs, ws)
     return y.reshape(*y.shape[:-2], w.shape[0])
+
+
+def gradients(x, w, y, stride, lo, hi, kernel_dilation, input_dilation, groups=1, flip=False):
+    """Of sum(y * conv_general(x, w, ...)) with respect to x and w, sample by sample and tap by tap.
+
+    Output t meets sample i through tap k where stride t + dilation k = lo + input_dilation i.
+    """
+    x, w, y = (np.asarray(a, np.float64) for a in (x, w, y))
+    kernel, ndim = w.shape[1:-1], x.ndim - 2
+    dx, dw = np.zeros_like(x), np.zeros_like(w)
+    xs = x.reshape(*x.shape[:-1], groups, w.shape[-1])
+    ys = y.reshape(*y.shape[:-1], groups, w.shape[0] // groups)
+    dxs = dx.reshape(xs.shape)
+    for k in np.ndindex(*kernel):
+        outs, ins = [], []
+        for a in range(ndim):
+            t = np.arange(y.shape[1 + a])
+            at = stride[a] * t + kernel_dilation[a] * k[a] - lo[a]
+            i = at // input_dilation[a]
+            meets = (at % input_dilation[a] == 0) & (i >= 0) & (i < x.shape[1 + a])
+            last = lo[a] + hi[a] + input_dilation[a] * (x.shape[1 + a] - 1)
+            meets &= (at + lo[a] >= 0) & (at + lo[a] <= last)  # cropped where padding is negative
+            outs.append(t[meets])
+            ins.append(i[meets])
+        here = tuple(kernel[a] - 1 - k[a] if flip else k[a] for a in range(ndim))
+        taps = w[(slice(None), *here)].reshape(groups, ys.shape[-1], w.shape[-1])
+        there, back = np.ix_(np.arange(len(x)), *ins), np.ix_(np.arange(len(x)), *outs)
+        dxs[there] += np.einsum("...go,goc->...gc", ys[back], taps)
+        flat = (int(np.prod(ys[back].shape[:-2])), groups)
+        pairs = ys[back].reshape(*flat, ys.shape[-1]), xs[there].reshape(*flat, xs.shape[-1])
+        found = np.einsum("ngo,ngc->goc", *pairs)
+        dw[(slice(None), *here)] = found.reshape(w.shape[0], w.shape[-1])
+    return dx, dw

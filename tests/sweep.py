@@ -1,9 +1,9 @@
 """Generated cases over the whole space, every method against the reference, by `==`.
 
-    python tests/sweep.py --cases 20000 [--device m4-max]
+    python tests/sweep.py --cases 20000 [--device m4-max] [--gradients]
 
 runs until every method has agreed on that many cases, and exits with 1 at the first that differs;
-with a device, by the plans for that device.
+with a device, by the plans for that device; with gradients, those of both arguments.
 A case is left out only where the reference itself has no output.
 """
 
@@ -15,8 +15,10 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 
+import mlx.core as mx
 import numpy as np
 from cases import draw_case
+from reference import gradients
 
 import polyconv
 from polyconv.plan import METHODS
@@ -53,13 +55,43 @@ def sweep(
     return agreed, refused
 
 
+def sweep_gradients(cases: int, seed: int, device: str | None = None) -> Counter[str]:
+    """How many cases agreed, gradients with respect to both arguments, of how many drawn."""
+    rng = random.Random(seed)
+    counts: Counter[str] = Counter()
+    while counts["agreed"] < cases:
+        case = draw_case(rng.choice)
+        if not case.has_output:
+            counts["no output"] += 1
+            continue
+        x, w = case.data()
+        numbers = np.random.default_rng(counts["agreed"])
+        y = numbers.integers(-2, 3, case.reference().shape)
+        arrays = [mx.array(a).astype(getattr(mx, case.dtype)) for a in (x, w, y)]
+        call = lambda x, w, case=case: case.call(x, w, "auto")  # noqa: E731
+        with polyconv.planning_for(device) if device else nullcontext():
+            _, found = mx.vjp(call, arrays[:2], arrays[2:])
+        for name, got, expected in zip("xw", found, gradients(x, w, y, **case.general)):
+            if case.dtype != "float32":  # a sum rounded once
+                rounded = mx.array(expected.astype(np.float32)).astype(got.dtype)
+                expected = np.array(rounded.astype(mx.float32))
+            same = np.array_equal(np.array(got.astype(mx.float32)), expected)
+            assert same, f"the gradient of {name} differs on {case}"
+        counts["agreed"] += 1
+    return counts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="plan for this device of Apple's")
+    parser.add_argument("--gradients", action="store_true", help="of both arguments")
     args = parser.parse_args()
     try:
+        if args.gradients:
+            print(dict(sweep_gradients(args.cases, args.seed, args.device)))
+            return 0
         agreed, refused = sweep(args.cases, args.seed, args.device)
     except AssertionError as error:
         print(error, file=sys.stderr)

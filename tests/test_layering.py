@@ -28,7 +28,11 @@ ARROWS = {
     "packing": ({"axisplan", "plan", "slicing"}, True),
     "convolve": ({"spec", "forms", "plan", "slicing"}, True),
     "weaving": ({"axisplan", "plan", "slicing"}, True),
-    "products": ({"spec", "convolve", "packing", "plan", "slicing", "weaving"}, True),
+    "products": ({"spec", "convolve", "plan", "slicing", "weaving"}, True),
+    "correlation": (
+        {"convolve", "packing", "plan", "products", "slicing", "weaving"},
+        True,
+    ),
     "execute": ({"convolve", "packing", "plan", "products", "slicing", "weaving"}, True),
     "report": ({"cost", "devices", "explanation", "forms", "kernels"}, False),
     "explanation": (
@@ -38,7 +42,7 @@ ARROWS = {
     ),
     "device": ({"cost", "devices", "kernels", "metalrules"}, True),
     "transforms": (
-        {"spec", "plan", "device", "devices", "execute", "packing", "products", "slicing"},
+        {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"},
         True,
     ),
     "shared": ({"spec", "phases", "slicing"}, True),
