@@ -45,6 +45,8 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 		--rounds 2 --out $(BENCHMARKS)/real_layers.json
 	$(BENCH) conv_transpose1d --input 1,1024,256 --weight 128,16,256 --stride 8 --padding 4 \
 		--new-lengths --rivals torch --out $(BENCHMARKS)/new_lengths.json
+	$(BENCH) --cases $(BENCHMARKS)/cases.toml --train --rivals torch,jax --seconds 2 \
+		--out $(BENCHMARKS)/training.json
 	$(BIN)/python $(BENCHMARKS)/page.py
 
 figures: $(STAMP)-examples ## draws docs/figures

@@ -61,6 +61,7 @@ def bench(
     rivals: Sequence[str] = (),
     native: bool = True,
     shared: bool = False,
+    train: bool = False,
     **options: Any,
 ) -> list[Timing]:
     """Times MLX's own op, each method and other frameworks, in interleaved rounds.
@@ -81,6 +82,9 @@ def bench(
             is estimated not to do. Default: ``True``.
         shared (bool, optional): One filter for all channels of a depthwise call, which ``packed``
             is given as such. Default: ``False``.
+        train (bool, optional): Time the output and both gradients, instead of the output alone, of
+            MLX's own op, ``auto``, PyTorch and JAX; ``matmul`` is three products, ``forward`` the
+            output alone. Errors are not told. Default: ``False``.
         options: The call's own, such as ``stride=2``.
 
     Returns:
@@ -101,6 +105,11 @@ def bench(
     w /= np.sqrt(prod(weight[1:]))
     if shared:
         w = np.repeat(w[:1], len(w), axis=0)
+    if train:
+        steps = _train_steps(op, problem, x, w, options, native)
+        for name in rivals:
+            steps.update(_rival(f"{name}_training", op, problem, x, w, options))
+        return _timings(steps, rounds, seconds, None)
     runs = _competitors(op, problem, x, w, options, dtype, methods, native)
     if shared:
         runs["packed"] = _shared(op, x, w, options, dtype)
@@ -138,7 +147,7 @@ def _timings(
         for name in order:
             _timed(runs[name])  # untimed, while the threads of whoever ran before stop to spin
             times[name].append(_timed(runs[name])[1])
-    if times["packed"]:
+    if times.get("packed"):
         times["packed, 2 GB cache"] = _with_cache(runs["packed"], len(times["packed"]))
     return [
         Timing(name, tuple(1e3 * t for t in each), peaks.get(name, 0), errors.get(name))
@@ -189,6 +198,44 @@ def _competitors(
     return runs
 
 
+def _train_steps(
+    op: str,
+    problem: ConvSpec,
+    x_values: np.ndarray[Any, Any],
+    w_values: np.ndarray[Any, Any],
+    options: dict[str, Any],
+    native: bool,
+) -> dict[str, Callable[[], Any]]:
+    x, w, y = mx.array(x_values), mx.array(w_values), mx.ones(problem.output_shape)
+    mx.eval(x, w, y)
+
+    def step(lib: Any) -> Callable[[], Any]:
+        call = getattr(lib, op)
+
+        def run() -> mx.array:
+            out, (dx, dw) = mx.vjp(lambda x, w: call(x, w, **options), [x, w], [y])
+            mx.eval(out, dx, dw)
+            return dw
+
+        return run
+
+    runs = {"auto": step(ops), "forward": lambda: getattr(ops, op)(x, w, **options)}
+    if native and 3 * _native_seconds(problem) < _MOST:
+        runs["mx"] = step(mx)
+    if problem.groups == 1:
+        rows, columns = x.reshape(-1, x.shape[-1]), w.reshape(-1, x.shape[-1])
+        products = mx.ones((rows.shape[0], columns.shape[0]))
+        mx.eval(products)
+
+        def matmul() -> mx.array:
+            dw = products.T @ rows
+            mx.eval(rows @ columns.T, products @ columns, dw)
+            return dw
+
+        runs["matmul"] = matmul
+    return runs
+
+
 def _shared(
     op: str,
     x: np.ndarray[Any, Any],
@@ -216,7 +263,8 @@ def _rival(
     w: np.ndarray[Any, Any],
     options: dict[str, Any],
 ) -> dict[str, Callable[[], Any]]:
-    if name not in peers.PEERS:
+    known = {**peers.PEERS, **peers.TRAINING}
+    if name not in known:
         arguments.refuse("bench", f"rivals must be among {', '.join(peers.PEERS)}", repr(name))
     if op not in TRANSPOSED:
         if name in ("torch", "onnxruntime"):  # they have no convolution with both strides
@@ -229,7 +277,7 @@ def _rival(
         for k, default in zip(names, defaults, strict=True)
     )
     try:
-        return peers.PEERS[name](problem, x, w, given)
+        return known[name](problem, x, w, given)
     except ImportError:
         return {}
 

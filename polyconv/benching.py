@@ -39,6 +39,7 @@ def add(timing: argparse.ArgumentParser) -> None:
         "--cases", type=Path, metavar="CASES.TOML", help="time each case of a file, also a CSV one"
     )
     timing.add_argument("--case", metavar="TEXT", help="of those, the ones named like this")
+    timing.add_argument("--train", action="store_true", help="time the output and both gradients")
     timing.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
     timing.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
     timing.add_argument(
@@ -99,6 +100,7 @@ def _more(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": args.seconds,
         "rivals": args.rivals,
         "native": not args.no_native,
+        "train": args.train,
     }
 
 
@@ -111,7 +113,7 @@ def _cases(args: argparse.Namespace) -> None:
         rows += bench.bench_cases([case], **_more(args))
         told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
         print(f"{case['name']}: {', '.join(told)} ms", flush=True)
-    print("\n".join(scores.summary(rows)))
+    print("\n".join(scores.summary(rows, "auto" if args.train else "packed")))
     _write(args.out, {"rounds": args.rounds, "rows": rows})
 
 

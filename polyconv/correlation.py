@@ -1,4 +1,4 @@
-"""The gradient of a plan with respect to its weight: a product per tap, and nothing unfolded.
+"""The gradients of a plan: a product per tap, and nothing unfolded.
 
 Letters in shape comments: N batch, M frames, R phases of a block, G groups, O and C output and
 input channels, T taps.
@@ -13,10 +13,63 @@ import mlx.core as mx
 
 from polyconv.convolve import padding_of
 from polyconv.packing import pack, pack_taps
+from polyconv.phases import phase_stride
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.products import read_by, sliced, taps_of
-from polyconv.slicing import Inputs, pad, pad_all
+from polyconv.products import Lines, lines_of, read_by, sliced, sum_of_products, taps_of
+from polyconv.slicing import Inputs, cut, pad, pad_all
 from polyconv.weaving import assemble, weave
+
+
+def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
+    """The gradient of a plan with respect to its input.
+
+    The products of `taps` backwards, with its packed weights as they are: frames of the cotangent
+    with their phases beside each other, `(N * prod(M), R * O)`, times `(R * O, C)` for each tap,
+    shifted the other way.
+
+    Args:
+        plan (ConvPlan): A plan by `is_flat`.
+        w (array): The weight, ``(O, *K, C)``.
+        y (array): The cotangent of the output, ``plan.problem.output_shape``.
+
+    Returns:
+        array: Of the input's shape, float32 for halves.
+    """
+    spec = plan.problem
+    dtype = mx.float64 if spec.dtype == "float64" else mx.float32
+    if plan.is_zero:
+        return mx.zeros((spec.batch, *[axis.size for axis in spec.axes], spec.in_channels), dtype)
+    lines, packed = lines_of(plan), pack_taps(plan, w.astype(dtype))
+    rows = spec.batch * prod(lines.inner)
+    last = max(each[-1] for each in lines.shifts)
+    reads, taps = [], []
+    for dy, each, shifts in zip(_in_lines(plan, lines, y.astype(dtype)), packed, lines.shifts):
+        dy = pad(dy, 0, last, max(0, rows - lines.rows))
+        reads += [cut(dy, 0, last - shift, last - shift + rows, 1) for shift in shifts]
+        taps += [cut(each, 0, t, t + 1, 1).reshape(each.shape[2:]) for t in range(len(shifts))]
+    dx = sum_of_products(reads, taps).reshape(spec.batch, *lines.inner, spec.in_channels)
+    lo, hi = lines.padding
+    return pad_all(dx, [(0, 0), *[(-a, -b) for a, b in zip(lo, hi, strict=True)], (0, 0)])
+
+
+def is_flat(plan: ConvPlan) -> bool:
+    """Whether frames advance by one sample and channels are in one group, as `spread` needs."""
+    return plan.problem.groups == 1 and all(phase_stride(axis.axis) == 1 for axis in plan.axes)
+
+
+def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
+    """The cotangent of each subconv in the rows of `Lines`, zeros where there is no frame."""
+    found = []
+    for dy in _woven(plan, y):
+        widths = [(0, n - m) for n, m in zip(lines.sizes, dy.shape[:-1], strict=True)]
+        found.append(pad_all(dy, [*widths, (0, 0)]).reshape(lines.rows, -1))
+    return found
+
+
+def _woven(plan: ConvPlan, y: mx.array) -> list[mx.array]:
+    """The cotangent of each subconv, `(N, *M, G * prod(R) * O / G)`."""
+    outputs = [mx.zeros(sub.spec.output_shape, y.dtype) for sub in plan.subconvs]
+    return mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])[1]
 
 
 def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
@@ -45,9 +98,11 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
     inputs, y = Inputs(x.astype(dtype), spec.groups), y.astype(dtype)
     if spec.in_channels == spec.groups:
         return _scaled(plan, inputs, y, zeros)
-    outputs = [mx.zeros(sub.spec.output_shape, dtype) for sub in plan.subconvs]
-    _, woven = mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])
-    taps = [_products(inputs, dy, sub) for dy, sub in zip(woven, plan.subconvs, strict=True)]
+    if is_flat(plan):
+        taps = _flat_products(plan, inputs.x, y)
+    else:
+        woven = zip(_woven(plan, y), plan.subconvs, strict=True)
+        taps = [_products(inputs, dy, sub) for dy, sub in woven]
     if len(taps) == 1 and _is_folded(plan):
         return _unfold(taps[0], plan)
     shapes = [(sub.spec.out_channels, *_kernel(sub), -1) for sub in plan.subconvs]
@@ -57,6 +112,19 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
 
 def _kernel(sub: SubConv) -> tuple[int, ...]:
     return tuple([axis.kernel_size for axis in sub.spec.axes])
+
+
+def _flat_products(plan: ConvPlan, x: mx.array, y: mx.array) -> list[list[mx.array]]:
+    """As `_products` for all subconvs, of rows where they lie."""
+    lines = lines_of(plan)
+    flat = pad_all(x, lines.widths).reshape(-1, plan.problem.in_channels)
+    return [
+        [
+            (dy.T @ cut(flat, 0, shift, shift + lines.rows, 1)).reshape(1, -1, flat.shape[1])
+            for shift in shifts
+        ]
+        for dy, shifts in zip(_in_lines(plan, lines, y), lines.shifts, strict=True)
+    ]
 
 
 def _products(inputs: Inputs, y: mx.array, sub: SubConv) -> list[mx.array]:

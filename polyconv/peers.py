@@ -78,15 +78,21 @@ def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...])
 def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
     """JAX, compiled, channels last, by `lhs_dilation`."""
     import jax
+
+    convolve, arguments = _jax_call(problem, x, w)
+    compiled = jax.jit(convolve)
+    return {"jax": lambda: compiled(*arguments).block_until_ready()}
+
+
+def _jax_call(problem: ConvSpec, x: Array, w: Array) -> tuple[Callable[..., Any], tuple[Any, Any]]:
+    import jax
     import jax.numpy as jnp
 
     space = "DHW"[-problem.ndim :]
     layouts = (f"N{space}C", f"O{space}I", f"N{space}C")
     flipped = np.flip(w, tuple(range(1, w.ndim - 1))) if problem.flip else w
-    inputs, kernel = jnp.asarray(x), jnp.asarray(np.ascontiguousarray(flipped))
     axes = problem.axes
 
-    @jax.jit
     def convolve(inputs: Any, kernel: Any) -> Any:
         return jax.lax.conv_general_dilated(
             inputs,
@@ -99,7 +105,7 @@ def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict
             problem.groups,
         )
 
-    return {"jax": lambda: convolve(inputs, kernel).block_until_ready()}
+    return convolve, (jnp.asarray(x), jnp.asarray(np.ascontiguousarray(flipped)))
 
 
 def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
@@ -124,6 +130,55 @@ def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> 
     return {"upfirdn": run}
 
 
+def torch_training(
+    problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]
+) -> dict[str, Run]:
+    """PyTorch's output and both gradients, contiguous and channels last, 2 threads."""
+    import torch
+
+    torch.set_num_threads(2)
+    stride, padding, output_padding, dilation = options
+    ndim, groups = problem.ndim, problem.groups
+    convolve = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
+    layouts = {"torch": torch.contiguous_format}
+    if ndim > 1:
+        last = torch.channels_last if ndim == 2 else torch.channels_last_3d
+        layouts["torch channels last"] = last
+
+    def step(layout: Any) -> Run:
+        first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+        inputs, kernel = (
+            a.contiguous(memory_format=layout).requires_grad_()
+            for a in (first, torch.from_numpy(_inputs_first(w, groups)))
+        )
+        ones: list[Any] = []
+
+        def run() -> Array:
+            y = convolve(inputs, kernel, None, stride, padding, output_padding, groups, dilation)
+            if not ones:
+                ones.append(torch.ones_like(y))
+            _, dw = torch.autograd.grad(y, (inputs, kernel), ones[0])
+            return dw.numpy()
+
+        return run
+
+    return {name: step(layout) for name, layout in layouts.items()}
+
+
+def jax_training(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """JAX's output and both gradients, compiled."""
+    import jax
+
+    convolve, arguments = _jax_call(problem, x, w)
+
+    @jax.jit
+    def step(inputs: Any, kernel: Any) -> Any:
+        y, pull_back = jax.vjp(convolve, inputs, kernel)
+        return y, pull_back(jax.numpy.ones_like(y))
+
+    return {"jax": lambda: jax.block_until_ready(step(*arguments))[1][1]}
+
+
 def _inputs_first(w: Array, groups: int) -> Array:
     """`(O, *K, C / groups)` as `(C, O / groups, *K)`, the layout of PyTorch and ONNX."""
     outputs, *kernel, channels = w.shape
@@ -132,3 +187,4 @@ def _inputs_first(w: Array, groups: int) -> Array:
 
 
 PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax, "upfirdn": upfirdn}
+TRAINING = {"torch_training": torch_training, "jax_training": jax_training}

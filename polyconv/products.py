@@ -7,8 +7,10 @@ output and input channels, T taps.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -33,33 +35,53 @@ def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.
     return [frames_of(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
 
 
-def _flat(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
-    """Products of the padded input as one matrix `(N * prod(D), C)`, rows shifted from tap to tap.
+class Lines(NamedTuple):
+    """The padded input of a plan as one matrix `(N * prod(D), C)`, and where taps read it.
 
-    All subconvs share the padded input. A row behind the last frame of a line belongs to no frame;
-    such rows are computed and cropped. For the last taps the matrix needs rows behind its end: none
-    in one line, one line more in one picture, one item more in a batch.
+    Tap t of a subconv reads `rows` rows from row `shifts[t]` on, one for each frame. All subconvs
+    share the padded input. A row behind the last frame of a line belongs to no frame. For the last
+    taps the matrix needs rows behind its end: none in one line, one line more in one picture, one
+    item more in a batch. `sizes` are those of a subconv's frames with such rows, `(N, *D)`.
     """
+
+    padding: Padding
+    widths: list[tuple[int, int]]
+    sizes: tuple[int, ...]
+    inner: tuple[int, ...]
+    rows: int
+    shifts: list[list[int]]
+
+
+def lines_of(plan: ConvPlan) -> Lines:
+    """For a plan whose frames advance by one sample."""
     subs, spec = plan.subconvs, plan.problem
     lo, hi = _outermost([padding_of(sub.spec) for sub in subs])
-    inner = [axis.size + a + b for axis, a, b in zip(spec.axes, lo, hi, strict=True)]
+    inner = tuple([axis.size + a + b for axis, a, b in zip(spec.axes, lo, hi, strict=True)])
     steps = [prod(inner[i + 1 :]) for i in range(spec.ndim)]
     shifts = [_shifts(sub.spec, lo, steps) for sub in subs]
     last = max([each[-1] for each in shifts])
-    frames = subs[0].spec.output_sizes
-    lines, widths = inner[0], [(0, 0), *zip(lo, hi, strict=True), (0, 0)]
+    n_lines, widths = inner[0], [(0, 0), *zip(lo, hi, strict=True), (0, 0)]
     if spec.batch == 1:
-        lines = frames[0]
-        missing = (lines - inner[0]) * steps[0] + last
+        n_lines = subs[0].spec.output_sizes[0]
+        missing = (n_lines - inner[0]) * steps[0] + last
         widths[1] = (lo[0], hi[0] + max(0, -(-missing // steps[0])))
     elif last:
         widths[0] = (0, -(-last // prod(inner)))
-    rows = spec.batch * lines * steps[0]
-    flat = pad_all(inputs.x, widths).reshape(-1, spec.in_channels)
+    sizes = (spec.batch, n_lines, *inner[1:])
+    return Lines((lo, hi), widths, sizes, inner, prod(sizes), shifts)
+
+
+def _flat(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
+    """Products of the padded input as one matrix, rows shifted from tap to tap.
+
+    What is computed for rows that belong to no frame is cropped.
+    """
+    lines, frames = lines_of(plan), plan.subconvs[0].spec.output_sizes
+    flat = pad_all(inputs.x, lines.widths).reshape(-1, plan.problem.in_channels)
     outputs = []
-    for w, sub_shifts in zip(packed, shifts, strict=True):
-        reads = [cut(flat, 0, shift, shift + rows, 1) for shift in sub_shifts]
-        y = _sum_of_products(reads, w.squeeze(1)).reshape(spec.batch, lines, *inner[1:], -1)
+    for w, shifts in zip(packed, lines.shifts, strict=True):
+        reads = [cut(flat, 0, shift, shift + lines.rows, 1) for shift in shifts]
+        y = sum_of_products(reads, w.squeeze(1).swapaxes(-1, -2)).reshape(*lines.sizes, -1)
         for i, size in enumerate(frames):
             y = cut(y, 1 + i, 0, size, 1)
         outputs.append(y)
@@ -82,11 +104,10 @@ def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
     ]
 
 
-def _sum_of_products(reads: list[mx.array], w: mx.array) -> mx.array:
-    """`sum_t reads[t] @ w[t].T`, each product added to the sum before it."""
+def sum_of_products(reads: Iterable[mx.array], w: Iterable[mx.array]) -> mx.array:
+    """`sum_t reads[t] @ w[t]`, each product added to the sum before it."""
     total: mx.array | None = None
-    for read, taps in zip(reads, w, strict=True):
-        taps = taps.swapaxes(-1, -2)
+    for read, taps in zip(reads, w):
         total = read @ taps if total is None else mx.addmm(total, read, taps)
     assert total is not None
     return total
@@ -100,9 +121,10 @@ def _gathered(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx
         x = inputs.padded(*padding_of(spec))
         reads = [read_by(x, spec, indices) for indices in taps_of(spec)]
         if spec.groups == 1:
-            y = _sum_of_products([read.squeeze(0) for read in reads], w.squeeze(1))
+            reads = [read.squeeze(0) for read in reads]
+            y = sum_of_products(reads, w.squeeze(1).swapaxes(-1, -2))
         else:
-            y = _sum_of_products(reads, w).swapaxes(0, 1)
+            y = sum_of_products(reads, w.swapaxes(-1, -2)).swapaxes(0, 1)
         outputs.append(y.reshape(spec.batch, *spec.output_sizes, -1))
     return outputs
 

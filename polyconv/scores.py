@@ -59,29 +59,32 @@ def _score(values: Iterable[tuple[str, float]], worst_is_most: bool) -> Score | 
     return Score(mean, worst, name, len(found))
 
 
-def scores(rows: Sequence[Row]) -> dict[str, Score]:
+def scores(rows: Sequence[Row], ours: str = "packed") -> dict[str, Score]:
     """What the benchmarks claim, each as a score.
 
-    `rivals`: the best other framework's time over `packed`; `matmul`: `packed` over one product of
-    as many multiply-accumulates, on dense rows of at least 0.2 GFLOP; `native`: MLX's own op over
-    `packed`, dense rows; `memory`: bytes that MLX allocates at most at a time beside input and
-    packed weights, over the output's; `errors`: ours over PyTorch's.
+    `rivals`: the best other framework's time over ours; `matmul`: ours over one product of as many
+    multiply-accumulates, on dense rows of at least 0.2 GFLOP; `native`: MLX's own op over ours,
+    dense rows; `memory`: bytes that MLX allocates at most at a time beside input and packed
+    weights, over the output's; `errors`: ours over PyTorch's.
     """
     dense = [row for row in rows if "matmul" in row["timings"]]
     large = [row for row in dense if row["macs"] >= _LEAST_MACS]
+    rivals = [(row, best_rival(row)) for row in rows]
+    natives = [(row, best_native(row)) for row in dense]
+    errors = [(row["name"], error_ratio(row)) for row in rows]
     found = {
-        "rivals": _score(((r["name"], ratio(r, k)) for r in rows if (k := best_rival(r))), False),
-        "matmul": _score(((r["name"], 1 / ratio(r, "matmul")) for r in large), True),
-        "native": _score(((r["name"], ratio(r, k)) for r in dense if (k := best_native(r))), False),
-        "memory": _score(((r["name"], memory(r)) for r in rows), True),
-        "errors": _score(((r["name"], e) for r in rows if (e := error_ratio(r)) is not None), True),
+        "rivals": _score(((row["name"], ratio(row, k, ours)) for row, k in rivals if k), False),
+        "matmul": _score(((row["name"], 1 / ratio(row, "matmul", ours)) for row in large), True),
+        "native": _score(((row["name"], ratio(row, k, ours)) for row, k in natives if k), False),
+        "memory": _score(((row["name"], memory(row, ours)) for row in rows), True),
+        "errors": _score(((name, error) for name, error in errors if error is not None), True),
     }
     return {name: score for name, score in found.items() if score}
 
 
-def memory(row: Row) -> float:
-    """Peak bytes of `packed` over those of the output, which is 1 at best."""
-    return float(row["timings"]["packed"]["peak_bytes"]) / float(row["output_bytes"])
+def memory(row: Row, ours: str = "packed") -> float:
+    """Peak bytes over those of the output, which is 1 at best."""
+    return float(row["timings"][ours]["peak_bytes"]) / float(row["output_bytes"])
 
 
 def error_ratio(row: Row) -> float | None:
@@ -92,13 +95,13 @@ def error_ratio(row: Row) -> float | None:
     return float(errors[0]) / float(errors[1])
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
+def summary(rows: Sequence[Row], ours: str = "packed") -> list[str]:
     """The scores, a line each."""
     told = {
-        "rivals": "best other framework / packed",
-        "matmul": "packed / matmul, dense rows of at least 0.2 GFLOP",
-        "native": "MLX's own op / packed, dense rows",
+        "rivals": f"best other framework / {ours}",
+        "matmul": f"{ours} / matmul, dense rows of at least 0.2 GFLOP",
+        "native": f"MLX's own op / {ours}, dense rows",
         "memory": "peak / output",
         "errors": "largest error / PyTorch's",
     }
-    return [f"{told[key]}: {score} ({score.where})" for key, score in scores(rows).items()]
+    return [f"{told[key]}: {score} ({score.where})" for key, score in scores(rows, ours).items()]

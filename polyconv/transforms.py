@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.correlation import correlate
+from polyconv.correlation import correlate, is_flat, spread
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.devices import Device, Host
 from polyconv.execute import run
@@ -140,11 +140,14 @@ def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
 
 def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     """The convolution of `y` with each group's input and output channels exchanged."""
+    if isinstance(problem.device, Host):
+        chosen = _for_gradients(problem)
+        if is_flat(chosen):
+            return spread(chosen, w, y)
     spec = adjoint(problem.spec)
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
     w = w.swapaxes(1, -1).flatten(0, 1)
-    on_cpu = problem.device.name == "cpu"
-    chosen = _planned(spec, "taps" if on_cpu else "auto", problem.op, problem.device)
+    chosen = _planned(spec, "auto", problem.op, problem.device)
     if chosen.products:
         packed = packed_for(chosen, w, transposed=True)
         return run(chosen, y, w, pads_explicitly(problem.stream), packed)
@@ -156,13 +159,13 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
     chosen = _plan_of(problem)
     if isinstance(problem.device, Host):
-        chosen = _for_weight(problem)
+        chosen = _for_gradients(problem)
     elif chosen.is_native:
         chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
     return correlate(chosen, x, y)
 
 
-def _for_weight(problem: Problem) -> ConvPlan:
+def _for_gradients(problem: Problem) -> ConvPlan:
     """All phases over one window, unless that multiplies too many zeros.
 
     The taps of one window lie in the kernel as they come; those of several blocks are put together

@@ -30,7 +30,7 @@ ARROWS = {
     "weaving": ({"axisplan", "plan", "slicing"}, True),
     "products": ({"spec", "convolve", "plan", "slicing", "weaving"}, True),
     "correlation": (
-        {"convolve", "packing", "plan", "products", "slicing", "weaving"},
+        {"convolve", "packing", "phases", "plan", "products", "slicing", "weaving"},
         True,
     ),
     "execute": ({"convolve", "packing", "plan", "products", "slicing", "weaving"}, True),

@@ -101,3 +101,24 @@ def test_double_backward_agrees_with_torch(stride):
     theirs = torch.autograd.grad((grad**2).sum(), (tx, tw))
     np.testing.assert_allclose(np.moveaxis(np.array(ours[0]), -1, 1), theirs[0], rtol=2e-4)
     np.testing.assert_allclose(np.array(ours[1]).transpose(2, 0, 1), theirs[1], rtol=2e-4)
+
+
+def test_double_backward_of_random_cases_agrees_with_torch():
+    """The gradient of |d loss / d x|^2 with respect to x and w, with loss = |y|^2, 100 cases."""
+    for case in drawn(100):
+        x, w = (a / 4 for a in case.data())
+
+        def penalty(x, w, case=case):
+            loss = lambda x, w: (case.call(x, w, "auto") ** 2).sum()  # noqa: E731
+            return (mx.grad(loss)(x, w) ** 2).sum()
+
+        ours = mx.grad(penalty, argnums=(0, 1))(mx.array(x), mx.array(w))
+        theirs_x, theirs_w, y = torch_transposed(case, x, w)
+        (grad,) = torch.autograd.grad((y**2).sum(), theirs_x, create_graph=True)
+        dx, dw = torch.autograd.grad((grad**2).sum(), (theirs_x, theirs_w))
+        groups, taps = case.general["groups"], case.w_shape[1:-1]
+        dw = dw.numpy().reshape(groups, -1, w.shape[0] // groups, *taps)
+        dw = np.moveaxis(dw, 1, -1).reshape(w.shape)
+        for got, expected in zip(ours, (np.moveaxis(dx.numpy(), 1, -1), dw), strict=True):
+            scale = np.abs(expected).max(initial=1e-30)
+            assert np.abs(np.array(got) - expected).max(initial=0) < 1e-5 * scale, case

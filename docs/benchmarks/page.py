@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,43 @@ def page(title: str, results: dict[str, Any], after: str) -> str:
     told = "".join(f"* {line}\n" for line in scores.summary(results["rows"]))
     what = "".join(f"    {line}\n" for line in results["what"] if "BLAS" in line or "MLX" in line)
     return f"# {title}\n{ABOUT}\n\n{table(results['rows'])}\n{told}\n{after}\n{what}"
+
+
+TRAINING = """# Training: the output and both gradients
+
+Times in milliseconds, measured as those of [the layers](rivals.md), weights cut up in every call.
+*forward* is the output alone, *matmul* three products of as many multiply-accumulates, *peak* what
+MLX allocates at most at a time, the output and both gradients included, over the size of these.
+
+| layer | polyconv | / forward | / matmul | best other framework | | ratio | MLX | peak |
+|---|---:|---:|---:|---:|---|---:|---:|---:|
+"""
+
+
+def training_page(results: dict[str, Any]) -> str:
+    lines = [_training_line(row) for row in results["rows"]]
+    kept = ("best", "auto", "MLX's")  # errors and sizes of outputs do not apply
+    told = [line for line in scores.summary(results["rows"], "auto") if line.startswith(kept)]
+    what = [f"    {line}\n" for line in results["what"] if "BLAS" in line or "MLX" in line]
+    return TRAINING + "".join([*lines, "\n", *[f"* {line}\n" for line in told], "\n", *what])
+
+
+def _training_line(row: dict[str, Any]) -> str:
+    timings = row["timings"]
+    rival, native = scores.best_rival(row), scores.best_native(row)
+    sizes = 4 * (prod(row["input"]) + prod(row["weight"])) + row["output_bytes"]
+    cells = (
+        row["name"],
+        f"{timings['auto']['ms']:.3g}",
+        f"{1 / scores.ratio(row, 'forward', 'auto'):.2f}",
+        f"{1 / scores.ratio(row, 'matmul', 'auto'):.2f}" if "matmul" in timings else "-",
+        _ms(timings, rival),
+        rival or "-",
+        f"{scores.ratio(row, rival, 'auto'):.2f}" if rival else "-",
+        f"{scores.ratio(row, native, 'auto'):,.0f} x" if native else "-",
+        f"{timings['auto']['peak_bytes'] / sizes:.2f}",
+    )
+    return f"| {' | '.join(cells)} |\n"
 
 
 AFTER = """![ratio to the best rival](rivals.png)
@@ -166,10 +204,11 @@ def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {
         "rivals": page("Against other frameworks", found["rivals"], after),
         "real_layers": page("Layers of real models", found["real_layers"], ""),
+        "training": training_page(found["training"]),
     }
 
 
-FILES = ("rivals", "real_layers", "lengths", "new_lengths")
+FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training")
 
 
 def main() -> None:
