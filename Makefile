@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo test test-metal sweep guarantee lint figures bench clean
+.PHONY: demo train test test-metal sweep guarantee lint figures bench clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -15,6 +15,9 @@ PRELOAD := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS))
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
 	$(PRELOAD) $(BIN)/python examples/vocoder_upsampler.py
+
+train: $(STAMP)-examples ## trains a 4x speech upsampler
+	$(PRELOAD) $(BIN)/python examples/train_upsampler.py
 
 test: $(STAMP)-test ## the whole suite
 	$(BIN)/python -m pytest -q

@@ -207,7 +207,7 @@ def write(out: Path, losses: list[float], sounds: dict[str, NDArray[np.float32]]
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400, help="in all; default: 400")
+    parser.add_argument("--steps", type=int, default=240, help="in all; default: 240")
     parser.add_argument("--restart", action="store_true", help="forget the checkpoint")
     parser.add_argument(
         "--bundled-only", action="store_true", help="train on the first half of the bundled clip"

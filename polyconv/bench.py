@@ -267,7 +267,11 @@ def _rival(
     if name not in known:
         arguments.refuse("bench", f"rivals must be among {', '.join(peers.PEERS)}", repr(name))
     if op not in TRANSPOSED:
-        if name in ("torch", "onnxruntime"):  # they have no convolution with both strides
+        if name in (
+            "torch",
+            "torch_training",
+            "onnxruntime",
+        ):  # they have no convolution with both strides
             return {}
         options = {}
     names = ("stride", "padding", "output_padding", "dilation")
