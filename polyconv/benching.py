@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyconv import bench, calibration, cases, inspection, peers, report, scores
+from polyconv import arguments, bench, calibration, cases, inspection, peers, report, scores
 from polyconv.cost import si
 from polyconv.explanation import TRANSPOSED
 
@@ -118,6 +118,9 @@ def _cases(args: argparse.Namespace) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
+    arguments.positive("bench", "layers", args.layers)
+    if not args.calibrate.absolute().parent.is_dir():  # before minutes of measuring
+        raise FileNotFoundError(2, "No such directory", str(args.calibrate.parent))
     calls = list(calibration.layers(args.seed, args.layers))
     with _telling() as tell:
         rows = calibration.sweep(calls, tell)

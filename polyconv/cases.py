@@ -28,7 +28,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         tomllib = importlib.import_module("tomllib")
     except ImportError:
         raise ValueError("--cases needs Python 3.11 or later for TOML") from None
-    found = tomllib.loads(path.read_text()).get("case", [])
+    try:
+        found = tomllib.loads(path.read_text()).get("case", [])
+    except ValueError as error:
+        raise ValueError(f"{path} must be TOML: {error}") from error
     if not found:
         raise ValueError(f"{path} must hold cases as [[case]]")
     return [dict(case) for case in found]

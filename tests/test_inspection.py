@@ -243,6 +243,27 @@ def test_bench_of_cases_of_a_table_and_of_new_lengths(tmp_path, capsys):
     assert list(json.loads(out.read_text())["new_lengths"]) == ["packed"]
 
 
+def test_bench_of_a_train_step(capsys):
+    command = ["bench", "conv_transpose1d", "--input", "1,9,4", "--weight", "3,4,4", "--train"]
+    assert main([*command, "--stride", "2", "--rounds", "2", "--rivals", "torch,jax"]) == 0
+    names = [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]]
+    assert names[:4] == ["auto", "forward", "mx", "matmul"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--calibrate", "no/such/folder/rates.json"],
+        ["--calibrate", "rates.json", "--layers", "0"],
+        ["--cases", "README.md"],
+        ["--cases", "no_such.csv"],
+    ],
+)
+def test_bench_refuses_in_one_line_and_at_once(command, capsys):
+    assert main(["bench", *command]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("rational", [False, True])
 def test_upfirdn_computes_the_same(rational):
     pytest.importorskip("scipy")

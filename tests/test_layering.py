@@ -73,8 +73,8 @@ ARROWS = {
     "scores": (set(), False),
     "bench": ({"arguments", "devices", "explanation", "ops", "peers", "plan", "spec"}, True),
     "benching": (
-        {"bench", "calibration", "cases", "cost", "explanation", "inspection", "peers", "report"}
-        | {"scores"},
+        {"arguments", "bench", "calibration", "cases", "cost", "explanation", "inspection"}
+        | {"peers", "report", "scores"},
         False,
     ),
     "__init__": ({"convs", "device", "inspection", "layers", "ops", "tracing"}, True),
