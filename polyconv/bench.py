@@ -19,6 +19,9 @@ from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS, ConvPlan
 from polyconv.spec import ITEMSIZE, ConvSpec
 
+# They have no convolution with both strides.
+_TRANSPOSED_ONLY = ("torch", "torch_training", "onnxruntime")
+
 _SLOW = 1.0  # seconds; what takes longer is run once
 _MOST = 60.0  # seconds; MLX's own op is left out where it is estimated to take longer
 _CACHE = 2 << 30  # bytes of freed buffers that MLX may keep, for "packed, 2 GB cache"
@@ -110,9 +113,7 @@ def bench(
         for name in rivals:
             steps.update(_rival(f"{name}_training", op, problem, x, w, options))
         return _timings(steps, rounds, seconds, None)
-    runs = _competitors(op, problem, x, w, options, dtype, methods, native)
-    if shared:
-        runs["packed"] = _shared(op, x, w, options, dtype)
+    runs = _competitors(op, problem, x, w, options, dtype, methods, native, shared)
     for name in rivals:
         runs.update(_rival(name, op, problem, x, w, options))
     return _timings(runs, rounds, seconds, _exact(problem, x, w))
@@ -173,6 +174,7 @@ def _competitors(
     dtype: str,
     methods: Sequence[str],
     native: bool,
+    shared: bool,
 ) -> dict[str, Callable[[], Any]]:
     x, w = (mx.array(a).astype(getattr(mx, dtype)) for a in (x_values, w_values))
     mx.eval(x, w)
@@ -187,7 +189,7 @@ def _competitors(
         runs["mx as 2D"] = lambda: mx.conv_transpose2d(x2, w2, **lifted).squeeze(2)
     for method in methods:
         runs[method] = lambda method=method: ours(x, w, **options, method=method)  # type: ignore[misc]
-    packed = ops.pack(w)
+    packed = ops.pack(w[:1] if shared else w)
     mx.eval(ours(x, packed, **options))
     runs["packed"] = lambda: ours(x, packed, **options)
     if problem.groups == 1:
@@ -236,19 +238,6 @@ def _train_steps(
     return runs
 
 
-def _shared(
-    op: str,
-    x: np.ndarray[Any, Any],
-    w: np.ndarray[Any, Any],
-    options: dict[str, Any],
-    dtype: str,
-) -> Callable[[], Any]:
-    inputs, h = (mx.array(a).astype(getattr(mx, dtype)) for a in (x, w[:1]))
-    mx.eval(inputs, h)
-    packed = ops.pack(h)
-    return lambda: getattr(ops, op)(inputs, packed, **options)
-
-
 def _native_seconds(problem: ConvSpec) -> float:
     """An estimate for the CPU, and infinite where MLX cannot compute it."""
     lowered = METHODS["native"](problem, CPU)
@@ -267,11 +256,7 @@ def _rival(
     if name not in known:
         arguments.refuse("bench", f"rivals must be among {', '.join(peers.PEERS)}", repr(name))
     if op not in TRANSPOSED:
-        if name in (
-            "torch",
-            "torch_training",
-            "onnxruntime",
-        ):  # they have no convolution with both strides
+        if name in _TRANSPOSED_ONLY:
             return {}
         options = {}
     names = ("stride", "padding", "output_padding", "dilation")

@@ -38,7 +38,7 @@ def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
     found = 0
     while found < n:
         call = _layer(chance)
-        problem = problem_of(*_call(call))
+        problem = _problem(call)
         if 1e5 < _macs(problem) < _MOST_MACS and prod(problem.output_shape) < 2**23:
             found += 1
             yield call
@@ -67,9 +67,11 @@ def _layer(chance: random.Random) -> dict[str, Any]:
     return call | {"groups": groups}
 
 
-def _call(call: dict[str, Any]) -> tuple[Any, ...]:
-    options = {k: v for k, v in call.items() if k not in ("op", "input", "weight")}
-    return call["op"], tuple(call["input"]), tuple(call["weight"]), "float32", options
+def _problem(layer: dict[str, Any]) -> ConvSpec:
+    """Of a call, or of a row of times."""
+    options = {k: v for k, v in layer.items() if k not in ("op", "input", "weight", "ms")}
+    shapes = tuple(layer["input"]), tuple(layer["weight"])
+    return problem_of(layer["op"], *shapes, "float32", options)
 
 
 def _macs(problem: ConvSpec) -> int:
@@ -82,7 +84,7 @@ def measure(call: dict[str, Any]) -> dict[str, float]:
 
     The least of interleaved rounds, which what else a machine does disturbs least.
     """
-    problem = problem_of(*_call(call))
+    problem = _problem(call)
     rng = np.random.default_rng(0)
     x, w = [mx.array(rng.standard_normal(call[k]).astype(np.float32)) for k in ("input", "weight")]
     mx.eval(x, w)
@@ -152,8 +154,7 @@ def fit(rows: Sequence[dict[str, Any]]) -> Rates:
 
 def _differences(row: dict[str, Any]) -> tuple[_Array, _Array, _Array]:
     """Of each form to the fastest: what it does more, how much longer it takes, and its weight."""
-    call = {k: v for k, v in row.items() if k != "ms"}
-    plans = [each for each in _plans(problem_of(*_call(call))) if each.label in row["ms"]]
+    plans = [each for each in _plans(_problem(row)) if each.label in row["ms"]]
     # Multiply-accumulates count in panels, or in loops.
     counts = np.array([astuple(replace(each.cost, macs=0)) for each in plans], np.float64)
     seconds = np.array([row["ms"][each.label] for each in plans]) / 1e3
@@ -166,8 +167,7 @@ def quality(rows: Sequence[dict[str, Any]], where: device.Device) -> list[float]
     """For each layer the time of the form that `auto` takes over that of the fastest."""
     found = []
     for row in rows:
-        call = {k: v for k, v in row.items() if k != "ms"}
-        plans = alternatives(problem_of(*_call(call)), where)
+        plans = alternatives(_problem(row), where)
         chosen = min(
             (each for each in plans if each.label in row["ms"]), key=lambda each: each.seconds
         )

@@ -13,8 +13,7 @@ import mlx.core as mx
 
 from polyconv.convolve import padding_of
 from polyconv.packing import pack, pack_taps
-from polyconv.phases import phase_stride
-from polyconv.plan import ConvPlan, SubConv
+from polyconv.plan import ConvPlan, SubConv, reads_in_lines
 from polyconv.products import Lines, lines_of, read_by, sliced, sum_of_products, taps_of
 from polyconv.slicing import Inputs, cut, pad, pad_all
 from polyconv.weaving import assemble, weave
@@ -28,7 +27,7 @@ def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
     shifted the other way.
 
     Args:
-        plan (ConvPlan): A plan by `is_flat`.
+        plan (ConvPlan): A plan whose problem `reads_in_lines`.
         w (array): The weight, ``(O, *K, C)``.
         y (array): The cotangent of the output, ``plan.problem.output_shape``.
 
@@ -50,11 +49,6 @@ def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
     dx = sum_of_products(reads, taps).reshape(spec.batch, *lines.inner, spec.in_channels)
     lo, hi = lines.padding
     return pad_all(dx, [(0, 0), *[(-a, -b) for a, b in zip(lo, hi, strict=True)], (0, 0)])
-
-
-def is_flat(plan: ConvPlan) -> bool:
-    """Whether frames advance by one sample and channels are in one group, as `spread` needs."""
-    return plan.problem.groups == 1 and all(phase_stride(axis.axis) == 1 for axis in plan.axes)
 
 
 def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
@@ -98,7 +92,7 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
     inputs, y = Inputs(x.astype(dtype), spec.groups), y.astype(dtype)
     if spec.in_channels == spec.groups:
         return _scaled(plan, inputs, y, zeros)
-    if is_flat(plan):
+    if reads_in_lines(spec):
         taps = _flat_products(plan, inputs.x, y)
     else:
         woven = zip(_woven(plan, y), plan.subconvs, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 
@@ -23,7 +23,7 @@ from polyconv.axisplan import (
     stacked_axis,
 )
 from polyconv.cost import Cost, si
-from polyconv.devices import CPU, Device, Metal
+from polyconv.devices import CPU, Device, Host, Metal
 from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.phases import phase_stride
@@ -332,11 +332,34 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
             cuts.append([shared, own])
     if spec.in_channels == spec.groups:
         ways = ["scaled"]
-    elif spec.groups > 1 or any(phase_stride(axis) > 1 for axis in spec.axes):
+    elif not reads_in_lines(spec):
         ways = ["gathered"]
     else:
         ways = ["flat"] if spec.ndim == 1 and spec.batch == 1 else ["flat", "gathered"]
     return [_countable(spec, "taps", axes, device, way) for axes in product(*cuts) for way in ways]
+
+
+def reads_in_lines(spec: ConvSpec) -> bool:
+    """Whether each tap reads a slice of the padded input: one group, frames a sample apart."""
+    return spec.groups == 1 and all(phase_stride(axis) == 1 for axis in spec.axes)
+
+
+@lru_cache(256)
+def plan_for_gradients(spec: ConvSpec, device: Host, op: str) -> ConvPlan:
+    """What both gradients are products of: all phases over one window, or phase by phase.
+
+    One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
+    those of several blocks are put together by some four copies of the kernel more.
+    """
+    own = plan(spec, "per_phase", op, device)
+    shared = _lower_stacked(spec, device)
+    if isinstance(shared, Rejection):
+        return own
+    rates = device.rates
+    kernel = prod(axis.kernel_size for axis in spec.axes) * spec.in_channels // spec.groups
+    copies = 4 * 4 * spec.out_channels * kernel * rates.per_byte_moved
+    zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
+    return shared if zeros <= copies else own
 
 
 def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:

@@ -104,11 +104,11 @@ def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
     ]
 
 
-def sum_of_products(reads: Iterable[mx.array], w: Iterable[mx.array]) -> mx.array:
-    """`sum_t reads[t] @ w[t]`, each product added to the sum before it."""
+def sum_of_products(lefts: Iterable[mx.array], rights: Iterable[mx.array]) -> mx.array:
+    """`sum_t lefts[t] @ rights[t]`, each product added to the sum before it."""
     total: mx.array | None = None
-    for read, taps in zip(reads, w):
-        total = read @ taps if total is None else mx.addmm(total, read, taps)
+    for left, right in zip(lefts, rights):
+        total = left @ right if total is None else mx.addmm(total, left, right)
     assert total is not None
     return total
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from polyconv.phases import n_phases, phase_stride
+from polyconv.products import sum_of_products
 from polyconv.slicing import cut, pad
 from polyconv.spec import Axis
 
@@ -90,14 +91,13 @@ def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
     n_pieces = -(-plan.span // plan.advance)
     rows = (n + n_pieces - 1) * plan.advance
     x = _fitted(x, plan.padding_lo, rows).reshape(batch, -1, plan.advance, channels)
-    total: mx.array | None = None
+    taps, reads = [], []
     for j in range(n_pieces):
         start = j * plan.advance
         size = min(plan.advance, plan.span - start)
-        read = cut(cut(x, 1, j, j + n, 1), 2, 0, size, 1)
-        taps = cut(matrix, 1, start, start + size, 1)
-        total = taps @ read if total is None else mx.addmm(total, taps, read)
-    assert total is not None
+        taps.append(cut(matrix, 1, start, start + size, 1))
+        reads.append(cut(cut(x, 1, j, j + n, 1), 2, 0, size, 1))
+    total = sum_of_products(taps, reads)
     y = cut(total.reshape(batch, -1, channels), 1, 0, axis.output_size, 1)
     return y.astype(dtype)
 

@@ -22,17 +22,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.correlation import correlate, is_flat, spread
+from polyconv.correlation import correlate, spread
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.devices import Device, Host
 from polyconv.execute import run
 from polyconv.packing import PackedWeight, packed_for
-from polyconv.plan import ConvPlan, plan
+from polyconv.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
 from polyconv.slicing import contiguous
 from polyconv.spec import ConvSpec, adjoint
 
@@ -141,8 +140,8 @@ def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
 def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
     """The convolution of `y` with each group's input and output channels exchanged."""
     if isinstance(problem.device, Host):
-        chosen = _for_gradients(problem)
-        if is_flat(chosen):
+        chosen = plan_for_gradients(problem.spec, problem.device, problem.op)
+        if reads_in_lines(problem.spec):
             return spread(chosen, w, y)
     spec = adjoint(problem.spec)
     w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
@@ -157,30 +156,12 @@ def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
 
 
 def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
-    chosen = _plan_of(problem)
     if isinstance(problem.device, Host):
-        chosen = _for_gradients(problem)
-    elif chosen.is_native:
+        return correlate(plan_for_gradients(problem.spec, problem.device, problem.op), x, y)
+    chosen = _plan_of(problem)
+    if chosen.is_native:
         chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
     return correlate(chosen, x, y)
-
-
-def _for_gradients(problem: Problem) -> ConvPlan:
-    """All phases over one window, unless that multiplies too many zeros.
-
-    The taps of one window lie in the kernel as they come; those of several blocks are put together
-    by some four copies of the kernel more.
-    """
-    own = _planned(problem.spec, "per_phase", problem.op, problem.device)
-    try:
-        shared = _planned(problem.spec, "stacked", problem.op, problem.device)
-    except ValueError:  # no window holds all phases
-        return own
-    rates, spec = problem.device.rates, problem.spec
-    kernel = prod(axis.kernel_size for axis in spec.axes) * spec.in_channels // spec.groups
-    copies = 4 * 4 * spec.out_channels * kernel * rates.per_byte_moved
-    zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
-    return shared if zeros <= copies else own
 
 
 _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

@@ -30,7 +30,7 @@ ARROWS = {
     "weaving": ({"axisplan", "plan", "slicing"}, True),
     "products": ({"spec", "convolve", "plan", "slicing", "weaving"}, True),
     "correlation": (
-        {"convolve", "packing", "phases", "plan", "products", "slicing", "weaving"},
+        {"convolve", "packing", "plan", "products", "slicing", "weaving"},
         True,
     ),
     "execute": ({"convolve", "packing", "plan", "products", "slicing", "weaving"}, True),
@@ -45,7 +45,7 @@ ARROWS = {
         {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"},
         True,
     ),
-    "shared": ({"spec", "phases", "slicing"}, True),
+    "shared": ({"spec", "phases", "products", "slicing"}, True),
     "calls": ({"arguments", "spec", "device", "devices", "packing", "shared", "transforms"}, True),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
