@@ -14,17 +14,19 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import arguments, ops, peers
-from polyconv.devices import CPU
+from polyconv.device import device_for
 from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS, ConvPlan
 from polyconv.spec import ITEMSIZE, ConvSpec
 
 # They have no convolution with both strides.
-_TRANSPOSED_ONLY = ("torch", "torch_training", "onnxruntime")
+_TRANSPOSED_ONLY = ("torch", "torch_cuda", "torch_training", "onnxruntime")
 
 _SLOW = 1.0  # seconds; what takes longer is run once
 _MOST = 60.0  # seconds; MLX's own op is left out where it is estimated to take longer
 _CACHE = 2 << 30  # bytes of freed buffers that MLX may keep, for "packed, 2 GB cache"
+_IN_FLIGHT = 20  # calls given to a GPU before waiting for it, at most
+_FLIGHT = 0.05  # seconds that these may take
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def bench(
     native: bool = True,
     shared: bool = False,
     train: bool = False,
+    errors: bool = True,
     **options: Any,
 ) -> list[Timing]:
     """Times MLX's own op, each method and other frameworks, in interleaved rounds.
@@ -88,6 +91,7 @@ def bench(
         train (bool, optional): Time the output and both gradients, instead of the output alone, of
             MLX's own op, ``auto``, PyTorch and JAX; ``matmul`` is three products, ``forward`` the
             output alone. Errors are not told. Default: ``False``.
+        errors (bool, optional): Tell errors. Default: ``True``.
         options: The call's own, such as ``stride=2``.
 
     Returns:
@@ -116,7 +120,7 @@ def bench(
     runs = _competitors(op, problem, x, w, options, dtype, methods, native, shared)
     for name in rivals:
         runs.update(_rival(name, op, problem, x, w, options))
-    return _timings(runs, rounds, seconds, _exact(problem, x, w))
+    return _timings(runs, rounds, seconds, _exact(problem, x, w) if errors else None)
 
 
 def _timings(
@@ -128,16 +132,20 @@ def _timings(
     peaks: dict[str, int] = {}
     errors: dict[str, float] = {}
     times: dict[str, list[float]] = {}
+    calls: dict[str, int] = {}
     for name, run in runs.items():
         try:
             y, warm_up, peaks[name] = _timed(run)
+            if _on_gpu():  # the first call prepares
+                y, warm_up, _ = _timed(run)
         except (ValueError, RuntimeError):
             continue
         times[name] = [warm_up] if warm_up > _SLOW else []
+        calls[name] = max(1, min(_IN_FLIGHT, int(_FLIGHT / warm_up))) if _on_gpu() else 1
         if isinstance(y, mx.array):
             y = y.astype(mx.float32)
         if exact is not None and name != "matmul":
-            values = y.numpy() if hasattr(y, "numpy") else np.array(y)
+            values = y.float().cpu().numpy() if hasattr(y, "numpy") else np.array(y)
             errors[name] = float(np.abs(values - exact).max())
     order = [name for name in times if not times[name]]
     chance, start = random.Random(0), time.perf_counter()
@@ -147,8 +155,8 @@ def _timings(
         chance.shuffle(order)  # what runs before leaves its mark on memory
         for name in order:
             _timed(runs[name])  # untimed, while the threads of whoever ran before stop to spin
-            times[name].append(_timed(runs[name])[1])
-    if times.get("packed"):
+            times[name].append(_timed(runs[name], calls[name])[1])
+    if times.get("packed") and not _on_gpu():
         times["packed, 2 GB cache"] = _with_cache(runs["packed"], len(times["packed"]))
     return [
         Timing(name, tuple(1e3 * t for t in each), peaks.get(name, 0), errors.get(name))
@@ -239,8 +247,10 @@ def _train_steps(
 
 
 def _native_seconds(problem: ConvSpec) -> float:
-    """An estimate for the CPU, and infinite where MLX cannot compute it."""
-    lowered = METHODS["native"](problem, CPU)
+    """An estimate for the CPU, infinite where MLX cannot compute it; 0 on a GPU."""
+    if _on_gpu():
+        return 0.0
+    lowered = METHODS["native"](problem, device_for(None))
     return lowered.seconds if isinstance(lowered, ConvPlan) else float("inf")
 
 
@@ -303,15 +313,33 @@ def _exact(
     return y
 
 
-def _timed(run: Callable[[], Any]) -> tuple[Any, float, int]:
+def _timed(run: Callable[[], Any], calls: int = 1) -> tuple[Any, float, int]:
+    """The result, the seconds of one of so many calls in a row, and the bytes at the peak of all.
+
+    On a GPU calls are issued ahead of their execution, as in a model; the last one is waited for.
+    """
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     start = time.perf_counter()
-    y = run()
+    for _ in range(calls):
+        y = run()
+        if isinstance(y, mx.array):
+            mx.async_eval(y)
+    _finish(y)
+    seconds = (time.perf_counter() - start) / calls
+    return y, seconds, mx.get_peak_memory() - before if isinstance(y, mx.array) else 0
+
+
+def _finish(y: Any) -> None:
     if isinstance(y, mx.array):
         mx.eval(y)
-    seconds = time.perf_counter() - start
-    return y, seconds, mx.get_peak_memory() - before if isinstance(y, mx.array) else 0
+        mx.synchronize()
+    elif getattr(y, "is_cuda", False):
+        peers.wait_for_cuda()
+
+
+def _on_gpu() -> bool:
+    return bool(mx.default_device() == mx.gpu)
 
 
 def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[str, Any]]:

@@ -26,10 +26,12 @@ def convolve(inputs: Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) ->
         return mx.conv_general(inputs.x, w, *issued.options)
     else:
         lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
+        if form.whole:
+            lo, hi = [tuple([min(n, 0) for n in side]) for side in padding_of(spec)]
         if form.lift == "frames":
             depth = spec.axes[0]
             lo, hi = (depth.padding_lo, *lo[1:]), (depth.padding_hi, *hi[1:])
-        x = inputs.padded(lo, hi, form.extra_in)
+        x = inputs.padded(lo, hi, form.extra_in, form.whole)
     w = pad_channels(pad(w, w.ndim - 1, 0, form.extra_in), 0, spec.groups, form.extra_out)
     y = _LIFTS[form.lift](x, w, sub, padding)
     return crop_channels(y, spec.groups, form.extra_out)

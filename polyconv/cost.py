@@ -22,6 +22,7 @@ class Rates:
     per_panel_mac: float = 0.0
     per_product: float = 0.0
     per_mac_in_loops: float = 0.0
+    per_backward_mac: float = 0.0
 
 
 # As `polyconv bench --calibrate` measured them (docs/benchmarks/grid.json: 2 cores, MLX 0.32.4,
@@ -36,8 +37,15 @@ CPU_RATES = Rates(
     per_mac_in_loops=1.4e-9,
 )
 
-# Assumed until measured: of the order of a data-centre GPU, where what MLX issues costs most.
-CUDA_RATES = Rates(per_mac=1 / 10e12, per_conv=20e-6, per_byte_moved=1 / 1e12, per_product=10e-6)
+# Set by hand to docs/benchmarks/cuda.json: one H200, float32 by TF32.
+CUDA_RATES = Rates(
+    per_mac=0.0,
+    per_conv=25e-6,
+    per_byte_moved=1 / 1e12,
+    per_panel_mac=1 / 180e12,
+    per_product=30e-6,
+    per_backward_mac=1 / 80e12,
+)
 
 # Round numbers of the order of a large Apple GPU. Assumed: nothing was measured on Metal.
 METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
@@ -67,9 +75,11 @@ class Cost:
 
     `macs` counts multiply-accumulates, those on zeros included. On a CPU `panel_macs` are those of
     whole panels of a matrix product, and `macs_in_loops` those that MLX does by loops over single
-    samples. `n_convs` are the convolutions issued, `n_products` the matrix products in them;
-    `bytes_moved` is what is copied: windows or padded inputs, packed weights, outputs brought into
-    their final order, and scaled inputs added up.
+    samples; on CUDA `backward_macs` are those of cuDNN's gradient of a convolution, by which MLX
+    computes a transposed one. `n_convs` are the convolutions issued, `n_products` the matrix
+    products in them, on CUDA the copies beside them; `bytes_moved` is what is copied: windows or
+    padded inputs, packed weights, outputs brought into their final order, and scaled inputs added
+    up.
     """
 
     macs: int
@@ -78,6 +88,7 @@ class Cost:
     panel_macs: int = 0
     n_products: int = 0
     macs_in_loops: int = 0
+    backward_macs: int = 0
 
     def seconds(self, rates: Rates) -> float:
         return (
@@ -87,6 +98,7 @@ class Cost:
             + self.panel_macs * rates.per_panel_mac
             + self.n_products * rates.per_product
             + self.macs_in_loops * rates.per_mac_in_loops
+            + self.backward_macs * rates.per_backward_mac
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -72,20 +72,21 @@ def present() -> Metal | None:
     return Metal(str(info.get("device_name", "this Mac")), limits, rules_for(version()))
 
 
-_PLANNING_FOR: ContextVar[Metal | None] = ContextVar("planning_for", default=None)
+_PLANNING_FOR: ContextVar[Device | None] = ContextVar("planning_for", default=None)
 
 
 @contextmanager
 def planning_for(device: str) -> Iterator[None]:
-    """Plans as if on a device of Apple's, and runs on the present one.
+    """Plans as if on another device, and runs on the present one.
 
     Args:
-        device (str): One of ``polyconv.devices.DEVICES``, such as ``"m4-max"``.
+        device (str): One of Apple's, from ``polyconv.devices.DEVICES``, such as ``"m4-max"``;
+            ``"cpu"`` or ``"cuda"``.
 
     Raises:
         ValueError: If there is no such device.
     """
-    token = _PLANNING_FOR.set(devices.device("planning_for", device, rules_for(version())))
+    token = _PLANNING_FOR.set(devices.any_device("planning_for", device, rules_for(version())))
     try:
         yield
     finally:
@@ -154,12 +155,16 @@ def _host(name: str) -> Host:
     return Host(name, _MEASURED[name]) if name in _MEASURED else default
 
 
-@contextmanager
-def on(stream: StreamOrDevice) -> Iterator[None]:
+_HERE = nullcontext()
+
+
+def on(stream: StreamOrDevice) -> AbstractContextManager[None]:
     """As `mx.stream`, which does not put back the default stream of a device it switches to."""
-    if stream is None:
-        yield
-        return
+    return _HERE if stream is None else _on(stream)
+
+
+@contextmanager
+def _on(stream: mx.Stream | mx.Device | mx.DeviceType) -> Iterator[None]:
     before = mx.default_stream(stream.device) if isinstance(stream, mx.Stream) else None
     try:
         with mx.stream(stream):

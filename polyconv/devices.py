@@ -63,6 +63,16 @@ DEVICES = {
 }
 
 
+def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
+    """As `device`, also ``"cpu"`` and ``"cuda"``."""
+    hosts = {host.name: host for host in (CPU, CUDA)}
+    if isinstance(name, str) and name in hosts:
+        return hosts[name]
+    if not isinstance(name, str) or name not in DEVICES:
+        refuse(op, f"device must be one of {', '.join((*hosts, *DEVICES))}", shown(name))
+    return device(op, name, rules)
+
+
 def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
     """The device of a name in `DEVICES`."""
     if not isinstance(name, str) or name not in DEVICES:

@@ -13,7 +13,7 @@ from math import prod
 from typing import Literal, TypeAlias
 
 from polyconv.cost import METAL_RATES, Cost
-from polyconv.devices import Metal
+from polyconv.devices import Device, Host, Metal
 from polyconv.kernels import KernelChoice, predict
 from polyconv.metalrules import fits_in, fits_out, up16
 from polyconv.spec import ITEMSIZE, Axis, ConvSpec
@@ -29,6 +29,7 @@ class Form:
 
     `extra_in` and `extra_out` channels of zeros are added to each group, and taken off the output.
     `pad_hi` zeros are put behind the input on each axis by a copy, instead of by the convolution.
+    With `whole` what negative padding drops is cut off before, into an array row by row in memory.
     `lift` is "plane" for a 1D convolution issued as a 2D one with a unit axis, and "frames" for a
     3D one issued as the sum of a 2D one per tap in depth, the frames in the batch, in float32.
     """
@@ -37,10 +38,10 @@ class Form:
     extra_out: int = 0
     pad_hi: tuple[int, ...] = ()
     lift: Lift = "none"
+    whole: bool = False
 
 
 AS_IT_STANDS = Form()
-_FRAMES = Form(lift="frames")
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,40 @@ class Issued:
 
 
 @lru_cache(4096)
-def issue(spec: ConvSpec, metal: Metal | None) -> Issued:
+def issue(spec: ConvSpec, device: Device) -> Issued:
     """The cheapest safe form of an undilated convolution; away from Metal the plainest.
 
     Safe is a kernel that unfolds nothing and has no hazard. There always is one: channels can be
     padded until they fill the tiles, and every hazard needs padding behind.
     """
-    if metal is None:
-        lifted = spec.ndim == 3 and spec.groups > 1
-        return _issued(spec, _FRAMES if lifted else AS_IT_STANDS, None)
-    candidates = [_issued(spec, form, metal) for form in _forms(spec)]
+    if isinstance(device, Host):
+        lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
+        return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), None)
+    candidates = [_issued(spec, form, device) for form in _forms(spec)]
     safe = [each for each in candidates if each.is_safe]
     return min(safe, key=lambda each: each.cost.seconds(METAL_RATES))
 
 
-def as_it_stands(spec: ConvSpec, metal: Metal | None) -> Issued:
+def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
     """A convolution as MLX's own op issues it, whatever becomes of it."""
-    return _issued(spec, AS_IT_STANDS, metal)
+    if isinstance(device, Host):
+        return _issued(spec, Form(whole=_is_cropped_before(spec, device)), None)
+    return _issued(spec, AS_IT_STANDS, device)
+
+
+def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
+    """Whether what negative padding drops is cut off before, row by row in memory, as on CUDA.
+
+    There MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given, but
+    prepares it for the copy that it makes of one that does not lie row by row, such as a crop; a
+    later input of that alignment fails as a misaligned pointer (mlx/backend/cuda/conv.cpp).
+    """
+    return host.name == "cuda" and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     """The convolution that MLX is given for `spec` in a form."""
-    axes = spec.axes
+    axes = tuple([_cropped(axis) for axis in spec.axes]) if form.whole else spec.axes
     if form.pad_hi:
         axes = tuple(
             replace(axis, size=axis.size + behind, padding_hi=axis.padding_hi - behind)
@@ -116,6 +129,12 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
         batch = spec.batch * depth.output_size
         return replace(spec, batch=batch, axes=tuple(plane), dtype="float32")
     return spec
+
+
+def _cropped(axis: Axis) -> Axis:
+    lo, hi = axis.padding_lo, axis.padding_hi
+    size = axis.size + min(lo, 0) + min(hi, 0)
+    return replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0))
 
 
 def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:

@@ -41,6 +41,50 @@ def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> di
     return runs
 
 
+def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
+    """PyTorch on an NVIDIA GPU: contiguous and channels last, float32 by TF32, the fastest of
+    cuDNN's algorithms by `cudnn.benchmark`. In 1D channels last is a picture of one column.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    stride, padding, output_padding, dilation = options
+    ndim, groups = problem.ndim, problem.groups
+    dtype = getattr(torch, problem.dtype)
+    given = [np.ascontiguousarray(np.moveaxis(x, -1, 1)), _inputs_first(w, groups)]
+    inputs, kernel = [torch.from_numpy(a).to("cuda", dtype) for a in given]
+
+    def call(inputs: Any, kernel: Any, fillers: tuple[int, ...]) -> Run:
+        convolve = getattr(torch.nn.functional, f"conv_transpose{ndim + len(fillers)}d")
+        unit = tuple([1 for _ in fillers])
+        more = (stride + unit, padding + fillers, output_padding + fillers, groups, dilation + unit)
+
+        def run() -> Any:
+            with torch.no_grad():
+                return convolve(inputs, kernel, None, *more)
+
+        if fillers:
+            return lambda: run().squeeze(-1).movedim(1, -1)
+        return lambda: run().movedim(1, -1)
+
+    if ndim > 1:
+        layout = torch.channels_last_3d if ndim == 3 else torch.channels_last
+        last = [a.contiguous(memory_format=layout) for a in (inputs, kernel)]
+        return {"torch": call(inputs, kernel, ()), "torch channels last": call(*last, ())}
+    last = [a[..., None].contiguous(memory_format=torch.channels_last) for a in (inputs, kernel)]
+    return {"torch": call(inputs, kernel, ()), "torch channels last": call(*last, (0,))}
+
+
+def wait_for_cuda() -> None:
+    """For what PyTorch was given to do on the GPU."""
+    import torch
+
+    torch.cuda.synchronize()
+
+
 def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
     """ONNX Runtime's CPU provider, one ConvTranspose node, 2 threads."""
     import onnxruntime as ort
@@ -186,5 +230,11 @@ def _inputs_first(w: Array, groups: int) -> Array:
     return np.ascontiguousarray(grouped.reshape(groups * channels, outputs // groups, *kernel))
 
 
-PEERS = {"torch": torch, "onnxruntime": onnxruntime, "jax": jax, "upfirdn": upfirdn}
+PEERS = {
+    "torch": torch,
+    "torch_cuda": torch_cuda,
+    "onnxruntime": onnxruntime,
+    "jax": jax,
+    "upfirdn": upfirdn,
+}
 TRAINING = {"torch_training": torch_training, "jax_training": jax_training}

@@ -24,7 +24,7 @@ from polyconv.axisplan import (
 )
 from polyconv.cost import Cost, si
 from polyconv.devices import CPU, Device, Host, Metal
-from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights
+from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights, on_cuda
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.phases import phase_stride
 from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
@@ -109,6 +109,8 @@ class ConvPlan:
             return Cost(0, 0, 0)
         if self.products:
             return by_products(self.problem, self.axes, self.products)
+        if self.device.name == "cuda":
+            return on_cuda(self.problem, self.axes)
         if self.metal is None:
             return by_convolutions(self.problem, self.axes)
         return self._cost_on_metal()
@@ -117,6 +119,12 @@ class ConvPlan:
     def seconds(self) -> float:
         """What it is estimated to cost; of use in comparisons on the same device only."""
         return self.cost.seconds(self.device.rates)
+
+    @cached_property
+    def is_in_order(self) -> bool:
+        """Whether a lone convolution in 1D leaves phases between frames and channels already."""
+        axis = self.axes[0]
+        return len(self.axes) == self.problem.groups == 1 and not axis.is_joined
 
     @property
     def n_taps(self) -> int:
@@ -149,7 +157,7 @@ class ConvPlan:
             flip=self.flip,
         )
         lower = as_it_stands if self.is_native else issue
-        return SubConv(blocks, n_phases, spec, lower(spec, self.metal))
+        return SubConv(blocks, n_phases, spec, lower(spec, self.device))
 
 
 def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device = CPU) -> ConvPlan:
@@ -239,8 +247,8 @@ def _competes(direct: ConvPlan) -> bool:
 
 
 def _suits(candidate: ConvPlan) -> bool:
-    """Whether `auto` may take it: products are for the CPU, on Metal no kernel unfolds anyway."""
-    return candidate.metal is None or not candidate.products
+    """Whether `auto` may take it: products are for the CPU, on a GPU no kernel taken unfolds."""
+    return candidate.device.name == "cpu" or not candidate.products
 
 
 def _explained(
@@ -271,7 +279,7 @@ def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     a, b = other.cost, best.cost
     if not _suits(other):
-        return "it spares the copies of MLX's CPU convolutions, which no kernel makes on Metal"
+        return "it spares the copies of MLX's CPU convolutions, which no kernel makes on a GPU"
     if a == b:
         return f"does the same as {best.method}"
     if other.seconds < best.seconds:
@@ -367,6 +375,8 @@ def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         return Rejection("native", "MLX has no groups in 3D")
     if spec.is_empty:
         return Rejection("native", "MLX fails on arrays without elements")
+    if device.name == "cuda" and _is_misread_on_cuda(spec):
+        return Rejection("native", "MLX on CUDA may overlook a stride or dilation of it")
     axes = tuple(native_axis(axis) for axis in spec.axes)
     for axis in [lowered.blocks[0].axis for lowered in axes]:
         cropped = min(axis.padding_lo, axis.padding_hi)
@@ -375,6 +385,18 @@ def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
+
+
+def _is_misread_on_cuda(spec: ConvSpec) -> bool:
+    """Whether cuDNN may be asked for another convolution that happens to have as many outputs.
+
+    A flipped kernel is given to cuDNN's gradient of a convolution, without its stride, and another
+    to its convolution, without the input dilation; MLX 0.32.4 trusts cuDNN to refuse sizes that do
+    not agree (mlx/backend/cuda/conv.cpp, `get_conv_settings`).
+    """
+    if spec.flip:
+        return any(axis.stride > 1 for axis in spec.axes)
+    return spec.is_input_dilated
 
 
 METHODS: dict[str, Callable[[ConvSpec, Device], ConvPlan | Rejection]] = {

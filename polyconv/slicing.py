@@ -64,9 +64,12 @@ class Inputs:
         self._groups = groups
         self._padded: dict[object, mx.array] = {}
 
-    def padded(self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0) -> mx.array:
+    def padded(
+        self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0, whole: bool = False
+    ) -> mx.array:
         key = (*lo, *hi, extra_channels)
         if key not in self._padded:
             x = pad_channels(self.x, -1, self._groups, extra_channels)
-            self._padded[key] = pad_all(x, [(0, 0), *zip(lo, hi, strict=True), (0, 0)])
+            x = pad_all(x, [(0, 0), *zip(lo, hi, strict=True), (0, 0)])
+            self._padded[key] = contiguous(x) if whole else x
         return self._padded[key]

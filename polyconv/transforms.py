@@ -37,6 +37,8 @@ from polyconv.spec import ConvSpec, adjoint
 
 Bilinear: TypeAlias = "Callable[[mx.array, mx.array | PackedWeight], mx.array]"
 
+_Map: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
+
 Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
 
 _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
@@ -84,7 +86,7 @@ def convolution(problem: Problem) -> Bilinear:
                 return run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
         if isinstance(w, PackedWeight):
             return _with_packed(problem, chosen, w, x)
-        return mapped(x, w)[0]
+        return mapped(x, w)
 
     return convolve
 
@@ -93,36 +95,37 @@ def _with_packed(problem: Problem, chosen: ConvPlan, w: PackedWeight, x: mx.arra
     """The convolution as a function of `x` alone, its weights packed before."""
 
     @mx.custom_function
-    def compute(x: mx.array) -> list[mx.array]:
+    def compute(x: mx.array) -> mx.array:
         with on(problem.stream):
-            return [run(chosen, x, w.array, pads_explicitly(problem.stream), w.taps_of(chosen))]
+            return run(chosen, x, w.array, pads_explicitly(problem.stream), w.taps_of(chosen))
 
     @compute.vjp
-    def pull_back(x: mx.array, cotangents: Any, _: Any) -> mx.array:
-        return _bilinear("x", problem)(w.array, cotangents[0])[0].astype(x.dtype)
+    def pull_back(x: mx.array, cotangent: mx.array, _: Any) -> mx.array:
+        return _bilinear("x", problem)(w.array, cotangent).astype(x.dtype)
 
     @compute.vmap
     def fold(x: mx.array, axis: int) -> Any:
         return _folded("y", problem, (x, w.array), (axis, None))
 
-    return compute(x)[0]
+    return compute(x)
 
 
-def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], list[mx.array]]:
+def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], mx.array]:
     """The map with a result of this kind, of the other two kinds in the order x, w, y."""
     kinds = "xwy".replace(result, "")
+    planned = _COMPUTE[result](problem)
 
     @mx.custom_function
-    def compute(a: mx.array, b: mx.array) -> list[mx.array]:
+    def compute(a: mx.array, b: mx.array) -> mx.array:
         with on(problem.stream):
-            return [_COMPUTE[result](problem, a, b)]
+            return planned(a, b)
 
     @compute.vjp
-    def pull_back(arrays: Sequence[mx.array], cotangents: Any, _: Any) -> list[mx.array]:
-        known = {result: cotangents[0], **dict(zip(kinds, arrays, strict=True))}
+    def pull_back(arrays: Sequence[mx.array], cotangent: mx.array, _: Any) -> list[mx.array]:
+        known = {result: cotangent, **dict(zip(kinds, arrays, strict=True))}
         grads = []
         for kind in kinds:
-            (grad,) = _bilinear(kind, problem)(*[known[k] for k in "xwy" if k != kind])
+            grad = _bilinear(kind, problem)(*[known[k] for k in "xwy" if k != kind])
             grads.append(grad.astype(known[kind].dtype))
         return grads
 
@@ -133,35 +136,38 @@ def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], l
     return compute
 
 
-def _forward(problem: Problem, x: mx.array, w: mx.array) -> mx.array:
-    return run(_plan_of(problem), x, w, pads_explicitly(problem.stream))
+def _forward(problem: Problem) -> _Map:
+    chosen, pads = _plan_of(problem), pads_explicitly(problem.stream)
+    return lambda x, w: run(chosen, x, w, pads)
 
 
-def _input_gradient(problem: Problem, w: mx.array, y: mx.array) -> mx.array:
+def _input_gradient(problem: Problem) -> _Map:
     """The convolution of `y` with each group's input and output channels exchanged."""
+    if isinstance(problem.device, Host) and reads_in_lines(problem.spec):
+        shared = plan_for_gradients(problem.spec, problem.device, problem.op)
+        return lambda w, y: spread(shared, w, y)
+    spec, pads = adjoint(problem.spec), pads_explicitly(problem.stream)
+    chosen = _planned(spec, "auto", problem.op, problem.device)
+
+    def convolve(w: mx.array, y: mx.array) -> mx.array:
+        w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
+        w = w.swapaxes(1, -1).flatten(0, 1)
+        packed = packed_for(chosen, w, transposed=True) if chosen.products else None
+        if chosen.is_native:  # else it is made contiguous when it is packed
+            w = contiguous(w)
+        return run(chosen, y, w, pads, packed)
+
+    return convolve
+
+
+def _weight_gradient(problem: Problem) -> _Map:
     if isinstance(problem.device, Host):
         chosen = plan_for_gradients(problem.spec, problem.device, problem.op)
-        if reads_in_lines(problem.spec):
-            return spread(chosen, w, y)
-    spec = adjoint(problem.spec)
-    w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
-    w = w.swapaxes(1, -1).flatten(0, 1)
-    chosen = _planned(spec, "auto", problem.op, problem.device)
-    if chosen.products:
-        packed = packed_for(chosen, w, transposed=True)
-        return run(chosen, y, w, pads_explicitly(problem.stream), packed)
-    if chosen.is_native:  # else it is made contiguous when it is packed
-        w = contiguous(w)
-    return run(chosen, y, w, pads_explicitly(problem.stream))
-
-
-def _weight_gradient(problem: Problem, x: mx.array, y: mx.array) -> mx.array:
-    if isinstance(problem.device, Host):
-        return correlate(plan_for_gradients(problem.spec, problem.device, problem.op), x, y)
-    chosen = _plan_of(problem)
-    if chosen.is_native:
-        chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
-    return correlate(chosen, x, y)
+    else:
+        chosen = _plan_of(problem)
+        if chosen.is_native:
+            chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
+    return lambda x, y: correlate(chosen, x, y)
 
 
 _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
@@ -181,7 +187,7 @@ def _plan_of(problem: Problem) -> ConvPlan:
 
 def _folded(
     result: str, problem: Problem, arrays: Sequence[mx.array], axes: Sequence[int | None]
-) -> tuple[list[mx.array], list[int]]:
+) -> tuple[mx.array, int]:
     """The map with the mapped axis folded into the batch, the output channels or the groups."""
     kinds = "xwy".replace(result, "")
     n_maps = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
@@ -199,8 +205,8 @@ def _folded(
         a if kind in unmapped else place.fold(kind, a, axis, n)
         for kind, a, axis in zip(kinds, arrays, axes, strict=True)
     ]
-    (y,) = _bilinear(result, replace(problem, spec=more))(*folded)
-    return [place.unfold(result, y, n)], [0]
+    y = _bilinear(result, replace(problem, spec=more))(*folded)
+    return place.unfold(result, y, n), 0
 
 
 class _Batch:

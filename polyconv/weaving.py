@@ -23,6 +23,12 @@ def assemble(plan: ConvPlan, outputs: list[mx.array], linear: bool = False) -> m
 
     With `linear` by moving numbers alone, so that its transpose does no more either.
     """
+    if plan.is_native:
+        return outputs[0]
+    if plan.is_in_order:
+        y, (axis,) = outputs[0], plan.axes
+        y = y.reshape(y.shape[0], -1, plan.problem.out_channels)
+        return cut(y, 1, axis.crop_lo, axis.crop_lo + plan.problem.output_sizes[0], 1)
     frames = [frames_of(y, sub, plan, linear) for y, sub in zip(outputs, plan.subconvs)]
     return weave(frames, plan)
 
@@ -38,7 +44,7 @@ def frames_of(y: mx.array, sub: SubConv, plan: ConvPlan, linear: bool = False) -
     pairs = [i for a in range(ndim) for i in (1 + a, 2 + ndim + a)]
     y = y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
     moved = ndim > 1 and max(sub.n_phases[:-1]) > 1
-    if moved and not linear and plan.metal is None and y.shape[-1] * y.shape[-3] >= _RUN:
+    if moved and not linear and plan.device.name == "cpu" and y.shape[-1] * y.shape[-3] >= _RUN:
         return y * mx.ones(y.shape[-3:], y.dtype)
     return y
 

@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="plan for this device of Apple's")
+    parser.add_argument("--device", help="plan for this device")
     parser.add_argument("--gradients", action="store_true", help="of both arguments")
     args = parser.parse_args()
     try:

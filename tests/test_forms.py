@@ -155,7 +155,7 @@ def test_planning_for_a_device_ends_with_its_block_and_nests():
         assert channels() == 16
     if not mx.metal.is_available():
         assert channels() == 5
-    must = r"\[planning_for\] device must be one of a18-pro-8gb, "
+    must = r"\[planning_for\] device must be one of cpu, cuda, a18-pro-8gb, "
     with pytest.raises(ValueError, match=must), polyconv.planning_for("m0"):
         pass
     with pytest.raises(KeyError), polyconv.planning_for("m4-max"):

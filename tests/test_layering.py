@@ -46,7 +46,10 @@ ARROWS = {
         True,
     ),
     "shared": ({"spec", "phases", "products", "slicing"}, True),
-    "calls": ({"arguments", "spec", "device", "devices", "packing", "shared", "transforms"}, True),
+    "calls": (
+        {"arguments", "spec", "device", "devices", "packing", "shared", "slicing", "transforms"},
+        True,
+    ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
     "layers": ({"arguments", "spec", "ops"}, True),
@@ -71,7 +74,7 @@ ARROWS = {
     "peers": ({"spec"}, False),
     "cases": (set(), False),
     "scores": (set(), False),
-    "bench": ({"arguments", "devices", "explanation", "ops", "peers", "plan", "spec"}, True),
+    "bench": ({"arguments", "device", "explanation", "ops", "peers", "plan", "spec"}, True),
     "benching": (
         {"arguments", "bench", "calibration", "cases", "cost", "explanation", "inspection"}
         | {"peers", "report", "scores"},

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from polyconv import scores
@@ -205,10 +206,82 @@ def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         "rivals": page("Against other frameworks", found["rivals"], after),
         "real_layers": page("Layers of real models", found["real_layers"], ""),
         "training": training_page(found["training"]),
+        "cuda": cuda_page(found["cuda"]),
     }
 
 
-FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training")
+CUDA = """# On an NVIDIA GPU
+
+{gpu}, MLX's CUDA backend, float32, matrix products by TF32 where the library that computes them
+likes (errors of 1e-3 and of 1e-6 say where); {torch}, `cudnn.benchmark`. Milliseconds a call, calls
+given to the GPU up to 20 at a time, medians of interleaved rounds; *MLX* is its own op, cuDNN's
+gradient of a convolution, and in 1D also the same as 2D; `auto` cuts its weight up in every call, `packed`
+does not; PyTorch is the faster of contiguous and channels last; *matmul* is one product of MLX's of
+as many multiply-accumulates. A ratio is above 1 where `auto` is faster, a peak over the size of the
+output. Cases are those of [the CPU](rivals.md), as they stand and with 32 times the batch.
+
+Parity, by `==` with the float64 reference, every method and both gradients: {parity}.
+"""
+
+CUDA_COLUMNS = (
+    "| layer | MLX | as 2D | `auto` | takes | `packed` | `stacked` | `per_phase` | `taps` "
+    "| PyTorch | matmul | MLX / auto | PyTorch / auto | error, auto / PyTorch | peak, auto / MLX |\n"
+    f"|---{'|---:' * 3}|---{'|---:' * 10}|\n"
+)
+
+
+def cuda_page(found: dict[str, Any]) -> str:
+    agreed, what = found["parity"]["agreed"], dict(_last_two(found["what"]))
+    parity = ", ".join(f"{name} {n:,}" for name, n in agreed.items())
+    parity += f"; failures: {len(found['parity']['failures'])}"
+    text = CUDA.format(gpu=what["GPU"], torch=what["PyTorch"], parity=parity)
+    for batch in sorted({row["times_batch"] for row in found["rows"]}):
+        rows = [row for row in found["rows"] if row["times_batch"] == batch]
+        text += f"\n## {'As they stand' if batch == 1 else f'{batch} times the batch'}\n\n"
+        text += CUDA_COLUMNS + "".join(map(_cuda_line, rows)) + "\n"
+        against = {"MLX's own op": _all(rows, "mx"), "PyTorch": _all(rows, None)}
+        text += "".join(f"* `auto` against {name}: {told}\n" for name, told in against.items())
+    text += "\n## The output and both gradients, 32 times the batch\n\n"
+    text += "| layer | MLX | polyconv | its output alone | three products |\n"
+    text += f"|---{'|---:' * 4}|\n"
+    for row in found["train"]:
+        cells = [_ms(row["timings"], name) for name in ("mx", "auto", "forward", "matmul")]
+        text += f"| {' | '.join((row['name'], *cells))} |\n"
+    return text
+
+
+def _last_two(lines: Sequence[str]) -> list[tuple[str, str]]:
+    gpu, torch = lines[-2:]
+    return [("GPU", gpu.removeprefix("GPU: ")), ("PyTorch", torch)]
+
+
+def _cuda_line(row: dict[str, Any]) -> str:
+    timings, rival = row["timings"], scores.best_rival(row)
+    names = ("mx", "mx as 2D", "auto", "packed", "stacked", "per_phase", "taps")
+    ms = [_ms(timings, name) for name in names]
+    ms.insert(3, row["auto_takes"])
+    peaks = [timings[k]["peak_bytes"] / row["output_bytes"] for k in ("auto", "mx") if k in timings]
+    cells = (
+        row["name"],
+        *ms,
+        _ms(timings, rival),
+        _ms(timings, "matmul"),
+        f"{scores.ratio(row, 'mx', 'auto'):.2f}" if "mx" in timings else "-",
+        f"{scores.ratio(row, rival, 'auto'):.2f}" if rival else "-",
+        " / ".join(_error(timings.get(name, {})) for name in ("auto", rival)),
+        " / ".join(f"{peak:.3g}" for peak in peaks),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _all(rows: Sequence[dict[str, Any]], other: str | None) -> str:
+    """Of one competitor, or of the best other framework."""
+    named = [(row, other or scores.best_rival(row)) for row in rows]
+    ratios = [scores.ratio(row, name, "auto") for row, name in named if name in row["timings"]]
+    return f"geometric mean {geometric_mean(ratios):.2f} over {len(ratios)} rows"
+
+
+FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training", "cuda")
 
 
 def main() -> None:

@@ -1,0 +1,92 @@
+"""Plans for CUDA, run here; docs/benchmarks/cuda.json holds what was run on a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import sweep
+from cases import integers
+
+import polyconv
+from polyconv import scores
+from polyconv.devices import CUDA
+from polyconv.explanation import problem_of
+from polyconv.plan import plan
+
+RECORDED = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "cuda.json").read_text())
+
+
+def test_plans_for_cuda_agree_with_the_reference():
+    agreed, _ = sweep.sweep(150, seed=3, device="cuda")
+    assert min(agreed.values()) >= 150
+    assert sweep.sweep_gradients(60, seed=4, device="cuda")["agreed"] == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "is_misread"),
+    [
+        ({"input_dilation": 2}, True),
+        ({"input_dilation": 2, "flip": True}, False),
+        ({"stride": 2, "flip": True}, True),
+        ({"stride": 2}, False),
+    ],
+)
+def test_native_is_refused_where_mlx_may_ask_cudnn_for_another_convolution(options, is_misread):
+    problem = problem_of("conv_general", (1, 9, 4), (4, 3, 4), "float32", options)
+    if is_misread:
+        with pytest.raises(ValueError, match="may overlook a stride or dilation"):
+            plan(problem, "native", device=CUDA)
+        assert plan(problem, device=CUDA).method != "native"
+    else:
+        assert plan(problem, "native", device=CUDA).is_native
+
+
+def test_convolutions_on_cuda_are_given_no_negative_padding():
+    for crop in (1, 4):
+        problem = problem_of("conv_transpose1d", (2, 9, 4), (4, 3, 4), "float32", {"padding": crop})
+        for method in ("per_phase", "stacked"):
+            chosen = plan(problem, method, device=CUDA)
+            for sub in chosen.subconvs:
+                assert min(min(a.padding_lo, a.padding_hi) for a in sub.issued.spec.axes) >= 0
+
+
+def test_one_filter_for_all_channels_is_cudnn_s_depthwise_convolution():
+    x, h = integers(2, 9, 6), integers(1, 5, 1, seed=1)
+    expected = np.array(polyconv.conv_transpose1d(x, h, 2, 1, groups=6))
+    with polyconv.planning_for("cuda"):
+        for weight in (h, polyconv.pack(h)):
+            got = polyconv.conv_transpose1d(x, weight, 2, 1, groups=6)
+            assert np.array_equal(np.array(got), expected)
+            general = polyconv.conv_general(x, weight, groups=6)
+            assert np.array_equal(np.array(general), np.array(polyconv.conv1d(x, h, groups=6)))
+        with pytest.raises(ValueError, match="method must be 'auto'"):
+            polyconv.conv_transpose1d(x, h, groups=6, method="taps")
+
+
+def test_auto_still_takes_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs" / "benchmarks")
+    import cuda
+
+    for row in RECORDED["rows"]:
+        known = {k: v for k, v in row.items() if k not in ("times_batch", "auto_takes")}
+        assert cuda.taken(known) == row["auto_takes"], row["name"]
+
+
+def test_what_was_measured_on_a_gpu_says_what_the_pages_say():
+    assert RECORDED["parity"]["failures"] == []
+    assert min(RECORDED["parity"]["agreed"].values()) >= 2000
+    ratios = [scores.ratio(r, "mx", "auto") for r in RECORDED["rows"] if "mx" in r["timings"]]
+    assert np.exp(np.mean(np.log(ratios))) > 1.1
+
+
+@pytest.mark.skipif(
+    mx.default_device() == mx.cpu or mx.metal.is_available(), reason="needs MLX's CUDA backend"
+)
+def test_parity_on_cuda():
+    agreed, _ = sweep.sweep(300, seed=5)
+    assert min(agreed.values()) >= 300
+    assert sweep.sweep_gradients(100, seed=6)["agreed"] == 100
