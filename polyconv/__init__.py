@@ -9,6 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
+from polyconv.converting import convert, register_converter, revert
 from polyconv.convs import conv1d, conv2d, conv3d
 from polyconv.device import exporting, planning_for, use_rates
 from polyconv.inspection import doctor, explain
@@ -25,7 +26,9 @@ from polyconv.ops import (
     conv_transpose3d,
     pack,
 )
+from polyconv.patching import patch, patched, unpatch
 from polyconv.tracing import explain_model
+from polyconv.watching import watch
 
 __all__ = [
     "PolyConvTranspose",
@@ -39,13 +42,20 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "convert",
     "doctor",
     "explain",
     "explain_model",
     "exporting",
     "pack",
+    "patch",
+    "patched",
     "planning_for",
+    "register_converter",
+    "revert",
+    "unpatch",
     "use_rates",
+    "watch",
 ]
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
+from polyconv import originals
 from polyconv.forms import AS_IT_STANDS
 from polyconv.plan import SubConv
 from polyconv.slicing import Inputs, contiguous, crop_channels, cut, pad, pad_channels
@@ -23,7 +24,7 @@ def convolve(inputs: Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) ->
         x = inputs.padded(lo, hi, form.extra_in)
         padding = ((0,) * issued.spec.ndim, (0,) * issued.spec.ndim)
     elif form == AS_IT_STANDS:
-        return mx.conv_general(inputs.x, w, *issued.options)
+        return originals.conv_general(inputs.x, w, *issued.options)
     else:
         lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
         if form.whole:
@@ -71,7 +72,7 @@ _LIFTS = {"none": _as_it_stands, "plane": _as_plane, "frames": _as_frames}
 
 def _conv_general(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
     stride, own_padding, *others = sub.issued.options
-    return mx.conv_general(x, w, stride, padding or own_padding, *others)
+    return originals.conv_general(x, w, stride, padding or own_padding, *others)
 
 
 def padding_of(spec: ConvSpec) -> Padding:

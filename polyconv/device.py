@@ -37,12 +37,17 @@ def pads_explicitly(stream: StreamOrDevice = None, mlx_gradients: bool = False) 
     2D and 3D convolutions writes past an output that is shorter than the padding in front
     (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
     """
-    return _is_before_0_32_4() and (mlx_gradients or _type_of(stream) == mx.cpu)
+    return _is_before_0_32_4() and (mlx_gradients or is_on_cpu(stream))
 
 
 @cache
 def _is_before_0_32_4() -> bool:
     return _version(mx.__version__) < (0, 32, 4)
+
+
+def is_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether what is given to a stream, or by default, runs on the CPU."""
+    return _type_of(stream) == mx.cpu
 
 
 def _type_of(stream: StreamOrDevice) -> mx.DeviceType:
@@ -119,7 +124,7 @@ def device_for(stream: StreamOrDevice) -> Device:
     asked = _PLANNING_FOR.get()
     if asked is not None:
         return asked
-    if _type_of(stream) == mx.cpu:
+    if is_on_cpu(stream):
         return _host("cpu")
     return present() or _host("cuda")
 

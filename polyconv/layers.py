@@ -79,6 +79,8 @@ class PolyConvTranspose(nn.Module):
             channels.
     """
 
+    groups = 1  # of a layer of MLX's that `convert` made one of these
+
     def __init__(
         self,
         in_channels: int,
@@ -146,15 +148,13 @@ class PolyConvTranspose(nn.Module):
         bias = self.bias if "bias" in self else None
         return PackedConvTranspose(self._ndim, self.weight, bias, options, self.groups)
 
+    def _weight_and_groups(self) -> tuple[mx.array, int]:
+        return self.weight, self.groups
+
     def __call__(self, x: mx.array) -> mx.array:
+        weight, groups = self._weight_and_groups()
         y = _OPS[self._ndim](
-            x,
-            self.weight,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.output_padding,
-            self.groups,
+            x, weight, self.stride, self.padding, self.dilation, self.output_padding, groups
         )
         if "bias" in self:
             y = y + self.bias

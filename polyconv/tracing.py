@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from polyconv import transforms
 from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import metal_named, staleness
+from polyconv.patching import rebind
 from polyconv.spec import ConvSpec
+from polyconv.traversal import names_of
+
+Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
 
 
 @dataclass(frozen=True)
@@ -68,43 +74,79 @@ def explain_model(
 def recorded(model: object) -> Iterator[list[Found]]:
     """The transposed convolutions called inside, through `mx` or through polyconv."""
     calls: list[Found] = []
-    names = {}
-    if isinstance(model, nn.Module):
-        names = {id(module): name or "model" for name, module in model.named_modules()}
+    names = names_of(model)
+
+    def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None) -> None:
+        calls.append(Found(where(names), lib, op, problem))
+
+    with listening(listen):
+        yield calls
+
+
+_HEARD: ContextVar[bool] = ContextVar("heard", default=False)
+
+
+@contextmanager
+def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
+    """Tells of each transposed convolution inside: of which library, which op, and what it is.
+
+    With `timed` also how many seconds it took, its arguments evaluated before, None where nothing
+    can be evaluated, as inside `mx.compile`, and for polyconv's own. In all threads.
+    """
 
     def observe(op: str, problem: ConvSpec) -> None:
-        if problem.is_input_dilated or op in TRANSPOSED:
-            calls.append(Found(_where(names), "polyconv", op, problem))
+        if not _HEARD.get() and (problem.is_input_dilated or op in TRANSPOSED):
+            listen("polyconv", op, problem, None)
 
     kept = {op: getattr(mx, op) for op in (*TRANSPOSED, "conv_general")}
-    for op, function in kept.items():
-        setattr(mx, op, _spy(op, function, calls, names))
+    spies = {op: _spy(op, function, listen, timed) for op, function in kept.items()}
+    rebind(kept, spies)
     try:
         with transforms.observed(observe):
-            yield calls
+            yield
     finally:
-        for op, function in kept.items():
-            setattr(mx, op, function)
+        rebind(spies, kept)
 
 
 def _spy(
-    op: str, function: Callable[..., mx.array], calls: list[Found], names: dict[int, str]
+    op: str, function: Callable[..., mx.array], listen: Listener, timed: bool
 ) -> Callable[..., mx.array]:
+    @functools.wraps(function)
     def spy(x: mx.array, w: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        y = function(x, w, *args, **kwargs)  # first, so that errors are MLX's
-        if sys._getframe(1).f_globals["__name__"].startswith("polyconv."):
-            return y  # told already, as polyconv's
+        token = _HEARD.set(True)  # or polyconv, called in MLX's place, would tell it again
+        try:  # first, so that errors are MLX's
+            y, seconds = _timed(function, timed, x, w, *args, **kwargs)
+        finally:
+            _HEARD.reset(token)
         options = {name: value for name, value in kwargs.items() if name != "stream"}
         dtypes = dtype_names((x.dtype, w.dtype))
-        problem = read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *args, **options)
+        try:
+            problem = read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *args, **options)
+        except ValueError:  # only MLX takes it
+            return y
         if problem.is_input_dilated or op in TRANSPOSED:
-            calls.append(Found(_where(names), "mx", op, problem))
+            listen("mx", op, problem, seconds)
         return y
 
     return spy
 
 
-def _where(names: dict[int, str]) -> str:
+def _timed(
+    function: Callable[..., mx.array], timed: bool, x: mx.array, w: mx.array, *args: Any, **kw: Any
+) -> tuple[mx.array, float | None]:
+    if not timed:
+        return function(x, w, *args, **kw), None
+    try:
+        mx.eval(x, w)
+    except (RuntimeError, ValueError):
+        return function(x, w, *args, **kw), None
+    start = time.perf_counter()
+    y = function(x, w, *args, **kw)
+    mx.eval(y)
+    return y, time.perf_counter() - start
+
+
+def where(names: dict[int, str]) -> str:
     """The innermost module of the model on the stack, or else the line that made the call."""
     frame, line = sys._getframe(1), ""
     while frame is not None:

@@ -26,7 +26,8 @@ ARROWS = {
     "memory": ({"spec", "plan"}, False),
     "slicing": ({"device"}, True),
     "packing": ({"axisplan", "plan", "slicing"}, True),
-    "convolve": ({"spec", "forms", "plan", "slicing"}, True),
+    "originals": (set(), True),
+    "convolve": ({"spec", "forms", "originals", "plan", "slicing"}, True),
     "weaving": ({"axisplan", "plan", "slicing"}, True),
     "products": ({"spec", "convolve", "plan", "slicing", "weaving"}, True),
     "correlation": (
@@ -66,7 +67,24 @@ ARROWS = {
         },
         True,
     ),
-    "tracing": ({"spec", "calls", "explanation", "inspection", "transforms"}, True),
+    "traversal": (set(), True),
+    "sparsity": (set(), True),
+    "routing": ({"convs", "device", "ops", "originals"}, True),
+    "patching": ({"originals", "routing"}, True),
+    "rebuilding": ({"originals", "routing"}, True),
+    "converting": (
+        {"arguments", "layers", "rebuilding", "routing", "sparsity", "traversal"},
+        True,
+    ),
+    "tracing": (
+        {"spec", "calls", "explanation", "inspection", "patching", "transforms", "traversal"},
+        True,
+    ),
+    "watching": (
+        {"cost", "devices", "explanation", "inspection", "report", "spec", "tracing"}
+        | {"traversal"},
+        True,
+    ),
     "calibration": (
         {"arguments", "cost", "device", "execute", "explanation", "plan", "spec"},
         True,
@@ -80,7 +98,11 @@ ARROWS = {
         | {"peers", "report", "scores"},
         False,
     ),
-    "__init__": ({"convs", "device", "inspection", "layers", "ops", "tracing"}, True),
+    "__init__": (
+        {"converting", "convs", "device", "inspection", "layers", "ops", "patching", "tracing"}
+        | {"watching"},
+        True,
+    ),
     "__main__": (
         {"benching", "devices", "explanation", "inspection", "metalrules", "report", "tracing"},
         False,

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from polyconv import originals
 from polyconv.spec import Axis, ConvSpec
 
 _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
@@ -15,9 +16,9 @@ _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
 
 @contextmanager
 def traced() -> Iterator[list[ConvSpec]]:
-    """The convolutions inside, in order. Any but `mx.conv_general` fails."""
+    """The convolutions that polyconv issues inside, in order. Any but `conv_general` fails."""
     calls: list[ConvSpec] = []
-    conv_general = mx.conv_general
+    conv_general = originals.conv_general
 
     def spy(
         x: mx.array,
@@ -40,12 +41,13 @@ def traced() -> Iterator[list[ConvSpec]]:
     def refuse(*_: Any, **__: Any) -> mx.array:
         raise AssertionError("a convolution of MLX other than mx.conv_general")
 
-    kept = {name: getattr(mx, name) for name in (*_CONVOLUTIONS, "conv_general")}
+    kept = {name: getattr(mx, name) for name in _CONVOLUTIONS}
     for name in _CONVOLUTIONS:
         setattr(mx, name, refuse)
-    mx.conv_general = spy
+    originals.conv_general = spy
     try:
         yield calls
     finally:
+        originals.conv_general = conv_general
         for name, function in kept.items():
             setattr(mx, name, function)

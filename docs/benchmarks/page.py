@@ -217,8 +217,9 @@ likes (errors of 1e-3 and of 1e-6 say where); {torch}, `cudnn.benchmark`. Millis
 given to the GPU up to 20 at a time, medians of interleaved rounds; *MLX* is its own op, cuDNN's
 gradient of a convolution, and in 1D also the same as 2D; `auto` cuts its weight up in every call,
 `packed` does not; PyTorch is the faster of contiguous and channels last; *matmul* is one product of
-MLX's of as many multiply-accumulates. A ratio is above 1 where `auto` is faster, a peak over the size of the
-output. Cases are those of [the CPU](rivals.md), as they stand and with 32 times the batch.
+MLX's of as many multiply-accumulates. A ratio is above 1 where `auto` is faster, a peak is over the
+size of the output. Cases are those of [the CPU](rivals.md), as they stand and with 32 times the
+batch.
 
 Parity, by `==` with the float64 reference, every method and both gradients: {parity}.
 """

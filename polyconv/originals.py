@@ -1,0 +1,16 @@
+"""MLX's own convolutions, as they were when polyconv was imported.
+
+polyconv computes with these, also while `patched()` has exchanged what `mlx.core` calls by these
+names.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+PLAIN = ("conv1d", "conv2d", "conv3d")
+
+conv_general = mx.conv_general
+
+ORIGINALS = {name: getattr(mx, name) for name in (*TRANSPOSED, *PLAIN, "conv_general")}

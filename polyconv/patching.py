@@ -1,0 +1,139 @@
+"""How do calls of MLX's own functions, in code that nobody edits, come to polyconv?"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from polyconv import routing
+from polyconv.originals import ORIGINALS
+
+
+@dataclass
+class _State:
+    """Whether calls are taken over, and by which of the blocks and calls that asked for it."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    permanent: bool | None = None  # its `cpu_convs`, if `patch()` is in force
+    blocks: dict[object, bool] = field(default_factory=dict)  # `cpu_convs` by open block
+
+    @property
+    def is_active(self) -> bool:
+        return self.permanent is not None or bool(self.blocks)
+
+    @property
+    def cpu_convs(self) -> bool:
+        return [bool(self.permanent), *self.blocks.values()][-1]
+
+
+_STATE = _State()
+
+
+def _taking_over(name: str) -> Callable[..., mx.array]:
+    own = ORIGINALS[name]
+
+    @functools.wraps(own)
+    def function(*args: Any, **kwargs: Any) -> mx.array:
+        if not _STATE.is_active:  # kept by somebody beyond the end of the patch
+            return own(*args, **kwargs)
+        return routing.answer(name, _STATE.cpu_convs, args, kwargs)
+
+    return function
+
+
+_PATCHES = {name: _taking_over(name) for name in ORIGINALS}
+
+
+def patch(cpu_convs: bool = True) -> list[str]:
+    """Has polyconv answer MLX's transposed convolutions in this process, until `unpatch()`.
+
+    That is every call of ``mx.conv_transpose1d/2d/3d``, and of ``mx.conv_general`` with an input
+    dilation, from Python: also by ``mlx.nn``, and in modules that imported these names before.
+
+    Args:
+        cpu_convs (bool, optional): On the CPU take over ``mx.conv1d/2d/3d`` and the rest of
+            ``mx.conv_general`` too, as MLX computes dilated and grouped ones there by a naive loop.
+            Elsewhere it changes nothing. Default: ``True``.
+
+    Returns:
+        list(str): What else was rebound, beside the functions of ``mlx.core``: names of modules and
+        classes that had imported them.
+    """
+    with _STATE.lock:
+        _STATE.permanent = bool(cpu_convs)
+        return rebind(ORIGINALS, _PATCHES)
+
+
+def unpatch() -> None:
+    """Ends `patch()`. Blocks of `patched()` that are open go on."""
+    with _STATE.lock:
+        _STATE.permanent = None
+        _restore()
+
+
+@contextmanager
+def patched(cpu_convs: bool = True) -> Iterator[list[str]]:
+    """As `patch`, inside a ``with`` block. Blocks nest, and the innermost one's argument counts.
+
+    The patch is of the process: other threads are in it too, until the last block is left.
+    What `mx.compile` traced before stays as it was, and what it traced inside stays polyconv's.
+
+    Yields:
+        list(str): What was rebound, as of `patch`.
+    """
+    block = object()  # those of several threads end in any order
+    with _STATE.lock:
+        _STATE.blocks[block] = bool(cpu_convs)
+        rebound = rebind(ORIGINALS, _PATCHES)
+    try:
+        yield rebound
+    finally:
+        with _STATE.lock:
+            del _STATE.blocks[block]
+            _restore()
+
+
+def _restore() -> None:
+    if not _STATE.is_active:
+        rebind(_PATCHES, ORIGINALS)
+
+
+def rebind(
+    before: dict[str, Callable[..., mx.array]], after: dict[str, Callable[..., mx.array]]
+) -> list[str]:
+    """Exchanges functions wherever a module or a class of one holds them by a name.
+
+    Returns:
+        list(str): These names, but for those of `mlx.core` itself.
+    """
+    changes = {id(before[name]): after[name] for name in before}
+    found = []
+    for owner, path in _owners():
+        for name, value in list(vars(owner).items()):
+            plain = value.__func__ if type(value) is staticmethod else value
+            if id(plain) not in changes:
+                continue
+            new = changes[id(plain)]
+            setattr(owner, name, staticmethod(new) if plain is not value else new)
+            if owner is not mx:
+                found.append(f"{path}.{name}")
+    return found
+
+
+def _owners() -> Iterator[tuple[Any, str]]:
+    """All modules but polyconv's, and their classes."""
+    for path, module in list(sys.modules.items()):
+        if path.partition(".")[0] == "polyconv" or not hasattr(module, "__dict__"):
+            continue
+        yield module, path
+        for name, value in list(vars(module).items()):
+            # Not `isinstance`, which asks what stands in for an object that is made when used.
+            if issubclass(type(value), type) and value.__module__ == path:
+                yield value, f"{path}.{name}"

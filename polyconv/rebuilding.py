@@ -1,0 +1,99 @@
+"""How does a method that calls MLX's transposed convolutions call polyconv's, its text unchanged?
+
+The function is made again from the same code with other globals: where its module says ``mx``, it
+sees `mlx.core` with polyconv's transposed convolutions. The module itself is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+import mlx.core as mx
+
+from polyconv.originals import ORIGINALS, TRANSPOSED
+from polyconv.routing import always
+
+_NAMES = (*TRANSPOSED, "conv_general")
+_ROUTED = {name: always(name) for name in _NAMES}
+
+
+class _Core:
+    """`mlx.core`, but for its transposed convolutions."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _ROUTED[name] if name in _ROUTED else getattr(mx, name)
+
+
+_CORE = _Core()
+
+
+class _Globals(dict[str, Any]):
+    """Some names of a module exchanged; all others are looked up in the module, whenever used."""
+
+    def __init__(self, exchanged: dict[str, Any], module: dict[str, Any]) -> None:
+        super().__init__(exchanged)
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        return self._module[name]
+
+
+def methods_of(cls: type) -> dict[str, FunctionType]:
+    """The methods that a class defines itself and that call MLX's transposed convolutions, rebuilt.
+
+    Of these `mx.conv_general` is one where ``input_dilation`` is given by name.
+    """
+    found = {}
+    for name, function in vars(cls).items():
+        if isinstance(function, FunctionType) and name != "__init__":
+            exchanged = _exchanged(function)
+            if exchanged:
+                found[name] = _rebuilt(function, exchanged)
+    return found
+
+
+def _exchanged(function: FunctionType) -> dict[str, Any]:
+    codes = list(_codes(function.__code__))
+    names = {name for code in codes for name in code.co_names}
+    called = names & set(_NAMES)
+    if called == {"conv_general"} and not any(_says_input_dilation(code) for code in codes):
+        return {}
+    # Modules imported these functions by any name, or `mlx.core`.
+    exchanged: dict[str, Any] = {}
+    for name in names:
+        value = function.__globals__.get(name)
+        if value is mx and called:
+            exchanged[name] = _CORE
+        for own in _NAMES:
+            if value is ORIGINALS[own]:
+                exchanged[name] = _ROUTED[own]
+    return exchanged
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _says_input_dilation(code: CodeType) -> bool:
+    """Names of arguments are constants of the code that calls."""
+    return any(isinstance(c, tuple) and "input_dilation" in c for c in code.co_consts)
+
+
+def _rebuilt(function: FunctionType, exchanged: dict[str, Any]) -> FunctionType:
+    made = FunctionType(
+        function.__code__,
+        _Globals(exchanged, function.__globals__),
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(vars(function))
+    made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
+    made.__module__ = function.__module__
+    return made

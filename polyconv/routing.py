@@ -1,0 +1,97 @@
+"""Which calls of MLX's convolutions does polyconv answer in MLX's place?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from polyconv import convs, ops
+from polyconv.device import is_on_cpu
+from polyconv.originals import ORIGINALS, PLAIN
+
+Function: TypeAlias = "Callable[..., mx.array]"
+
+# A weight that is zero outside its blocks, and how many blocks it has.
+Blocks: TypeAlias = "Sequence[tuple[mx.array, int]]"
+
+_BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
+
+_OURS: dict[str, Function] = {
+    name: getattr(convs if name in PLAIN else ops, name) for name in ORIGINALS
+}
+# Their places among the arguments: of `conv_general`, and of all that can be transposed.
+_INPUT_DILATION, _GROUPS = 5, 6
+
+
+def answer(name: str, cpu_convs: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
+    """The result of a call of `mx.<name>`, by polyconv if it is polyconv's to answer.
+
+    Its to answer are transposed convolutions and, with `cpu_convs`, on a CPU all others. What
+    polyconv refuses is left to MLX: what is wrong is then told in MLX's words, and what only MLX
+    computes (complex weights, say) it does.
+    """
+    own = ORIGINALS[name]
+    if not _is_transposed(name, args, kwargs):
+        stream = kwargs.get("stream")
+        if not (cpu_convs and is_on_cpu(stream)):
+            return own(*args, **kwargs)
+    try:
+        grouped, options = _by_blocks(args, kwargs)
+        return _OURS[name](*grouped, **options)
+    except ValueError:
+        pass
+    return own(*args, **kwargs)
+
+
+def always(name: str) -> Function:
+    """`mx.<name>` by polyconv where it dilates its input, else MLX's own."""
+
+    @functools.wraps(ORIGINALS[name])
+    def routed(*args: Any, **kwargs: Any) -> mx.array:
+        return answer(name, False, args, kwargs)
+
+    return routed
+
+
+def _is_transposed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if name != "conv_general":
+        return name not in PLAIN
+    given = kwargs.get(
+        "input_dilation", args[_INPUT_DILATION] if len(args) > _INPUT_DILATION else 1
+    )
+    return any(step != 1 for step in given) if isinstance(given, (list, tuple)) else given != 1
+
+
+@contextmanager
+def known_blocks(blocks: Blocks) -> Iterator[None]:
+    """Calls inside with one of these very weights, and no groups, are grouped ones."""
+    token = _BLOCKS.set(blocks)
+    try:
+        yield
+    finally:
+        _BLOCKS.reset(token)
+
+
+def _by_blocks(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, with the weight's blocks as groups if its blocks are known."""
+    grouped = kwargs.get("groups", args[_GROUPS] if len(args) > _GROUPS else 1)
+    for weight, n_blocks in _BLOCKS.get():
+        if len(args) > 1 and args[1] is weight and grouped == 1:
+            shorter = (args[0], diagonal(weight, n_blocks), *args[2:_GROUPS])
+            return shorter, {**kwargs, "groups": n_blocks}
+    return args, kwargs
+
+
+def diagonal(w: mx.array, n: int) -> mx.array:
+    """The blocks of `(O, *K, C)` as the weight `(O, *K, C / n)` of a convolution of n groups."""
+    outputs, *kernel, channels = w.shape
+    blocks = w.reshape(n, outputs // n, *kernel, n, channels // n)
+    blocks = mx.diagonal(blocks, 0, 0, blocks.ndim - 2)  # (O / n, *K, C / n, n)
+    return mx.moveaxis(blocks, -1, 0).reshape(outputs, *kernel, channels // n)

@@ -1,0 +1,31 @@
+"""Is a dense weight really a grouped one? Some models have it so, where MLX had no groups."""
+
+from __future__ import annotations
+
+from math import gcd
+
+import mlx.core as mx
+
+
+def blocks_of(w: mx.array) -> int:
+    """Into how many blocks a weight `(O, *K, C)` falls that has only zeros outside of them.
+
+    Channels in blocks one after the other, as many outputs and inputs in each: groups, that is.
+    1 if it is dense, or zero altogether.
+    """
+    outputs, channels = w.shape[0], w.shape[-1]
+    taps = tuple(range(1, w.ndim - 1))
+    used = (w != 0).any(axis=taps)
+    if not used.any().item():
+        return 1
+    for n in range(gcd(outputs, channels), 1, -1):
+        if outputs % n == channels % n == 0 and _is_diagonal(used, n):
+            return n
+    return 1
+
+
+def _is_diagonal(used: mx.array, n: int) -> bool:
+    outputs, channels = used.shape
+    blocks = used.reshape(n, outputs // n, n, channels // n).any(axis=(1, 3))
+    outside = mx.logical_and(blocks, mx.logical_not(mx.eye(n, dtype=mx.bool_)))
+    return not outside.any().item()

@@ -1,0 +1,51 @@
+"""Every layer of `real_layers.csv`, by MLX and by every method, shortened to what MLX can finish."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import polyconv
+from polyconv.cases import rows
+from polyconv.plan import METHODS
+
+LAYERS = list(rows((Path(__file__).parent / "data" / "real_layers.csv").read_text()))
+_MOST = 3e7  # multiply-accumulates of MLX's loops, and looks at inserted zeros
+
+
+def shortened(layer):
+    """The input's shape, cut to as many samples as keep MLX's own op within the bound."""
+    n, *sizes, channels = layer["input"]
+    per_sample = prod(layer["weight"]) + prod(layer["weight"][:-1]) * prod(layer["stride"])
+    size = max(2, int((_MOST / per_sample / n) ** (1 / len(sizes))))
+    return (n, *[min(size, each) for each in sizes], channels)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=[layer["name"] for layer in LAYERS])
+def test_every_real_layer_by_every_method_is_mlx_s(layer):
+    rng = np.random.default_rng(0)
+    shapes = shortened(layer), layer["weight"]
+    x, w = (mx.array(rng.integers(-2, 3, shape).astype(np.float32)) for shape in shapes)
+    options = {
+        name: layer[name] if x.ndim > 3 else layer[name][0]
+        for name in ("stride", "padding", "output_padding", "dilation")
+    }
+    groups = {"groups": layer["groups"]}
+    try:
+        expected = np.array(getattr(mx, layer["op"])(x, w, **options, **groups))
+    except ValueError:  # groups in 3D
+        expected = np.array(getattr(polyconv, layer["op"])(x, w, **options, **groups))
+    tried = 0
+    for method in ("auto", *METHODS):
+        try:
+            got = getattr(polyconv, layer["op"])(x, w, **options, **groups, method=method)
+        except ValueError as error:
+            assert "method must suit" in str(error)
+            continue
+        assert np.array_equal(np.array(got), expected), method
+        tried += 1
+    assert tried >= 3

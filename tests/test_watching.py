@@ -1,0 +1,57 @@
+"""`watch`: every transposed convolution by place, and nothing else changed."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from cases import integers
+
+import polyconv
+
+X, W = integers(1, 5, 4), integers(3, 4, 4)
+
+
+def test_calls_are_told_by_place_with_times_and_predictions(capsys):
+    model = nn.Sequential(nn.ConvTranspose1d(4, 4, 4, 2), polyconv.PolyConvTranspose1d(4, 4, 4, 2))
+    y = model(X)
+    before = dict(vars(mx))
+    with polyconv.watch(model, device="m4-max") as seen:
+        for _ in range(3):
+            assert mx.array_equal(model(X), y)
+        mx.conv_general(X, W)  # no transposed one
+        mx.conv_general(X, W, input_dilation=2, padding=3)
+    assert dict(vars(mx)) == before
+    own, ours, general = seen.sites.values()
+    assert (own.where, own.op, own.n_calls) == ("layers.0", "mx.conv_transpose1d", 3)
+    assert own.seconds is not None and own.seconds > 0
+    assert (ours.where, ours.op, ours.n_calls) == ("layers.1", "polyconv.conv_transpose1d", 3)
+    assert ours.seconds is None
+    assert general.where.startswith("test_watching.py:")
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].split()[:3] == ["where", "op", "calls"]
+    # Native: 3 calls of 1 x 12 outputs, 4 channels, 4 taps, 4 channels; half of it on zeros.
+    row = next(line for line in text.splitlines() if line.startswith("layers.0")).split("  ")
+    cells = [cell.strip() for cell in row if cell.strip()]
+    assert cells[2:4] == ["3", "(1, 5, 4)"]
+    assert cells[5:7] == ["2.3 k", "50%"]
+    assert "predicted for m4-max" in text
+
+
+def test_it_sees_what_a_patch_took_over_once_and_compiled_functions_without_a_time():
+    with polyconv.patched(), polyconv.watch() as seen:
+        mx.conv_transpose1d(X, W, 2)
+    (site,) = seen.sites.values()
+    assert (site.op, site.n_calls) == ("mx.conv_transpose1d", 1)
+    with polyconv.watch() as seen:
+        mx.compile(lambda x: mx.conv_transpose1d(x, W, 2))(X)
+    (site,) = seen.sites.values()
+    assert site.seconds is None
+
+
+def test_nothing_seen_is_said_and_an_unknown_device_refused(capsys):
+    with polyconv.watch():
+        pass
+    assert capsys.readouterr().out.startswith("no transposed convolution was called")
+    with pytest.raises(ValueError, match="device must be one of"), polyconv.watch(device="m0"):
+        pass
