@@ -1,4 +1,4 @@
-"""`convert` and `revert`: the same arrays, names, flags and outputs; everything that holds a layer."""
+"""`convert` and `revert`: the same arrays, names, flags and outputs, whatever holds a layer."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ OTHERS = ("linear", "polyconv", "conv")
 
 @st.composite
 def models(draw, depth=2):
-    """A nested model of several kinds of layers, in lists and dicts, some shared and some frozen."""
+    """A nested model of several kinds of layers, in lists and dicts, some shared or frozen."""
     parts = []
     for _ in range(draw(st.integers(1, 3))):
         if depth and draw(st.booleans()) and not parts:

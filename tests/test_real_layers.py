@@ -1,4 +1,4 @@
-"""Every layer of `real_layers.csv`, by MLX and by every method, shortened to what MLX can finish."""
+"""Every layer of `real_layers.csv`, by MLX and by every method, as long as MLX can finish."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def test_calls_are_told_by_place_with_times_and_predictions(capsys):
     assert dict(vars(mx)) == before
     own, ours, general = seen.sites.values()
     assert (own.where, own.op, own.n_calls) == ("layers.0", "mx.conv_transpose1d", 3)
-    assert own.seconds is not None and own.seconds > 0
+    assert own.seconds is not None
+    assert own.seconds > 0
     assert (ours.where, ours.op, ours.n_calls) == ("layers.1", "polyconv.conv_transpose1d", 3)
     assert ours.seconds is None
     assert general.where.startswith("test_watching.py:")
