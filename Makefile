@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo train test test-metal sweep guarantee lint figures bench bench-cuda clean
+.PHONY: demo train test test-metal sweep guarantee lint figures bench bench-cuda models clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -40,6 +40,9 @@ lint: $(STAMP)-test
 BENCH := $(PRELOAD) OMP_NUM_THREADS=2 $(BIN)/python -m polyconv bench
 RIVALS := --rivals torch,onnxruntime,jax,upfirdn
 BENCHMARKS := docs/benchmarks
+
+models: $(STAMP)-models ## models of mlx-audio, natively, converted and patched; writes docs/benchmarks/models.json
+	$(PRELOAD) PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/models.py
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py

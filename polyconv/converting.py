@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, layers
-from polyconv.rebuilding import methods_of
+from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
 from polyconv.sparsity import blocks_of
 from polyconv.traversal import modules
@@ -107,7 +107,8 @@ def convert(
             told.append(Converted(path, type(module).__name__, None, "the predicate says so"))
             continue
         told.append(_convert(path, module, exploit_sparsity))
-    if not any(not each.left_alone for each in told):
+    is_done = any(map(original_class, found.values()))  # now or before
+    if not is_done:
         _warn_of_nothing(model, told, found.values())
     return Conversion(told)
 
@@ -158,15 +159,7 @@ def original_class(module: nn.Module) -> type | None:
 def _is_candidate(cls: type) -> bool:
     if issubclass(cls, layers.PolyConvTranspose):
         return False
-    return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(methods_of, _own_classes(cls)))
-
-
-def _own_classes(cls: type) -> list[type]:
-    """A class and its bases, but for what is MLX's."""
-    return [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _NOT_OWN]
-
-
-_NOT_OWN = ("mlx", "builtins", "polyconv")
+    return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(methods_of, own_classes(cls)))
 
 
 def _convert(path: str, module: nn.Module, exploit_sparsity: bool) -> Converted:
@@ -191,7 +184,12 @@ def _convert(path: str, module: nn.Module, exploit_sparsity: bool) -> Converted:
 
 
 def _saving(module: nn.Module) -> float | None:
-    """Zeros included, a transposed convolution multiplies the product of its strides times more."""
+    """Zeros included, a transposed convolution multiplies the product of its strides times more.
+
+    Told of layers that hold a weight: what wraps one says its stride too.
+    """
+    if not any(isinstance(value, mx.array) and value.ndim > 2 for value in module.values()):
+        return None
     stride = getattr(module, "stride", getattr(module, "_stride", None))
     if isinstance(stride, (tuple, list)):
         stride = prod(stride)
@@ -232,7 +230,7 @@ def _new_class(cls: type, sparse: bool) -> type:
     # in which methods are looked up, so that `super()` finds these too.
     before = [
         type(base.__name__, (base,), methods_of(base))
-        for base in _own_classes(cls)[1:]
+        for base in own_classes(cls)[1:]
         if methods_of(base)
     ]
     ranked = next((_RANKED[base] for base in cls.__mro__ if base in _RANKED), None)

@@ -50,13 +50,20 @@ def methods_of(cls: type) -> dict[str, FunctionType]:
         if isinstance(function, FunctionType) and name != "__init__":
             exchanged = _exchanged(function)
             if exchanged:
-                found[name] = _rebuilt(function, exchanged)
+                found[name] = rebuilt(function, exchanged)
     return found
 
 
+def own_classes(cls: type) -> list[type]:
+    """A class and its bases, but for what is MLX's or polyconv's."""
+    return [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _NOT_OWN]
+
+
+_NOT_OWN = ("mlx", "builtins", "polyconv")
+
+
 def _exchanged(function: FunctionType) -> dict[str, Any]:
-    codes = list(_codes(function.__code__))
-    names = {name for code in codes for name in code.co_names}
+    codes, names = list(_codes(function.__code__)), names_in(function)
     called = names & set(_NAMES)
     if called == {"conv_general"} and not any(_says_input_dilation(code) for code in codes):
         return {}
@@ -72,6 +79,11 @@ def _exchanged(function: FunctionType) -> dict[str, Any]:
     return exchanged
 
 
+def names_in(function: FunctionType) -> set[str]:
+    """Names of globals and attributes that a function uses, also in functions inside it."""
+    return {name for code in _codes(function.__code__) for name in code.co_names}
+
+
 def _codes(code: CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:
@@ -84,7 +96,7 @@ def _says_input_dilation(code: CodeType) -> bool:
     return any(isinstance(c, tuple) and "input_dilation" in c for c in code.co_consts)
 
 
-def _rebuilt(function: FunctionType, exchanged: dict[str, Any]) -> FunctionType:
+def rebuilt(function: FunctionType, exchanged: dict[str, Any]) -> FunctionType:
     made = FunctionType(
         function.__code__,
         _Globals(exchanged, function.__globals__),

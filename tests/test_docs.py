@@ -50,6 +50,16 @@ def test_python_blocks_of_the_readme_run_in_order():
     assert scope["y"].shape == (1, 800, 256)
 
 
+def test_python_blocks_of_switching_run_in_order(capsys):
+    scope = {"__name__": "switching"}
+    for block in fenced((ROOT / "docs" / "switching.md").read_text(), "python"):
+        exec(compile(block, "switching.md", "exec"), scope)
+    told = capsys.readouterr().out
+    assert "layers.0: ConvTranspose1d converted, 8 times fewer multiply-accumulates" in told
+    # What the last block says that it prints.
+    assert "Upsample converted; its dense weight is block-diagonal, as of 512 groups; comp" in told
+
+
 @pytest.fixture
 def pages(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

@@ -76,6 +76,17 @@ ARROWS = {
         {"arguments", "layers", "rebuilding", "routing", "sparsity", "traversal"},
         True,
     ),
+    "timeline": (set(), False),
+    "extension": (set(), False),
+    "streaming": ({"arguments", "calls", "ops", "spec", "timeline"}, True),
+    "streamlayers": ({"convs", "layers", "ops", "packing", "streaming"}, True),
+    "streamgraph": ({"arguments", "packing", "streaming"}, True),
+    "streamtrace": (
+        {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}
+        | {"traversal"},
+        True,
+    ),
+    "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
     "tracing": (
         {"spec", "calls", "explanation", "inspection", "patching", "transforms", "traversal"},
         True,
@@ -100,7 +111,7 @@ ARROWS = {
     ),
     "__init__": (
         {"converting", "convs", "device", "inspection", "layers", "ops", "patching", "tracing"}
-        | {"watching"},
+        | {"resampling", "streamgraph", "streaming", "streamlayers", "streamtrace", "watching"},
         True,
     ),
     "__main__": (
@@ -132,5 +143,5 @@ def test_arrows(module):
     expected, mlx = ARROWS[module]
     assert ours == expected
     assert any(name.startswith("mlx") for name in names) == mlx
-    if module not in ("bench", "calibration", "peers"):  # which time what else is there
+    if module not in ("bench", "calibration", "peers", "extension", "resampling"):
         assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "scipy", "jax"}

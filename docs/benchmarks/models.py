@@ -46,7 +46,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     scale = mx.abs(outputs["native"]).max().item()
     row: dict[str, Any] = {
         "name": name,
-        "converted": [str(each.path) for each in conversion.converted],
+        "layers": [str(each.path) for each in conversion.converted],
         "left": [str(each) for each in conversion if each.left_alone],
         "samples": max(outputs["native"].shape),
         "scale": scale,
@@ -101,7 +101,7 @@ def main() -> None:
             for way in row
             if isinstance(row[way], dict)
         ]
-        print(f"{name}: {len(row['converted'])} layers; {'; '.join(told)}", flush=True)
+        print(f"{name}: {len(row['layers'])} layers; {'; '.join(told)}", flush=True)
     wrong = [row["name"] for row in rows if worst(row) > TOLERANCE]
     what = [f"mlx-audio {importlib.metadata.version('mlx-audio')}"]
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)

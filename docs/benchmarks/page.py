@@ -207,6 +207,7 @@ def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         "real_layers": page("Layers of real models", found["real_layers"], ""),
         "training": training_page(found["training"]),
         "cuda": cuda_page(found["cuda"]),
+        "models": models_page(found["models"]),
     }
 
 
@@ -283,7 +284,43 @@ def _all(rows: Sequence[dict[str, Any]], other: str | None) -> str:
     return f"geometric mean {geometric_mean(ratios):.2f} over {len(ratios)} rows"
 
 
-FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training", "cuda")
+MODELS_COLUMNS = (
+    "| model | layers | native | converted | patched, transposed | patched, all | times faster "
+    "| apart | peak |\n"
+    f"|---{'|---:' * 8}|\n"
+)
+
+MODELS = """# Models that nobody here wrote
+
+Seconds of one run of the part of a model that makes audio, weights random at the geometry of the
+published model, on 2 CPU cores with OpenBLAS preloaded: the least of interleaved rounds, natively
+once where that takes more than a second. *converted* by `polyconv.convert`; *patched* inside
+`polyconv.patched(cpu_convs=False)`, transposed convolutions only, and inside `polyconv.patched()`,
+which on a CPU takes over dilated and grouped ones too. *apart* is the largest difference of the
+three from the native output, over the largest sample of that. *peak* is MLX's memory beyond weights
+and input, natively and with all patched. `docs/benchmarks/models.py` writes this (`make models`).
+
+"""
+
+
+def models_page(found: dict[str, Any]) -> str:
+    lines = [_model_line(row) for row in found["rows"]]
+    what = [f"    {line}\n" for line in found["what"] if "BLAS" in line or "MLX" in line]
+    what.append(f"    {found['what'][-1]}\n")
+    return MODELS + MODELS_COLUMNS + "".join([*lines, "\n", *what])
+
+
+def _model_line(row: dict[str, Any]) -> str:
+    ways = ("native", "converted", "patched, transposed only", "patched")
+    seconds = [min(row[way]["seconds"]) for way in ways]
+    apart = max(row[way]["error"] for way in ways)
+    peaks = " / ".join(f"{row[way]['peak_bytes'] / 1e6:.0f} MB" for way in ("native", "patched"))
+    times = f"{seconds[0] / seconds[1]:.1f} / {seconds[0] / seconds[3]:.1f}"
+    cells = (row["name"], str(len(row["layers"])), *[f"{each:.3g}" for each in seconds])
+    return f"| {' | '.join((*cells, times, f'{apart:.0e}', peaks))} |\n"
+
+
+FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training", "cuda", "models")
 
 
 def main() -> None:
