@@ -27,6 +27,11 @@ from polyconv.ops import (
     pack,
 )
 from polyconv.patching import patch, patched, unpatch
+from polyconv.resampling import ResampleStream, resample_poly, upfirdn
+from polyconv.streamgraph import StreamedModel
+from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
+from polyconv.streamlayers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
+from polyconv.streamtrace import stream
 from polyconv.tracing import explain_model
 from polyconv.watching import watch
 
@@ -35,6 +40,12 @@ __all__ = [
     "PolyConvTranspose1d",
     "PolyConvTranspose2d",
     "PolyConvTranspose3d",
+    "ResampleStream",
+    "StreamCache",
+    "StreamState",
+    "StreamedModel",
+    "StreamingConv1d",
+    "StreamingConvTranspose1d",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -52,8 +63,14 @@ __all__ = [
     "patched",
     "planning_for",
     "register_converter",
+    "resample_poly",
     "revert",
+    "stream",
+    "stream_flush",
+    "stream_init",
+    "stream_step",
     "unpatch",
+    "upfirdn",
     "use_rates",
     "watch",
 ]

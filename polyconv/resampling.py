@@ -1,0 +1,308 @@
+"""Resampling by a ratio of integers, as in `scipy.signal`: one convolution with both strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd, prod
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+import numpy as np
+
+from polyconv import arguments, ops
+from polyconv.extension import MODES, Array, beyond
+from polyconv.streaming import stream_flush, stream_init, stream_step
+
+Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"
+Window: TypeAlias = "str | tuple[str, float] | Filter"
+
+_WINDOWS = {
+    "hamming": np.hamming,
+    "hann": np.hanning,
+    "blackman": np.blackman,
+    "bartlett": np.bartlett,
+    "boxcar": np.ones,
+}
+_BACKGROUNDS = ("mean", "median", "minimum", "maximum")
+
+
+def upfirdn(
+    h: Filter,
+    x: mx.array,
+    up: int = 1,
+    down: int = 1,
+    axis: int = -1,
+    mode: str = "constant",
+    cval: float = 0,
+) -> mx.array:
+    """Puts ``up - 1`` zeros between samples, filters, and keeps every `down`-th sample.
+
+    As :func:`scipy.signal.upfirdn`, differentiable in both `h` and `x`.
+
+    Args:
+        h (array): The filter, 1D.
+        x (array): The signal, of any shape, float32, float16 or bfloat16.
+        up (int, optional): By how much to upsample. Default: ``1``.
+        down (int, optional): By how much to downsample. Default: ``1``.
+        axis (int, optional): Along which axis. Default: ``-1``.
+        mode (str, optional): What lies beyond the ends: ``"constant"``, ``"wrap"``, ``"edge"``,
+            ``"smooth"``, ``"symmetric"``, ``"reflect"``, ``"antisymmetric"``, ``"antireflect"`` or
+            ``"line"``. Default: ``"constant"``.
+        cval (float, optional): Beyond the ends with ``"constant"``. Default: ``0``.
+
+    Returns:
+        array: ``((n - 1) * up + len(h) - 1) // down + 1`` samples along the axis for n of `x`.
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+    taps = _filter("upfirdn", h, x)
+    arguments.count("upfirdn", "up", up)
+    arguments.count("upfirdn", "down", down)
+    if mode not in MODES:
+        must = f"mode must be one of {', '.join(MODES)}"
+        arguments.refuse("upfirdn", must, arguments.shown(mode))
+    n, n_taps = _length("upfirdn", x, axis), taps.shape[0]
+    n_out = ((n - 1) * up + n_taps - 1) // down + 1
+    return _resampled(taps, x, up, down, axis, (n_taps - 1, n_out), mode, cval)
+
+
+def resample_poly(
+    x: mx.array,
+    up: int,
+    down: int,
+    axis: int = 0,
+    window: Window = ("kaiser", 5.0),
+    padtype: str = "constant",
+    cval: float | None = None,
+) -> mx.array:
+    """Resamples a signal by ``up / down`` with a zero-phase low-pass filter.
+
+    As :func:`scipy.signal.resample_poly`.
+
+    Args:
+        x (array): The signal, of any shape.
+        up (int): By how much to upsample.
+        down (int): By how much to downsample.
+        axis (int, optional): Along which axis. Default: ``0``.
+        window (str, tuple or array, optional): Of the filter that is designed: ``("kaiser", beta)``
+            or a name; or the filter itself. Windows beside ``hamming``, ``hann``, ``blackman``,
+            ``bartlett`` and ``boxcar`` need SciPy. Default: ``("kaiser", 5.0)``.
+        padtype (str, optional): What lies beyond the ends: a mode of :func:`upfirdn`, or
+            ``"mean"``, ``"median"``, ``"minimum"``, ``"maximum"`` of the signal.
+            Default: ``"constant"``.
+        cval (float, optional): Beyond the ends with ``"constant"``. Default: ``0``.
+
+    Returns:
+        array: ``ceil(n * up / down)`` samples along the axis for n of `x`.
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+    up, down = _ratio("resample_poly", up, down)
+    n = _length("resample_poly", x, axis)
+    if padtype not in (*MODES, *_BACKGROUNDS):
+        must = f"padtype must be one of {', '.join((*MODES, *_BACKGROUNDS))}"
+        arguments.refuse("resample_poly", must, arguments.shown(padtype))
+    if cval is not None and padtype != "constant":
+        arguments.refuse("resample_poly", "cval goes with padtype 'constant'", repr(padtype))
+    if up == down:
+        return x
+    taps = design("resample_poly", up, down, window, x)
+    half = (taps.shape[0] - 1) // 2
+    wanted = half, -(-n * up // down)
+    if padtype not in _BACKGROUNDS:
+        ends = taps.shape[0] - 1 - half, wanted[1]
+        return _resampled(taps, x, up, down, axis, ends, padtype, cval or 0)
+    reduce = {"minimum": mx.min, "maximum": mx.max}.get(padtype) or getattr(mx, padtype)
+    background = reduce(x, axis, keepdims=True)
+    ends = taps.shape[0] - 1 - half, wanted[1]
+    return _resampled(taps, x - background, up, down, axis, ends, "constant", 0) + background
+
+
+class ResampleStream:
+    """Resamples a signal that comes in chunks, as `soxr.ResampleStream` does.
+
+    The chunks' outputs, one after the other, are `resample_poly` of the whole.
+
+    Args:
+        in_rate (int): Samples per second that come.
+        out_rate (int): Samples per second that go.
+        num_channels (int, optional): Channels. Default: ``1``.
+        window (str, tuple or array, optional): As for :func:`resample_poly`.
+
+    Raises:
+        ValueError: If a rate or the number of channels is no positive integer.
+    """
+
+    def __init__(
+        self,
+        in_rate: int,
+        out_rate: int,
+        num_channels: int = 1,
+        *,
+        window: Window = ("kaiser", 5.0),
+    ) -> None:
+        self._up, self._down = _ratio("ResampleStream", out_rate, in_rate)
+        self._channels = arguments.count("ResampleStream", "num_channels", num_channels)
+        like = mx.zeros((1,))
+        taps = design("ResampleStream", self._up, self._down, window, like)
+        half = (taps.shape[0] - 1) // 2
+        self._packed = ops.pack(taps.reshape(1, -1, 1))
+        self._options: dict[str, Any] = {
+            "stride": self._down,
+            "input_dilation": self._up,
+            # As many outputs as `resample_poly` gives: `(up n - 1) // down + 1`.
+            "padding": ([taps.shape[0] - 1 - half], [half + self._up - 1]),
+            "flip": True,
+        }
+        self._state = self._begun()
+
+    def _begun(self) -> Any:
+        batch = self._channels
+        return stream_init("conv_general", self._packed, batch=batch, **self._options)
+
+    @property
+    def latency(self) -> tuple[int, int]:
+        """By how many samples of the output, and of the input, the output is behind at most."""
+        latency: tuple[int, int] = self._state.latency
+        return latency
+
+    def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:
+        """Takes a chunk, and gives the samples that are known with it.
+
+        Args:
+            x (array): ``(n,)``, or ``(n, channels)``; float32, of MLX or of NumPy.
+            last (bool, optional): Whether the signal ends with it; the stream then begins anew.
+                Default: ``False``.
+
+        Returns:
+            array: Samples, of the kind and with the axes of `x`.
+
+        Raises:
+            ValueError: If the chunk has other channels than the stream.
+        """
+        samples = x if isinstance(x, mx.array) else mx.array(np.asarray(x, np.float32))
+        mono = samples.ndim == 1
+        lines = samples[:, None] if mono else samples
+        if lines.ndim != 2 or lines.shape[1] != self._channels:
+            must = f"x must be (n,) or (n, {self._channels})" if self._channels == 1 else ""
+            must = must or f"x must be (n, {self._channels})"
+            arguments.refuse("resample_chunk", must, str(tuple(samples.shape)))
+        y, self._state = stream_step(self._state, lines.T[..., None], self._packed)
+        if last:
+            rest, self._state = stream_flush(self._state, self._packed)
+            y = mx.concatenate([y, rest], 1)
+        y = y[..., 0].T
+        y = y[:, 0] if mono else y
+        return y if isinstance(x, mx.array) else np.array(y)
+
+
+def design(op: str, up: int, down: int, window: Window, x: mx.array) -> mx.array:
+    """The filter of `resample_poly`: a windowed sinc at the lower of both rates, times `up`.
+
+    (scipy/signal/_signaltools.py, `resample_poly`, and `firwin`.)
+    """
+    if not isinstance(window, (str, tuple)):
+        return _filter(op, window, x) * up
+    most = max(up, down)
+    m = np.arange(-10 * most, 10 * most + 1)
+    h = np.sinc(m / most) / most * _window(op, window, len(m))
+    return mx.array((h / h.sum() * up).astype(np.float32)).astype(x.dtype)
+
+
+def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
+    if isinstance(window, tuple) and len(window) == 2 and window[0] == "kaiser":
+        return np.kaiser(n, window[1])
+    if window in _WINDOWS:
+        return np.asarray(_WINDOWS[window](n))  # type: ignore[index]
+    try:
+        from scipy.signal import get_window
+    except ImportError:
+        known = "('kaiser', beta), " + ", ".join(_WINDOWS)
+        arguments.refuse(op, f"window must be {known}, without SciPy", arguments.shown(window))
+    try:
+        return np.asarray(get_window(window, n, fftbins=False))
+    except ValueError as error:
+        arguments.refuse(op, "window must be one of scipy.signal's", f"{window!r}: {error}")
+
+
+def _filter(op: str, h: Filter, x: mx.array) -> mx.array:
+    if not isinstance(x, mx.array):
+        arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
+    taps = h if isinstance(h, mx.array) else mx.array(np.asarray(h, np.float32))
+    if taps.ndim != 1 or taps.shape[0] == 0:
+        arguments.refuse(op, "the filter must have one axis and a tap", str(tuple(taps.shape)))
+    return taps.astype(x.dtype)
+
+
+def _ratio(op: str, up: int, down: int) -> tuple[int, int]:
+    up, down = arguments.count(op, "up", up), arguments.count(op, "down", down)
+    common = gcd(up, down)
+    return up // common, down // common
+
+
+def _length(op: str, x: mx.array, axis: int) -> int:
+    if not isinstance(x, mx.array):
+        arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+        must = f"axis must be one of the {x.ndim} of x"
+        arguments.refuse(op, must, arguments.shown(axis))
+    n: int = x.shape[axis]
+    if n == 0:
+        arguments.refuse(op, "x must have a sample along the axis", "none")
+    return n
+
+
+def _resampled(
+    taps: mx.array,
+    x: mx.array,
+    up: int,
+    down: int,
+    axis: int,
+    ends: tuple[int, int],
+    mode: str,
+    cval: float,
+) -> mx.array:
+    """`y[t] = sum_k h[k] xd[down t + len(h) - 1 - lo - k]` for t below the second of `ends`.
+
+    `lo`, the first of them, is the padding in front. What lies beyond the ends is put there first,
+    as far as the filter reaches.
+    """
+    lo, n_out = ends
+    axis %= x.ndim
+    outer, inner = x.shape[:axis], x.shape[axis + 1 :]
+    lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
+    if mode != "constant" or cval:
+        n, reach = x.shape[axis], (n_out - 1) * down + taps.shape[0] - 1 - lo
+        before, behind = max(0, -(-lo // up)), max(0, reach // up - (n - 1))
+        lines = _extended(lines, before, behind, mode, cval)
+        lo -= before * up
+    dilated = (lines.shape[1] - 1) * up + 1
+    hi = (n_out - 1) * down + taps.shape[0] - dilated - lo
+    y = ops.conv_general(
+        lines,
+        taps.reshape(1, -1, 1),
+        down,
+        ([lo], [hi]),
+        1,
+        up,
+        lines.shape[2],
+        True,
+    )
+    return y.reshape(*outer, n_out, *inner)
+
+
+def _extended(x: mx.array, before: int, behind: int, mode: str, cval: float) -> mx.array:
+    n = x.shape[1]
+    if mode == "constant":
+        widths = [(0, 0), (before, behind), (0, 0)]
+        return mx.pad(x, widths, constant_values=mx.array(cval, x.dtype))
+    pieces = []
+    for positions in (np.arange(-before, 0), np.arange(n, n + behind)):
+        total = mx.zeros((x.shape[0], len(positions), x.shape[2]), x.dtype)
+        for at, by in beyond(mode, positions, n) if len(positions) else ():
+            weights = mx.array(by.astype(np.float32)).astype(x.dtype)[None, :, None]
+            total = total + weights * mx.take(x, mx.array(at), 1)
+        pieces.append(total)
+    return mx.concatenate([pieces[0], x, pieces[1]], 1)

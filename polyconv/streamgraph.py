@@ -1,0 +1,147 @@
+"""How does a graph of convolutions and pointwise functions run chunk by chunk?
+
+Each node takes the chunks of its inputs, of any length, and gives what is known with them. Where
+several inputs meet, what came early waits for the others, so that delays need not be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from polyconv import arguments
+from polyconv.packing import PackedWeight
+from polyconv.streaming import stream_flush, stream_init, stream_step
+
+Chunks: TypeAlias = "Sequence[mx.array]"
+
+
+class Convolution:
+    """A convolution along time, with its weight cut up once."""
+
+    def __init__(self, op: str, weight: mx.array, options: dict[str, Any]) -> None:
+        self._op, self._packed, self._options = op, PackedWeight(weight), options
+        self.reset()
+
+    def reset(self) -> None:
+        self._state: Any = None
+
+    def step(self, chunks: Chunks) -> mx.array:
+        (x,) = chunks
+        if self._state is None:
+            named = {"batch": x.shape[0], "dtype": x.dtype}
+            self._state = stream_init(self._op, self._packed, **named, **self._options)
+        y, self._state = stream_step(self._state, x, self._packed)
+        return y
+
+    def flush(self, chunks: Chunks) -> mx.array:
+        y = self.step(chunks)
+        rest, self._state = stream_flush(self._state, self._packed)
+        return mx.concatenate([y, rest], 1)
+
+
+class Pointwise:
+    """A function of each sample, of one or several inputs."""
+
+    def __init__(self, function: Callable[..., mx.array], n_inputs: int) -> None:
+        self._function, self._n_inputs = function, n_inputs
+        self.reset()
+
+    def reset(self) -> None:
+        self._waiting: list[mx.array | None] = [None] * self._n_inputs
+
+    def step(self, chunks: Chunks) -> mx.array:
+        if self._n_inputs == 1:
+            return self._function(chunks[0])
+        held = [
+            new if old is None or not old.shape[1] else mx.concatenate([old, new], 1)
+            for old, new in zip(self._waiting, chunks, strict=True)
+        ]
+        n = min(each.shape[1] for each in held)
+        self._waiting = [each[:, n:] for each in held]
+        return self._function(*[each[:, :n] for each in held])
+
+    def flush(self, chunks: Chunks) -> mx.array:
+        y = self.step(chunks)
+        left = [0 if each is None else each.shape[1] for each in self._waiting]
+        if any(left):
+            must = "what is added must be equally long"
+            arguments.refuse("stream", must, f"{max(left)} samples left over")
+        return y
+
+
+class Ends:
+    """Zeros put before and behind, or samples cropped there where negative."""
+
+    def __init__(self, lo: int, hi: int) -> None:
+        self._lo, self._hi = lo, hi
+        self.reset()
+
+    def reset(self) -> None:
+        self._to_drop, self._begun = max(0, -self._lo), False
+        self._held: mx.array | None = None
+
+    def step(self, chunks: Chunks) -> mx.array:
+        (x,) = chunks
+        if not self._begun:
+            self._begun = True
+            x = mx.pad(x, [(0, 0), (max(0, self._lo), 0), (0, 0)])
+        dropped = min(self._to_drop, x.shape[1])
+        self._to_drop -= dropped
+        x = x[:, dropped:]
+        if self._hi >= 0:
+            return x
+        if self._held is not None:
+            x = mx.concatenate([self._held, x], 1)
+        n = max(0, x.shape[1] + self._hi)
+        self._held = x[:, n:]
+        return x[:, :n]
+
+    def flush(self, chunks: Chunks) -> mx.array:
+        return mx.pad(self.step(chunks), [(0, 0), (0, max(0, self._hi)), (0, 0)])
+
+
+Node: TypeAlias = "Convolution | Pointwise | Ends"
+
+
+class StreamedModel:
+    """A model that runs chunk by chunk, made by :func:`polyconv.stream`.
+
+    Concatenated, what `step` gives for all chunks and then `flush` is the model's output for the
+    whole input. One stream at a time; make another for another.
+    """
+
+    def __init__(self, nodes: Sequence[tuple[Node, tuple[int, ...]]]) -> None:
+        self._nodes = list(nodes)
+        self._template: mx.array | None = None
+
+    def step(self, x: mx.array) -> mx.array:
+        """Takes a chunk ``(N, L, C)`` of any length, and gives the samples known with it."""
+        self._template = x[:, :0]
+        return self._run("step", x)
+
+    def flush(self) -> mx.array:
+        """What is left at the end of the input; the stream then begins anew.
+
+        Raises:
+            ValueError: If there was no `step` to tell the batch and the channels.
+        """
+        if self._template is None:
+            arguments.refuse("stream", "flush must come after a step", "none")
+        y = self._run("flush", self._template)
+        self.reset_state()
+        return y
+
+    def reset_state(self) -> None:
+        """Begins anew."""
+        self._template = None
+        for node, _ in self._nodes:
+            node.reset()
+
+    def _run(self, how: str, x: mx.array) -> mx.array:
+        values = [x]
+        for node, inputs in self._nodes:
+            values.append(getattr(node, how)([values[i] for i in inputs]))
+        return values[-1]

@@ -1,0 +1,169 @@
+"""Convolutions along time, chunk by chunk: pure functions of a small state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from polyconv import arguments, ops, spec
+from polyconv.calls import Weight
+from polyconv.timeline import Piece, Timeline
+
+_TRANSPOSED = "conv_transpose1d"
+_OPS = (_TRANSPOSED, "conv1d", "conv_general")
+
+
+class StreamState(NamedTuple):
+    """What a stream remembers: the last samples of its input, ``(N, history, C)``, and integers.
+
+    A value: it can be copied, saved, and passed through `mx.compile`; `mx.vmap` takes `tail`.
+    """
+
+    tail: mx.array
+    position: int
+    timeline: Timeline
+    groups: int
+    flip: bool
+
+    @property
+    def latency(self) -> tuple[int, int]:
+        """By how many samples of the output, and of the input, the output is behind at most."""
+        return self.timeline.latency
+
+
+def stream_init(
+    op: str, weight: Weight, *, batch: int = 1, dtype: mx.Dtype | None = None, **options: Any
+) -> StreamState:
+    """Begins a stream.
+
+    Args:
+        op (str): ``"conv_transpose1d"``, ``"conv1d"`` or ``"conv_general"`` in 1D.
+        weight (array or PackedWeight): ``(O, K, C / groups)``, for its shape and dtype alone.
+        batch (int, optional): Streams side by side. Default: ``1``.
+        dtype (Dtype, optional): Of the input. Default: the weight's.
+        options: The call's own, such as ``stride=8``.
+
+    Returns:
+        StreamState: For `stream_step` and `stream_flush`.
+
+    Raises:
+        ValueError: If the op is none of these, or would refuse the arguments.
+    """
+    if op not in _OPS:
+        arguments.refuse("stream_init", f"op must be one of {', '.join(_OPS)}", arguments.shown(op))
+    if len(weight.shape) != 3:
+        must = "weight must have 3 axes, (O, K, C / groups)"
+        arguments.refuse("stream_init", must, str(tuple(weight.shape)))
+    arguments.count("stream_init", "batch", batch)
+    timeline, groups, flip = _read(op, weight.shape, options)
+    channels = weight.shape[2] * groups
+    spec.check_groups("stream_init", channels, weight.shape[0], groups)
+    tail = mx.zeros((batch, timeline.history, channels), dtype or weight.dtype)
+    return StreamState(tail, timeline.start, timeline, groups, flip)
+
+
+def _read(
+    op: str, w_shape: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[Timeline, int, bool]:
+    kernel = w_shape[1]
+    try:
+        if op == _TRANSPOSED:
+            stride, padding, dilation, output_padding, groups = arguments.transposed_options(
+                op, 1, **options
+            )
+            pair = spec.transposed_padding((kernel,), padding, dilation, output_padding)
+            given = (1, stride[0], dilation[0], pair[0][0], pair[1][0])
+            flip = True
+        else:
+            options = dict(options)
+            if op == "conv1d" and "dilation" in options:
+                options["kernel_dilation"] = options.pop("dilation")
+            read = arguments.general_options(op, 1, **options)
+            step, (lo, hi), kernel_dilation, input_dilation, groups, flip = read
+            given = (step[0], input_dilation[0], kernel_dilation[0], lo[0], hi[0])
+    except TypeError as error:
+        arguments.refuse("stream_init", f"options must be those of {op}", str(error))
+    for name, value in zip(("stride", "input_dilation", "kernel_dilation"), given):
+        arguments.positive(op, name, value)
+    return Timeline(kernel, *given), groups, flip
+
+
+def stream_step(
+    state: StreamState, x: mx.array, weight: Weight, *, reset: mx.array | None = None
+) -> tuple[mx.array, StreamState]:
+    """Takes a chunk of the input and gives all outputs that are known with it.
+
+    Concatenated, the outputs of all chunks and of `stream_flush` are the output for the
+    concatenated input, whatever the chunks.
+
+    Args:
+        state (StreamState): Of the stream so far.
+        x (array): The chunk, ``(N, L, C)``, of any length, also 0.
+        weight (array or PackedWeight): The weight, best packed by :func:`polyconv.pack`.
+        reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk. What
+            they put out first are ``state.latency[0]`` samples from before their beginning.
+
+    Returns:
+        tuple: The output ``(N, L_out, O)``, and the state.
+
+    Raises:
+        ValueError: If the chunk is not of the stream's batch and channels.
+    """
+    _check(state, x)
+    tail = state.tail
+    if reset is not None:
+        tail = mx.where(reset[:, None, None], mx.zeros((), tail.dtype), tail)
+    return _advance(state, mx.concatenate([tail, x.astype(tail.dtype)], 1), x.shape[1], weight)
+
+
+def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamState]:
+    """Gives what is left when the input has ended, and the state of a stream that begins.
+
+    Args:
+        state (StreamState): Of the stream.
+        weight (array or PackedWeight): The weight.
+
+    Returns:
+        tuple: The output ``(N, L_out, O)``, and the state.
+    """
+    piece = state.timeline.flush(state.position)
+    y = _convolve(state, state.tail, weight, piece)
+    fresh = state._replace(tail=mx.zeros_like(state.tail), position=state.timeline.start)
+    return y, fresh
+
+
+def _advance(
+    state: StreamState, samples: mx.array, n: int, weight: Weight
+) -> tuple[mx.array, StreamState]:
+    piece = state.timeline.step(state.position, n)
+    y = _convolve(state, samples, weight, piece)
+    kept = samples[:, samples.shape[1] - state.timeline.history :]
+    return y, state._replace(tail=kept, position=piece.position)
+
+
+def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piece) -> mx.array:
+    if piece.n_outputs == 0:
+        return mx.zeros((samples.shape[0], 0, weight.shape[0]), samples.dtype)
+    line = state.timeline
+    return ops.conv_general(
+        samples,
+        weight,
+        line.stride,
+        ([piece.padding_lo], [piece.padding_hi]),
+        line.kernel_dilation,
+        line.input_dilation,
+        state.groups,
+        state.flip,
+    )
+
+
+def _check(state: StreamState, x: mx.array) -> None:
+    if not isinstance(x, mx.array) or x.ndim != 3:
+        got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
+        arguments.refuse("stream_step", "x must be an array (N, L, C)", got)
+    (batch, _, channels), want = x.shape, state.tail.shape
+    if (batch, channels) != (want[0], want[2]):
+        must = f"x must have batch {want[0]} and {want[2]} channels"
+        arguments.refuse("stream_step", must, f"{batch} and {channels}")

@@ -1,0 +1,151 @@
+"""Layers of `mlx.nn` that also take their input chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from polyconv import convs
+from polyconv.layers import PolyConvTranspose1d
+from polyconv.ops import pack
+from polyconv.packing import PackedWeight
+from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
+
+
+class StreamCache:
+    """Where a layer's stream stands. `state` is None until the first chunk."""
+
+    def __init__(self) -> None:
+        self.state: StreamState | None = None
+
+
+class _Streaming(nn.Module):
+    """`step`, `flush`, `reset_state` and `make_cache`, for a layer with `weight` and maybe `bias`.
+
+    Chunks and what they give, one after the other, are the whole input and output.
+    """
+
+    _op: str
+
+    def _stream_options(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def make_cache(self) -> StreamCache:
+        """A place for a stream beside the layer's own, to pass to `step` and `flush`."""
+        return StreamCache()
+
+    def reset_state(self) -> None:
+        """Forgets the layer's own stream."""
+        vars(self)["_cache"] = StreamCache()
+
+    def step(
+        self, x: mx.array, cache: StreamCache | None = None, *, reset: mx.array | None = None
+    ) -> mx.array:
+        """Takes a chunk ``(N, L, C)``, and gives the outputs that are known with it.
+
+        Args:
+            x (array): The chunk; its length may differ from call to call, and be 0.
+            cache (StreamCache, optional): Of which stream. Default: the layer's own.
+            reset (array, optional): Which rows begin anew, as for :func:`polyconv.stream_step`.
+        """
+        cache, packed = self._own(cache), self._weight_once()
+        if cache.state is None:
+            cache.state = self._begun(packed, x)
+        y, cache.state = stream_step(cache.state, x, packed, reset=reset)
+        return self._with_bias(y)
+
+    def flush(self, cache: StreamCache | None = None) -> mx.array:
+        """What is left at the end of the input; the stream then begins anew."""
+        cache, packed = self._own(cache), self._weight_once()
+        state = cache.state
+        if state is None:
+            state = self._begun(packed, mx.zeros((1, 0, 0), packed.dtype))
+        y, _ = stream_flush(state, packed)
+        cache.state = None
+        return self._with_bias(y)
+
+    @property
+    def latency(self) -> tuple[int, int]:
+        """By how many samples of the output, and of the input, the output is behind at most."""
+        return self._begun(self._weight_once(), mx.zeros((1, 0, 0))).latency
+
+    def _begun(self, packed: PackedWeight, x: mx.array) -> StreamState:
+        options = self._stream_options()
+        return stream_init(self._op, packed, batch=x.shape[0], dtype=x.dtype, **options)
+
+    def _own(self, cache: StreamCache | None) -> StreamCache:
+        if cache is not None:
+            return cache
+        if "_cache" not in vars(self):
+            self.reset_state()
+        own: StreamCache = vars(self)["_cache"]
+        return own
+
+    def _weight_once(self) -> PackedWeight:
+        """The weight cut up, anew only if another array took its place."""
+        kept = vars(self).get("_packed")
+        if kept is None or kept[0] is not self.weight:
+            kept = vars(self)["_packed"] = (self.weight, pack(self.weight))
+        packed: PackedWeight = kept[1]
+        return packed
+
+    def _with_bias(self, y: mx.array) -> mx.array:
+        return y + self.bias if "bias" in self else y
+
+
+class StreamingConvTranspose1d(_Streaming, PolyConvTranspose1d):
+    """`mlx.nn.ConvTranspose1d` by polyphase, of a whole input or chunk by chunk.
+
+    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    """
+
+    _op = "conv_transpose1d"
+
+    def _stream_options(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "output_padding", "groups")
+        return {name: getattr(self, name) for name in names}
+
+
+class StreamingConv1d(_Streaming, nn.Conv1d):
+    """`mlx.nn.Conv1d`, of a whole input or chunk by chunk.
+
+    With `padding` on both sides the output is behind by what it reads ahead. A causal convolution
+    pads in front alone: with ``causal=True`` by ``dilation * (kernel_size - 1)``.
+
+    Args:
+        in_channels (int): The number of input channels.
+        out_channels (int): The number of output channels.
+        kernel_size (int): The size of the filters.
+        stride (int, optional): Input samples per output sample. Default: ``1``.
+        padding (int, optional): Zeros at each end. Default: ``0``.
+        dilation (int, optional): Samples between taps. Default: ``1``.
+        groups (int, optional): The number of groups of channels. Default: ``1``.
+        bias (bool, optional): If ``True`` add a learnable bias to the output. Default: ``True``.
+        causal (bool, optional): Pad in front, and not by `padding`. Default: ``False``.
+    """
+
+    _op = "conv_general"
+    causal = False
+
+    def __init__(self, *args: Any, causal: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.causal = causal
+
+    def _ends(self) -> tuple[list[int], list[int]]:
+        if self.causal:
+            return [self.dilation * (self.weight.shape[1] - 1)], [0]
+        return [self.padding], [self.padding]
+
+    def _stream_options(self) -> dict[str, Any]:
+        options = {"stride": self.stride, "padding": self._ends(), "groups": self.groups}
+        return options | {"kernel_dilation": self.dilation}
+
+    def __call__(self, x: mx.array) -> mx.array:
+        lo, hi = self._ends()
+        if lo != hi:
+            x = mx.pad(x, [(0, 0), (lo[0], hi[0]), (0, 0)])
+            lo = [0]
+        y = convs.conv1d(x, self.weight, self.stride, lo[0], self.dilation, self.groups)
+        return self._with_bias(y)

@@ -1,0 +1,89 @@
+"""Which outputs of a convolution are known once so much of its input has come?
+
+The integers of streaming, for one axis. Standard library only.
+
+In the terms of `phases.split`, output t reads the dilated input from `stride t - padding_lo` on,
+over `reach + 1` samples, with reach = kernel_dilation (kernel_size - 1). Counted from where the
+next input sample will lie, which moves on by `input_dilation` with each sample, it begins at
+
+    q(t) = stride t - padding_lo - input_dilation n        after n samples
+
+It is known when it reads nothing that has yet to come, q + reach < 0. And it exists, if the input
+ends here, when it ends within the padded input: q + reach <= padding_hi - input_dilation. What has
+been put out cannot be taken back, so both must hold. Neither depends on n by itself: all that a
+stream remembers is `q` of its next output, and the samples from there on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Piece(NamedTuple):
+    """What to compute from the kept samples and those that came: outputs, and with which padding.
+
+    `position` is the stream's afterwards.
+    """
+
+    n_outputs: int
+    padding_lo: int
+    padding_hi: int
+    position: int
+
+
+class Timeline(NamedTuple):
+    """A convolution along time, whatever its length. See above; `start` is `position` at first."""
+
+    kernel_size: int
+    stride: int
+    input_dilation: int
+    kernel_dilation: int
+    padding_lo: int
+    padding_hi: int
+
+    @property
+    def start(self) -> int:
+        return -self.padding_lo
+
+    @property
+    def reach(self) -> int:
+        return self.kernel_dilation * (self.kernel_size - 1)
+
+    @property
+    def _known(self) -> int:
+        """The largest position of an output that can be put out."""
+        return min(-1, self.padding_hi - self.input_dilation) - self.reach
+
+    @property
+    def history(self) -> int:
+        """How many samples must be kept."""
+        return max(0, -min(self.start, self._known + 1) // self.input_dilation)
+
+    @property
+    def latency(self) -> tuple[int, int]:
+        """By how much the output is behind, at most: in samples of the output, and of the input.
+
+        After n samples there are `floor((known + padding_lo + input_dilation n) / stride) + 1`
+        outputs, where `floor(input_dilation n / stride)` would be level with the input.
+        """
+        outputs = -((self._known + self.padding_lo) // self.stride) - 1
+        return outputs, max(0, -(-outputs * self.stride // self.input_dilation))
+
+    def step(self, position: int, n: int) -> Piece:
+        """When n more samples come."""
+        if n == 0:
+            return Piece(0, 0, 0, position)
+        moved = position - self.input_dilation * n
+        return self._piece(moved, max(0, (self._known - moved) // self.stride + 1), n)
+
+    def flush(self, position: int) -> Piece:
+        """When no more will come: outputs that read the padding behind."""
+        last = self.padding_hi - self.input_dilation - self.reach
+        return self._piece(position, max(0, (last - position) // self.stride + 1), 0)
+
+    def _piece(self, position: int, n_outputs: int, n: int) -> Piece:
+        kept = self.history + n
+        lo = -(position + self.input_dilation * kept)
+        dilated = self.input_dilation * (kept - 1) + 1
+        hi = (n_outputs - 1) * self.stride + self.reach + 1 - dilated - lo
+        return Piece(n_outputs, lo, hi, position + n_outputs * self.stride)

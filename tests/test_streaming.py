@@ -1,0 +1,199 @@
+"""Streams: any partition of the input into chunks gives the output of the whole, by `==`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pickle
+import random
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from cases import integers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import conv_general as reference
+
+import polyconv
+from polyconv.streaming import stream_flush, stream_init, stream_step
+
+
+def draw(pick):
+    """An op, its options, the same as `conv_general`'s, shapes and a partition."""
+    kernel, dilation = pick(range(1, 10)), pick((1, 1, 2, 3))
+    groups, s = pick((1, 1, 2)), pick((1, 1, 2, 3, 4, 5, 8))
+    shape = (pick((1, 1, 2)), pick(range(21)), groups * pick((1, 2, 3)))
+    weight = (groups * pick((1, 2)), kernel, shape[2] // groups)
+    op = pick(("conv_transpose1d", "conv1d", "conv_general"))
+    if op == "conv_transpose1d":
+        padding, more = pick(range(-2, 9)), pick((0, 0, 1, 2, -1))
+        options = {"stride": s, "padding": padding, "dilation": dilation, "output_padding": more}
+        lo = dilation * (kernel - 1) - padding
+        general = (1, lo, lo + more, dilation, s, True)
+    elif op == "conv1d":
+        step, padding = pick((1, 1, 2, 3)), pick(range(6))
+        options = {"stride": step, "padding": padding, "dilation": dilation}
+        general = (step, padding, padding, dilation, 1, False)
+    else:
+        step, lo, hi, flip = (
+            pick((1, 2, 3, 5)),
+            pick(range(-5, 10)),
+            pick(range(-5, 10)),
+            pick("yn"),
+        )
+        options = {"stride": step, "padding": ([lo], [hi]), "kernel_dilation": dilation}
+        options |= {"input_dilation": s, "flip": flip == "y"}
+        general = (step, lo, hi, dilation, s, flip == "y")
+    sizes, left = [], shape[1]
+    while left:
+        sizes.append(min(left, pick((0, 1, 1, 2, 3, 7))))
+        left -= sizes[-1]
+    sizes += pick(((), (0,)))
+    return op, options | {"groups": groups}, general, shape, weight, sizes
+
+
+def check(op, options, general, x_shape, w_shape, sizes, seed):
+    numbers = np.random.default_rng(seed)
+    x, w = (numbers.integers(-3, 4, s).astype(np.float32) for s in (x_shape, w_shape))
+    stride, lo, hi, dilation, s, flip = general
+    dilated = s * (x_shape[1] - 1) + 1
+    n_outputs = (dilated + lo + hi - dilation * (w_shape[1] - 1) - 1) // stride + 1
+    if n_outputs < 1:
+        expected = np.zeros((x_shape[0], 0, w_shape[0]))
+    elif x_shape[1] == 0:
+        expected = np.zeros((x_shape[0], n_outputs, w_shape[0]))
+    else:
+        axis = ((stride,), (lo,), (hi,), (dilation,), (s,))
+        names = ("stride", "lo", "hi", "kernel_dilation", "input_dilation")
+        more = {"groups": options["groups"], "flip": flip}
+        expected = reference(x, w, **dict(zip(names, axis)), **more)
+    weight = polyconv.pack(mx.array(w))
+    state = stream_init(op, weight, batch=x_shape[0], **options)
+    outputs, at = [], 0
+    for size in sizes:
+        y, state = stream_step(state, mx.array(x[:, at : at + size]), weight)
+        outputs.append(np.array(y))
+        at += size
+        behind = at * s // stride - sum(each.shape[1] for each in outputs)
+        assert behind <= state.latency[0] or at == 0
+    y, fresh = stream_flush(state, weight)
+    got = np.concatenate([*outputs, np.array(y)], 1)
+    assert got.shape == expected.shape
+    assert np.array_equal(got, expected)
+    again = stream_init(op, weight, batch=x_shape[0], **options)
+    assert fresh[1:] == again[1:]
+    assert mx.array_equal(fresh.tail, again.tail)
+
+
+def campaign(cases, seed):
+    rng = random.Random(seed)
+    for n in range(cases):
+        case = draw(rng.choice)
+        try:
+            check(*case, seed=n)
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
+
+
+def test_random_partitions_give_the_whole():
+    campaign(600, 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_partitions_give_the_whole_by_hypothesis(data):
+    check(*draw(lambda items: data.draw(st.sampled_from(list(items)))), seed=0)
+
+
+W = integers(3, 16, 4)
+
+
+def begun(batch=1):
+    return stream_init("conv_transpose1d", W, batch=batch, stride=8, padding=4)
+
+
+def test_latency_and_history_of_hifi_gan_s_first_layer():
+    state = begun()
+    assert state.latency == (4, 1)
+    assert state.tail.shape == (1, 1, 4)
+    y, _ = stream_step(state, mx.zeros((1, 1, 4)), W)
+    assert y.shape == (1, 4, 3)
+
+
+def test_a_state_is_a_value():
+    x = integers(1, 6, 4)
+    _, state = stream_step(begun(), x[:, :3], W)
+    expected, after = stream_step(state, x[:, 3:], W)
+    for other in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        again, _ = stream_step(other, x[:, 3:], W)
+        assert mx.array_equal(again, expected)
+    again, _ = stream_step(state, x[:, 3:], W)  # nothing was changed
+    assert mx.array_equal(again, expected)
+    assert after.tail.shape == state.tail.shape
+
+
+def test_it_compiles_and_maps():
+    x = integers(2, 6, 4)
+    step = mx.compile(stream_step)
+    plain, compiled = begun(2), begun(2)
+    for chunk in (x[:, :1], x[:, 1:2], x[:, 2:3], x[:, 3:]):
+        y, plain = stream_step(plain, chunk, W)
+        z, compiled = step(compiled, chunk, W)
+        assert mx.array_equal(y, z)
+    lone = begun()
+    mapped = mx.vmap(lambda tail, x: stream_step(lone._replace(tail=tail), x, W)[0])
+    y, _ = stream_step(begun(2), x[:, :3], W)
+    assert mx.array_equal(mapped(mx.zeros((2, *lone.tail.shape)), x[:, None, :3]).squeeze(1), y)
+
+
+def test_streams_of_a_batch_begin_at_different_times():
+    x, later = integers(2, 5, 4), integers(1, 4, 4, seed=9)
+    _, state = stream_step(begun(2), x, W)
+    chunk = mx.concatenate([integers(1, 4, 4, seed=8), later])
+    y, state = stream_step(state, chunk, W, reset=mx.array([False, True]))
+    tail, _ = stream_flush(state, W)
+    row = mx.concatenate([y, tail], 1)[1:]
+    whole = polyconv.conv_transpose1d(later, W, 8, 4)
+    assert mx.array_equal(row[:, state.latency[0] :], whole)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_halves(dtype):
+    w, x = W.astype(dtype), integers(1, 6, 4).astype(dtype)
+    state = stream_init("conv_transpose1d", w, stride=8, padding=4)
+    y, state = stream_step(state, x, w)
+    assert y.dtype == dtype
+    z, _ = stream_flush(state, w)
+    whole = polyconv.conv_transpose1d(x, w, 8, 4)
+    assert mx.array_equal(mx.concatenate([y, z], 1), whole)
+
+
+def test_wrong_arguments_are_refused():
+    for match, call in (
+        ("op must be one of conv_transpose1d,", lambda: stream_init("conv2d", W)),
+        ("weight must have 3 axes", lambda: stream_init("conv1d", mx.ones((2, 2)))),
+        ("options must be those of conv1d", lambda: stream_init("conv1d", W, strides=2)),
+        ("stride must be at least 1", lambda: stream_init("conv1d", W, stride=0)),
+        ("must be divisible by groups=2; got 3", lambda: stream_init("conv1d", W, groups=2)),
+        ("x must have batch 1 and 4 channels", lambda: stream_step(begun(), mx.ones((1, 2, 5)), W)),
+        ("x must be an array", lambda: stream_step(begun(), mx.ones((2, 5)), W)),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def main() -> int:
+    """`python tests/test_streaming.py --cases 5000`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    campaign(args.cases, args.seed)
+    print(f"{args.cases} random partitions give the output of the whole")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
