@@ -62,6 +62,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def resample_pipe(in_rate: int, out_rate: int) -> None:
     """Resamples 16-bit PCM from stdin to stdout, a block at a time; memory stays flat."""
+    # Blocks give a sample more or less, and MLX would keep freed buffers of every such size.
+    mx.set_cache_limit(1 << 20)
     stream = polyconv.ResampleStream(in_rate, out_rate)
     odd = b""
     while True:

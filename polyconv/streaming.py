@@ -147,7 +147,11 @@ def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piec
     if piece.n_outputs == 0:
         return mx.zeros((samples.shape[0], 0, weight.shape[0]), samples.dtype)
     line = state.timeline
-    return ops.conv_general(
+    samples = samples[:, piece.first : piece.first + piece.n_samples]
+    missing = piece.n_samples - samples.shape[1]
+    if missing:
+        samples = mx.pad(samples, [(0, 0), (0, missing), (0, 0)])
+    y = ops.conv_general(
         samples,
         weight,
         line.stride,
@@ -157,6 +161,7 @@ def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piec
         state.groups,
         state.flip,
     )
+    return y[:, piece.skip : piece.skip + piece.n_outputs]
 
 
 def _check(state: StreamState, x: mx.array) -> None:

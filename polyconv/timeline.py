@@ -16,19 +16,24 @@ stream remembers is `q` of its next output, and the samples from there on.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import NamedTuple
 
 
 class Piece(NamedTuple):
-    """What to compute from the kept samples and those that came: outputs, and with which padding.
+    """What to compute from the samples that are kept and those that came.
 
-    `position` is the stream's afterwards.
+    Of these `n_samples` from `first` on, zeros behind if there are not as many; convolved with this
+    padding, of the result `n_outputs` from `skip` on. `position` is the stream's afterwards.
     """
 
     n_outputs: int
     padding_lo: int
     padding_hi: int
     position: int
+    first: int = 0
+    n_samples: int = 0
+    skip: int = 0
 
 
 class Timeline(NamedTuple):
@@ -55,9 +60,19 @@ class Timeline(NamedTuple):
         return min(-1, self.padding_hi - self.input_dilation) - self.reach
 
     @property
+    def _cycle(self) -> tuple[int, int]:
+        """After how many outputs, and samples, outputs meet samples in the same way again."""
+        common = gcd(self.input_dilation, self.stride)
+        return self.input_dilation // common, self.stride // common
+
+    @property
     def history(self) -> int:
         """How many samples must be kept."""
-        return max(0, -min(self.start, self._known + 1) // self.input_dilation)
+        first = min(self.start, self._known + 1)
+        if min(self._cycle) == 1:
+            return max(0, -first // self.input_dilation)
+        # From the begin of a cycle, and from a sample's place.
+        return max(0, -((first - self.stride * (self._cycle[0] - 1)) // self.input_dilation))
 
     @property
     def latency(self) -> tuple[int, int]:
@@ -82,8 +97,35 @@ class Timeline(NamedTuple):
         return self._piece(position, max(0, (last - position) // self.stride + 1), 0)
 
     def _piece(self, position: int, n_outputs: int, n: int) -> Piece:
+        if min(self._cycle) > 1 and n_outputs:
+            return self._whole_cycles(position, n_outputs, n)
         kept = self.history + n
         lo = -(position + self.input_dilation * kept)
-        dilated = self.input_dilation * (kept - 1) + 1
-        hi = (n_outputs - 1) * self.stride + self.reach + 1 - dilated - lo
-        return Piece(n_outputs, lo, hi, position + n_outputs * self.stride)
+        hi = self._behind(n_outputs, kept, lo)
+        return Piece(n_outputs, lo, hi, position + n_outputs * self.stride, 0, kept)
+
+    def _whole_cycles(self, position: int, n_outputs: int, n: int) -> Piece:
+        """With both strides, outputs from the begin of a cycle to the end of one.
+
+        Else nearly each chunk would be another convolution, to be planned anew: a cycle is 160
+        outputs long at 44.1 to 48 kHz, and chunks end anywhere in it.
+        """
+        cycle, step = self._cycle
+        common = self.stride // step
+        # Output t is `(position - start) / stride` modulo the cycle.
+        skip = (position - self.start) // common * pow(step, -1, cycle) % cycle
+        total = -(-(skip + n_outputs) // cycle) * cycle
+        begin = position - skip * self.stride
+        lead = self.start % self.input_dilation  # from a sample's place to the first that is read
+        sample = (begin - lead) // self.input_dilation
+        last = lead + (total - 1) * self.stride + self.reach
+        n_samples = max(1, last // self.input_dilation + 1)
+        first = self.history + n + sample
+        after = position + n_outputs * self.stride
+        hi = self._behind(total, n_samples, -lead)
+        return Piece(n_outputs, -lead, hi, after, first, n_samples, skip)
+
+    def _behind(self, n_outputs: int, n_samples: int, lo: int) -> int:
+        """The padding behind so many samples that makes so many outputs."""
+        dilated = self.input_dilation * (n_samples - 1) + 1
+        return (n_outputs - 1) * self.stride + self.reach + 1 - dilated - lo

@@ -60,6 +60,12 @@ def test_python_blocks_of_switching_run_in_order(capsys):
     assert "Upsample converted; its dense weight is block-diagonal, as of 512 groups; comp" in told
 
 
+def test_python_blocks_of_streaming_run_in_order(capsys):
+    scope = {"__name__": "streaming"}
+    for block in fenced((ROOT / "docs" / "streaming.md").read_text(), "python"):
+        exec(compile(block, "streaming.md", "exec"), scope)
+
+
 @pytest.fixture
 def pages(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

@@ -208,6 +208,7 @@ def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         "training": training_page(found["training"]),
         "cuda": cuda_page(found["cuda"]),
         "models": models_page(found["models"]),
+        "streaming": streaming_page(found["streaming"]),
     }
 
 
@@ -320,7 +321,43 @@ def _model_line(row: dict[str, Any]) -> str:
     return f"| {' | '.join((*cells, times, f'{apart:.0e}', peaks))} |\n"
 
 
-FILES = ("rivals", "real_layers", "lengths", "new_lengths", "training", "cuda", "models")
+STREAMING = """# A step of a stream
+
+Milliseconds of one step of the first layer of HiFi-GAN V1 (512 to 256 channels, K16 s8) in the
+middle of a stream, by chunks of so many frames: medians of interleaved rounds, quartiles behind, on
+2 CPU cores with OpenBLAS preloaded, weights packed before. *products* are the two that a step must
+make, *recompute* is the offline op on the chunk and the frame before it, *overlap-add* the whole
+output of the chunk with its tail carried over, as public codecs have it, by polyconv's op, by MLX's, and by
+PyTorch with its own. *peak* is what MLX allocates at most at a time in a step of polyconv's, its
+output and state included, over the output. `docs/benchmarks/streaming.py` writes this.
+
+"""
+
+
+def streaming_page(found: dict[str, Any]) -> str:
+    names = list(found["rows"][0]["ms"])
+    head = " | ".join(names).replace("bare products", "products")
+    lines = [f"| frames | {head} | peak |\n|---:|{'---:|' * (len(names) + 1)}\n"]
+    for row in found["rows"]:
+        cells = []
+        for name in names:
+            low, _, high = row["quartiles"][name]
+            cells.append(f"{row['ms'][name]:.3g} ({low:.3g} to {high:.3g})")
+        lines.append(f"| {row['frames']} | {' | '.join(cells)} | {row['peak_over_output']} |\n")
+    what = [f"    {line}\n" for line in found["what"] if "BLAS" in line or "MLX" in line]
+    return STREAMING + "".join([*lines, "\n", *what])
+
+
+FILES = (
+    "rivals",
+    "real_layers",
+    "lengths",
+    "new_lengths",
+    "training",
+    "cuda",
+    "models",
+    "streaming",
+)
 
 
 def main() -> None:
