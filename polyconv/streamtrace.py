@@ -65,7 +65,14 @@ _LAYERS = (
     nn.Conv1d,
     nn.ConvTranspose1d,
 )
-_POINTWISE_MODULES = (nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, nn.RMSNorm)
+_POINTWISE_MODULES = (
+    nn.Linear,
+    nn.QuantizedLinear,
+    nn.Dropout,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
 
 
 class UnstreamableError(Exception):

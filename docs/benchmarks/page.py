@@ -327,9 +327,9 @@ Milliseconds of one step of the first layer of HiFi-GAN V1 (512 to 256 channels,
 middle of a stream, by chunks of so many frames: medians of interleaved rounds, quartiles behind, on
 2 CPU cores with OpenBLAS preloaded, weights packed before. *products* are the two that a step must
 make, *recompute* is the offline op on the chunk and the frame before it, *overlap-add* the whole
-output of the chunk with its tail carried over, as public codecs have it, by polyconv's op, by MLX's,
-and by PyTorch with its own. *peak* is what MLX allocates at most at a time in a step of polyconv's, its
-output and state included, over the output. `docs/benchmarks/streaming.py` writes this.
+output of the chunk with its tail carried over, as public codecs have it, by polyconv's op, by
+MLX's, and by PyTorch with its own. *peak* is what MLX allocates at most at a time in a step of
+polyconv's, its output and state included, over the output. `docs/benchmarks/streaming.py` writes this.
 
 """
 
