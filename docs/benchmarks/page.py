@@ -329,7 +329,8 @@ middle of a stream, by chunks of so many frames: medians of interleaved rounds, 
 make, *recompute* is the offline op on the chunk and the frame before it, *overlap-add* the whole
 output of the chunk with its tail carried over, as public codecs have it, by polyconv's op, by
 MLX's, and by PyTorch with its own. *peak* is what MLX allocates at most at a time in a step of
-polyconv's, its output and state included, over the output. `docs/benchmarks/streaming.py` writes this.
+polyconv's, its output and state included, over the output.
+`docs/benchmarks/streaming.py` writes this.
 
 """
 
