@@ -136,10 +136,12 @@ def draw(chunks: list[Chunk], frames: int, path: Path) -> None:
 
     due = 1e3 * frames * HOP / SAMPLE_RATE
     figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-    axes.plot(np.arange(len(chunks)) * due / 1e3, [1e3 * c.seconds for c in chunks], marker=".")
+    ms = [1e3 * chunk.seconds for chunk in chunks]
+    axes.plot(np.arange(len(chunks)) * due / 1e3, ms, marker=".")
     axes.axhline(due, color="black", linewidth=0.8, linestyle="--")
     axes.annotate("real time", (0, due), textcoords="offset points", xytext=(2, 3), fontsize=8)
-    axes.set(xlabel="seconds of mel", ylabel="ms a chunk", ylim=(0, None))
+    axes.set(xlabel="seconds of mel", ylabel="ms a chunk")
+    axes.set_ylim(0, 1.15 * max(due, *ms))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
