@@ -117,8 +117,8 @@ def models(draw, depth=2):
     for _ in range(draw(st.integers(1, 3))):
         if depth and draw(st.booleans()) and not parts:
             part = draw(models(depth=depth - 1))
-        elif parts and draw(st.integers(0, 4)) == 0:
-            part = draw(st.sampled_from(parts))  # shared
+        elif len(parts) > 1 and draw(st.integers(0, 4)) == 0:
+            part = parts[-1]  # shared; not a chain, or lengths would grow without bound
         else:
             part = layer_of(draw(st.sampled_from((*KINDS, *OTHERS))), 4)
             if draw(st.booleans()):
