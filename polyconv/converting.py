@@ -100,6 +100,8 @@ def convert(
         found[id(module)] = module
     told = []
     for key, module in found.items():
+        if original_class(module) and exploit_sparsity:  # again, for the weights that it has now
+            _restore(module)
         if original_class(module) or not _is_candidate(type(module)):
             continue
         path = ", ".join(paths[key])
@@ -126,10 +128,13 @@ def revert(model: nn.Module) -> list[str]:
         arguments.refuse("revert", "model must be an mlx.nn.Module", arguments.shown(model))
     converted = [(path, module) for path, module in modules(model) if original_class(module)]
     for _, module in converted:
-        # A shared one is met again, and then is reverted already.
-        object.__setattr__(module, "__class__", original_class(module) or type(module))
-        vars(module).pop(_BLOCKS, None)
+        _restore(module)  # a shared one is met again, and then is reverted already
     return [path or "(model)" for path, _ in converted]
+
+
+def _restore(module: nn.Module) -> None:
+    object.__setattr__(module, "__class__", original_class(module) or type(module))
+    vars(module).pop(_BLOCKS, None)
 
 
 def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
@@ -190,7 +195,10 @@ def _saving(module: nn.Module) -> float | None:
     """
     if not any(isinstance(value, mx.array) and value.ndim > 2 for value in module.values()):
         return None
-    stride = getattr(module, "stride", getattr(module, "_stride", None))
+    try:
+        stride = module.stride if hasattr(module, "stride") else getattr(module, "_stride", None)
+    except Exception:  # a property, or a `__getattr__` of the module's
+        return None
     if isinstance(stride, (tuple, list)):
         stride = prod(stride)
     return float(stride) if isinstance(stride, int) and not isinstance(stride, bool) else None
@@ -267,8 +275,8 @@ def _blocks(module: nn.Module) -> list[tuple[mx.array, int]]:
     held = [(w, n) for w, n in known if any(value is w for value in module.values())]
     if len(held) < len(known):
         name = type(module).__name__
-        must = "its block-diagonal weight was replaced and is computed densely; convert it again"
-        warnings.warn(f"[convert] {name}: {must}", stacklevel=4)
+        must = "its block-diagonal weight was replaced and is computed densely"
+        warnings.warn(f"[convert] {name}: {must}; convert it again", stacklevel=4)
     return held
 
 

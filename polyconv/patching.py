@@ -8,12 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
 from polyconv import routing
 from polyconv.originals import ORIGINALS
+
+Listener: TypeAlias = (
+    "Callable[[str, Callable[[], mx.array], tuple[Any, ...], dict[str, Any]], mx.array]"
+)
 
 
 @dataclass
@@ -23,6 +27,11 @@ class _State:
     lock: threading.RLock = field(default_factory=threading.RLock)
     permanent: bool | None = None  # its `cpu_convs`, if `patch()` is in force
     blocks: dict[object, bool] = field(default_factory=dict)  # `cpu_convs` by open block
+    listeners: dict[object, Listener] = field(default_factory=dict)  # of `intercepted` blocks
+
+    @property
+    def is_needed(self) -> bool:
+        return self.is_active or bool(self.listeners)
 
     @property
     def is_active(self) -> bool:
@@ -41,9 +50,14 @@ def _taking_over(name: str) -> Callable[..., mx.array]:
 
     @functools.wraps(own)
     def function(*args: Any, **kwargs: Any) -> mx.array:
-        if not _STATE.is_active:  # kept by somebody beyond the end of the patch
-            return own(*args, **kwargs)
-        return routing.answer(name, _STATE.cpu_convs, args, kwargs)
+        def compute() -> mx.array:
+            if not _STATE.is_active:  # listened to, or kept by somebody beyond the end
+                return own(*args, **kwargs)
+            return routing.answer(name, _STATE.cpu_convs, args, kwargs)
+
+        for listener in list(_STATE.listeners.values()):
+            compute = functools.partial(listener, name, compute, args, kwargs)
+        return compute()
 
     return function
 
@@ -89,19 +103,34 @@ def patched(cpu_convs: bool = True) -> Iterator[list[str]]:
         list(str): What was rebound, as of `patch`.
     """
     block = object()  # those of several threads end in any order
-    with _STATE.lock:
-        _STATE.blocks[block] = bool(cpu_convs)
-        rebound = rebind(ORIGINALS, _PATCHES)
     try:
+        with _STATE.lock:
+            _STATE.blocks[block] = bool(cpu_convs)
+            rebound = rebind(ORIGINALS, _PATCHES)
         yield rebound
     finally:
         with _STATE.lock:
-            del _STATE.blocks[block]
+            _STATE.blocks.pop(block, None)
+            _restore()
+
+
+@contextmanager
+def intercepted(listener: Listener) -> Iterator[None]:
+    """Hands each call inside to `listener`: its name, what computes it, and its arguments."""
+    block = object()
+    try:
+        with _STATE.lock:
+            _STATE.listeners[block] = listener
+            rebind(ORIGINALS, _PATCHES)
+        yield
+    finally:
+        with _STATE.lock:
+            _STATE.listeners.pop(block, None)
             _restore()
 
 
 def _restore() -> None:
-    if not _STATE.is_active:
+    if not _STATE.is_needed:
         rebind(_PATCHES, ORIGINALS)
 
 
@@ -121,7 +150,10 @@ def rebind(
             if id(plain) not in changes:
                 continue
             new = changes[id(plain)]
-            setattr(owner, name, staticmethod(new) if plain is not value else new)
+            try:
+                setattr(owner, name, staticmethod(new) if plain is not value else new)
+            except (AttributeError, TypeError):  # a class that does not let itself be changed
+                continue
             if owner is not mx:
                 found.append(f"{path}.{name}")
     return found

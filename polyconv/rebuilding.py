@@ -6,6 +6,7 @@ sees `mlx.core` with polyconv's transposed convolutions. The module itself is no
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -47,7 +48,7 @@ def methods_of(cls: type) -> dict[str, FunctionType]:
     """
     found = {}
     for name, function in vars(cls).items():
-        if isinstance(function, FunctionType) and name != "__init__":
+        if isinstance(function, FunctionType) and name != "__init__" and not _assigns(function):
             exchanged = _exchanged(function)
             if exchanged:
                 found[name] = rebuilt(function, exchanged)
@@ -74,7 +75,7 @@ def _exchanged(function: FunctionType) -> dict[str, Any]:
         if value is mx and called:
             exchanged[name] = _CORE
         for own in _NAMES:
-            if value is ORIGINALS[own]:
+            if getattr(value, "__wrapped__", value) is ORIGINALS[own]:  # or a patch of it
                 exchanged[name] = _ROUTED[own]
     return exchanged
 
@@ -82,6 +83,13 @@ def _exchanged(function: FunctionType) -> dict[str, Any]:
 def names_in(function: FunctionType) -> set[str]:
     """Names of globals and attributes that a function uses, also in functions inside it."""
     return {name for code in _codes(function.__code__) for name in code.co_names}
+
+
+def _assigns(function: FunctionType) -> bool:
+    """Whether it assigns globals, which would not reach its module."""
+    stores = ("STORE_GLOBAL", "DELETE_GLOBAL")
+    codes = _codes(function.__code__)
+    return any(each.opname in stores for code in codes for each in dis.get_instructions(code))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -57,8 +57,8 @@ def upfirdn(
         ValueError: If an argument does not fit.
     """
     taps = _filter("upfirdn", h, x)
-    arguments.count("upfirdn", "up", up)
-    arguments.count("upfirdn", "down", down)
+    up = arguments.count("upfirdn", "up", up)
+    down = arguments.count("upfirdn", "down", down)
     if mode not in MODES:
         must = f"mode must be one of {', '.join(MODES)}"
         arguments.refuse("upfirdn", must, arguments.shown(mode))
@@ -182,6 +182,8 @@ class ResampleStream:
         Raises:
             ValueError: If the chunk has other channels than the stream.
         """
+        if np.iscomplexobj(x) or getattr(x, "dtype", None) == mx.complex64:
+            arguments.refuse("resample_chunk", "x must be real", "complex")
         samples = x if isinstance(x, mx.array) else mx.array(np.asarray(x, np.float32))
         mono = samples.ndim == 1
         lines = samples[:, None] if mono else samples
@@ -230,7 +232,11 @@ def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
 def _filter(op: str, h: Filter, x: mx.array) -> mx.array:
     if not isinstance(x, mx.array):
         arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
+    if not isinstance(h, mx.array) and np.iscomplexobj(h):
+        arguments.refuse(op, "filter and signal must be real", "complex")
     taps = h if isinstance(h, mx.array) else mx.array(np.asarray(h, np.float32))
+    if mx.complex64 in (taps.dtype, x.dtype):
+        arguments.refuse(op, "filter and signal must be real", "complex")
     if taps.ndim != 1 or taps.shape[0] == 0:
         arguments.refuse(op, "the filter must have one axis and a tap", str(tuple(taps.shape)))
     return taps.astype(x.dtype)

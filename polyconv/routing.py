@@ -41,9 +41,9 @@ def answer(name: str, cpu_convs: bool, args: tuple[Any, ...], kwargs: dict[str, 
         if not (cpu_convs and is_on_cpu(stream)):
             return own(*args, **kwargs)
     try:
-        grouped, options = _by_blocks(args, kwargs)
+        grouped, options = _by_blocks(name, args, kwargs)
         return _OURS[name](*grouped, **options)
-    except ValueError:
+    except (ValueError, TypeError):
         pass
     return own(*args, **kwargs)
 
@@ -78,14 +78,19 @@ def known_blocks(blocks: Blocks) -> Iterator[None]:
 
 
 def _by_blocks(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments, with the weight's blocks as groups if its blocks are known."""
-    grouped = kwargs.get("groups", args[_GROUPS] if len(args) > _GROUPS else 1)
+    if name in PLAIN or len(args) < 2:
+        return args, kwargs
+    placed = len(args) > _GROUPS
+    grouped = args[_GROUPS] if placed else kwargs.get("groups", 1)
     for weight, n_blocks in _BLOCKS.get():
-        if len(args) > 1 and args[1] is weight and grouped == 1:
-            shorter = (args[0], diagonal(weight, n_blocks), *args[2:_GROUPS])
-            return shorter, {**kwargs, "groups": n_blocks}
+        if args[1] is weight and grouped == 1:
+            args = (args[0], diagonal(weight, n_blocks), *args[2:])
+            if placed:
+                return (*args[:_GROUPS], n_blocks, *args[_GROUPS + 1 :]), kwargs
+            return args, {**kwargs, "groups": n_blocks}
     return args, kwargs
 
 

@@ -8,6 +8,7 @@ called with a stand-in. The model itself is not changed by it.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
@@ -58,6 +59,7 @@ _POINTWISE = (
     "clip",
     "stop_gradient",
 )
+_ALONG_AN_AXIS = ("softmax", "log_softmax", "softmin", "glu")
 # The more special before what they derive from.
 _LAYERS = (
     streamlayers.StreamingConv1d,
@@ -112,6 +114,51 @@ class Symbol:
     def __neg__(self) -> Symbol:
         return self._with(mx.negative)
 
+    def __rpow__(self, other: Any) -> Symbol:
+        return self._with(lambda a, b: b**a, other)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return self._with(mx.less, other)
+
+    def __le__(self, other: Any) -> Symbol:
+        return self._with(mx.less_equal, other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return self._with(mx.greater, other)
+
+    def __ge__(self, other: Any) -> Symbol:
+        return self._with(mx.greater_equal, other)
+
+    def __eq__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self._with(mx.equal, other)
+
+    def __ne__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self._with(mx.not_equal, other)
+
+    def _becomes(self, other: Symbol) -> Symbol:
+        """In place, as MLX's arrays: who else holds it sees it too."""
+        self._index = other._index
+        return self
+
+    def __iadd__(self, other: Any) -> Symbol:
+        return self._becomes(self + other)
+
+    def __isub__(self, other: Any) -> Symbol:
+        return self._becomes(self - other)
+
+    def __imul__(self, other: Any) -> Symbol:
+        return self._becomes(self * other)
+
+    def __itruediv__(self, other: Any) -> Symbol:
+        return self._becomes(self / other)
+
+    def __ipow__(self, other: Any) -> Symbol:  # type: ignore[misc]
+        return self._becomes(self**other)
+
+    def __bool__(self) -> bool:
+        raise UnstreamableError("decides by a signal that has not come yet")
+
+    __hash__ = object.__hash__
     __radd__, __rmul__ = __add__, __mul__
     __array_ufunc__ = None  # NumPy leaves sums to the above
 
@@ -152,8 +199,9 @@ class Graph:
         """A function of signals, and of numbers or arrays without time."""
         given = [*args, *kwargs.values()]
         for each in given:
-            if isinstance(each, mx.array) and each.ndim > 1 and each.shape[-2] != 1:
-                raise UnstreamableError(f"combines a signal with an array {each.shape} along time")
+            shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
+            if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
+                raise UnstreamableError(f"combines a signal with an array {shape} along time")
         signals = [each for each in given if isinstance(each, Symbol)]
 
         def call(*chunks: mx.array) -> mx.array:
@@ -184,6 +232,8 @@ class _Recorder:
         self._module, self._graph = module, graph
 
     def __getattr__(self, name: str) -> Any:
+        if name == "random":
+            raise UnstreamableError("draws random numbers, which would be the same for each chunk")
         value = getattr(self._module, name)
         if isinstance(value, type) or not callable(value):
             return value
@@ -200,20 +250,28 @@ def _recording(function: Callable[..., Any], name: str, graph: Graph) -> Callabl
         if name == "pad":
             return _padded(graph, *args, **kwargs)
         if name in _POINTWISE or getattr(nn.layers.activations, name, None) is function:
-            if name == "softmax" and kwargs.get("axis", args[1] if len(args) > 1 else None) != -1:
-                raise UnstreamableError("softmax over time")
+            if name in _ALONG_AN_AXIS:
+                default = None if function is mx.softmax else -1
+                axis = kwargs.get("axis", args[1] if len(args) > 1 else default)
+                _check_axis(name, axis)
             return graph.pointwise(function, args, kwargs)
         raise UnstreamableError(f"{name} of a whole signal")
 
     return call
 
 
-def _padded(graph: Graph, x: Symbol, widths: Any, *more: Any, **named: Any) -> Symbol:
+def _check_axis(name: str, axis: Any) -> None:
+    if axis not in (-1, 2):
+        raise UnstreamableError(f"{name} over another axis than the channels")
+
+
+def _padded(graph: Graph, x: Symbol, pad_width: Any, *more: Any, **named: Any) -> Symbol:
     if (more or named) and (*more, *named.values()) not in (("constant",), (0,), ("constant", 0)):
         raise UnstreamableError("pad with anything but zeros")
-    pairs = [tuple(each) if isinstance(each, (list, tuple)) else (each, each) for each in widths]
-    if len(pairs) != 3 or any(pairs[0]) or any(pairs[2]):
-        raise UnstreamableError(f"pad by {widths}, not in time alone")
+    given = pad_width if isinstance(pad_width, (list, tuple)) else ()
+    pairs = [tuple(each) if isinstance(each, (list, tuple)) else (each, each) for each in given]
+    if len(pairs) != 3 or any(pairs[0]) or any(pairs[2]) or min(pairs[1]) < 0:
+        raise UnstreamableError(f"pad by {pad_width}, not in time alone")
     return graph.add(Ends(*pairs[1]), (x,))
 
 
@@ -226,7 +284,8 @@ def stream(model: nn.Module) -> StreamedModel:
     again are aligned, whatever their delays.
 
     Args:
-        model (nn.Module): It is not changed. Weights are those that it has now.
+        model (nn.Module): It is not changed. Convolutions keep the weights that it has now;
+            make another stream after loading others.
 
     Returns:
         StreamedModel: With `step` and `flush`.
@@ -245,7 +304,7 @@ def stream(model: nn.Module) -> StreamedModel:
             blamed.append(f"{names.get(id(module), 'model')} ({type(module).__name__})")
 
     try:
-        with _recorded(model, graph, blame):
+        with _ONE_AT_A_TIME, _recorded(model, graph, blame):
             out = model(Symbol(graph, 0))
     except (UnstreamableError, TypeError, AttributeError, ValueError) as error:
         where = blamed[0] if blamed else "the model"
@@ -257,6 +316,9 @@ def stream(model: nn.Module) -> StreamedModel:
     if out._index != len(graph.nodes):  # something was computed in vain behind it
         graph.pointwise(lambda a: a, (out,), {})
     return StreamedModel(graph.nodes)
+
+
+_ONE_AT_A_TIME = threading.RLock()  # two would restore each other's classes
 
 
 @contextmanager
@@ -315,6 +377,8 @@ def _leaf(self: Any, graph: Graph, x: Any, *more: Any) -> Any:
             x = layer(x)
         return x
     if isinstance(self, _POINTWISE_MODULES) or _is_activation(type(self)):
+        if type(self).__name__ in ("GLU", "Softmax", "LogSoftmax", "Softmin"):
+            _check_axis(type(self).__name__, getattr(self, "axis", -1))
         original = _original(type(self))
         frozen = original.__call__
         return graph.pointwise(lambda a: frozen(self, a), (x,), {})

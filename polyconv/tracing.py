@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from polyconv import transforms
 from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import metal_named, staleness
-from polyconv.patching import rebind
+from polyconv.patching import intercepted
 from polyconv.spec import ConvSpec
 from polyconv.traversal import names_of
 
@@ -98,50 +97,42 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
         if not _HEARD.get() and (problem.is_input_dilated or op in TRANSPOSED):
             listen("polyconv", op, problem, None)
 
-    kept = {op: getattr(mx, op) for op in (*TRANSPOSED, "conv_general")}
-    spies = {op: _spy(op, function, listen, timed) for op, function in kept.items()}
-    rebind(kept, spies)
-    try:
-        with transforms.observed(observe):
-            yield
-    finally:
-        rebind(spies, kept)
-
-
-def _spy(
-    op: str, function: Callable[..., mx.array], listen: Listener, timed: bool
-) -> Callable[..., mx.array]:
-    @functools.wraps(function)
-    def spy(x: mx.array, w: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+    def intercept(
+        op: str, compute: Callable[[], mx.array], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> mx.array:
+        if op not in TRANSPOSED and op != "conv_general":
+            return compute()
         token = _HEARD.set(True)  # or polyconv, called in MLX's place, would tell it again
         try:  # first, so that errors are MLX's
-            y, seconds = _timed(function, timed, x, w, *args, **kwargs)
+            y, seconds = _timed(compute, args) if timed else (compute(), None)
         finally:
             _HEARD.reset(token)
-        options = {name: value for name, value in kwargs.items() if name != "stream"}
-        dtypes = dtype_names((x.dtype, w.dtype))
-        try:
-            problem = read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *args, **options)
-        except ValueError:  # only MLX takes it
-            return y
-        if problem.is_input_dilated or op in TRANSPOSED:
+        problem = _read(op, args, kwargs)
+        if problem and (problem.is_input_dilated or op in TRANSPOSED):
             listen("mx", op, problem, seconds)
         return y
 
-    return spy
+    with intercepted(intercept), transforms.observed(observe):
+        yield
 
 
-def _timed(
-    function: Callable[..., mx.array], timed: bool, x: mx.array, w: mx.array, *args: Any, **kw: Any
-) -> tuple[mx.array, float | None]:
-    if not timed:
-        return function(x, w, *args, **kw), None
+def _read(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConvSpec | None:
+    x, w, *rest = args
+    options = {name: value for name, value in kwargs.items() if name != "stream"}
     try:
-        mx.eval(x, w)
+        dtypes = dtype_names((x.dtype, w.dtype))
+        return read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *rest, **options)
+    except ValueError:  # only MLX takes it
+        return None
+
+
+def _timed(compute: Callable[[], mx.array], args: tuple[Any, ...]) -> tuple[mx.array, float | None]:
+    try:
+        mx.eval(*args[:2])
     except (RuntimeError, ValueError):
-        return function(x, w, *args, **kw), None
+        return compute(), None
     start = time.perf_counter()
-    y = function(x, w, *args, **kw)
+    y = compute()
     mx.eval(y)
     return y, time.perf_counter() - start
 

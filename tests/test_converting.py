@@ -340,3 +340,45 @@ def test_a_dense_weight_that_emulates_depthwise_is_told_and_exploited(ranked):
     polyconv.revert(layer)
     assert mx.array_equal(layer(x), changed)
     assert "_polyconv_blocks" not in vars(layer)
+
+
+class Everything(nn.Module):
+    """Groups by place, a flip behind them, and a plain convolution of the same weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = (integers(8, 5, 8) + 5) * mx.eye(8)[:, None]
+
+    def __call__(self, x):
+        y = mx.conv_general(x, self.weight, input_dilation=2, padding=4)
+        z = mx.conv_general(x, self.weight, 1, 4, 1, 2, 1, True)
+        return y + z + mx.conv1d(x, self.weight, 1, 2, 1, 1).sum()
+
+
+def test_blocks_keep_all_other_arguments_and_leave_plain_convolutions_alone():
+    layer, x = Everything(), integers(1, 6, 8)
+    y = layer(x)
+    polyconv.convert(layer)
+    (told,) = polyconv.convert(layer, exploit_sparsity=True)  # again, now by blocks
+    assert told.note.endswith("computed so")
+    assert mx.array_equal(layer(x), y)
+    with polyconv.patched():
+        assert mx.array_equal(layer(x), y)
+
+
+COUNT = 0
+
+
+class Counting(nn.Module):
+    def __call__(self, x):
+        global COUNT
+        COUNT += 1
+        return mx.conv_transpose1d(x, mx.ones((1, 2, 1)), 2)
+
+
+def test_a_method_that_assigns_a_global_is_left_alone():
+    layer = Counting()
+    with pytest.warns(UserWarning, match="nothing of Counting converted"):
+        polyconv.convert(layer)
+    layer(mx.ones((1, 3, 1)))
+    assert COUNT == 1

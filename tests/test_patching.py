@@ -267,3 +267,38 @@ def test_random_calls_agree_with_the_reference():
             got = np.array(case.call(x, w, "", lib=mx).astype(mx.float32))
         assert np.array_equal(got, case.reference()), case
         done += 1
+
+
+def test_blocks_of_every_kind_end_in_any_order(capsys):
+    before = snapshot()
+    for makers in ((polyconv.watch, polyconv.patched), (polyconv.patched, polyconv.watch)):
+        first, second = (make() for make in makers)
+        first.__enter__()
+        second.__enter__()
+        with Counted() as ops:
+            mx.conv_transpose1d(X, W, 2)
+        assert ops == ["conv_transpose1d"]
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert snapshot() == before
+    watches = [polyconv.watch(), polyconv.watch()]
+    for each in watches:
+        each.__enter__()
+    for each in watches:
+        each.__exit__(None, None, None)
+    assert snapshot() == before
+
+
+def test_a_class_that_does_not_let_itself_be_changed_is_left_alone(monkeypatch):
+    class Closed(type):
+        def __setattr__(cls, name, value):
+            raise AttributeError(name)
+
+    held = {"f": ORIGINALS["conv_transpose1d"], "__module__": "a_closed_one"}
+    module = types.ModuleType("a_closed_one")
+    module.Held = Closed("Held", (), held)
+    monkeypatch.setitem(sys.modules, "a_closed_one", module)
+    before = snapshot()
+    with polyconv.patched():
+        assert mx.conv_transpose1d is not ORIGINALS["conv_transpose1d"]
+    assert snapshot() == before

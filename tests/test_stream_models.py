@@ -113,6 +113,35 @@ class Measuring(nn.Module):
         return x.reshape(x.shape[0], -1)
 
 
+class Aliased(nn.Module):
+    """`+=` changes an array in place, and comparisons are functions of each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv1d(4, 4, 3, padding=1)
+
+    def __call__(self, x):
+        h = self.c(x)
+        r = h
+        h += self.c(h)
+        h = mx.where(h > 0, h, 0.0) + mx.where(x == 0, 1.0, x)
+        return h * 2 + r
+
+
+def test_signals_are_changed_in_place_and_compared_as_arrays_are():
+    assert_streams(whole_numbers(Aliased()), integers(1, 9, 4), (1, 0, 3))
+
+
+class Choosing(nn.Module):
+    def __call__(self, x):
+        return -x if x else x
+
+
+class Noisy(nn.Module):
+    def __call__(self, x):
+        return x + mx.random.normal((4,))
+
+
 class Averaging(nn.Module):
     def __call__(self, x):
         return x - mx.mean(x, axis=1, keepdims=True)
@@ -130,13 +159,24 @@ class Halving(nn.Module):
         (nn.Sequential(nn.Linear(4, 4), Averaging()), r"layers\.1 \(Averaging\): mean of a whole"),
         (Measuring(), r"model \(Measuring\): asks for \.(reshape|shape)"),
         (nn.Sequential(nn.GroupNorm(2, 4)), r"layers\.0 \(GroupNorm\): GroupNorm looks at all"),
+        (Choosing(), r"decides by a signal"),
+        (Noisy(), r"draws random numbers"),
+        (nn.Sequential(nn.GLU(axis=1)), r"GLU over another axis"),
         (Halving(), r"takes slice\(None, None, 2\) of time"),
     ],
 )
 def test_what_cannot_be_streamed_is_named_with_its_path(model, told):
     with pytest.raises(ValueError, match=told):
         polyconv.stream(model)
-    model(mx.ones((1, 4, 4))) if not isinstance(model, Attending) else None
+
+
+def test_a_wrong_chunk_is_refused_and_the_stream_goes_on():
+    streamed, x = polyconv.stream(nn.Sequential(nn.Conv1d(4, 4, 3))), integers(1, 5, 4)
+    first = streamed.step(x)
+    for wrong in (mx.zeros((3, 4, 4)), mx.zeros((4, 4)), None):
+        with pytest.raises(ValueError, match="x must"):
+            streamed.step(wrong)
+    assert mx.concatenate([first, streamed.flush()], 1).shape == (1, 3, 4)
 
 
 def test_a_flush_needs_a_step_and_a_reset_forgets():
