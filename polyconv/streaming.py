@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from polyconv import arguments, ops, spec
 from polyconv.calls import Weight
+from polyconv.packing import PackedWeight
 from polyconv.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
@@ -53,9 +54,9 @@ def stream_init(
     """
     if op not in _OPS:
         arguments.refuse("stream_init", f"op must be one of {', '.join(_OPS)}", arguments.shown(op))
-    if len(weight.shape) != 3:
-        must = "weight must have 3 axes, (O, K, C / groups)"
-        arguments.refuse("stream_init", must, str(tuple(weight.shape)))
+    _check_weight("stream_init", weight)
+    if dtype is not None and not isinstance(dtype, mx.Dtype):
+        arguments.refuse("stream_init", "dtype must be one of MLX's", arguments.shown(dtype))
     arguments.count("stream_init", "batch", batch)
     timeline, groups, flip = _read(op, weight.shape, options)
     channels = weight.shape[2] * groups
@@ -111,7 +112,8 @@ def stream_step(
     Raises:
         ValueError: If the chunk is not of the stream's batch and channels.
     """
-    _check(state, x)
+    _check("stream_step", state, weight)
+    _check_chunk(state, x)
     tail = state.tail
     if reset is not None:
         tail = mx.where(reset[:, None, None], mx.zeros((), tail.dtype), tail)
@@ -128,6 +130,7 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
     """
+    _check("stream_flush", state, weight)
     piece = state.timeline.flush(state.position)
     y = _convolve(state, state.tail, weight, piece)
     fresh = state._replace(tail=mx.zeros_like(state.tail), position=state.timeline.start)
@@ -164,7 +167,25 @@ def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piec
     return y[:, piece.skip : piece.skip + piece.n_outputs]
 
 
-def _check(state: StreamState, x: mx.array) -> None:
+def _check_weight(op: str, weight: Any) -> None:
+    if not isinstance(weight, (mx.array, PackedWeight)):
+        must = "weight must be an mlx.core.array or a PackedWeight"
+        arguments.refuse(op, must, type(weight).__name__)
+    if len(weight.shape) != 3:
+        must = "weight must have 3 axes, (O, K, C / groups)"
+        arguments.refuse(op, must, str(tuple(weight.shape)))
+
+
+def _check(op: str, state: Any, weight: Any) -> None:
+    if not isinstance(state, StreamState):
+        arguments.refuse(op, "state must be a StreamState", type(state).__name__)
+    _check_weight(op, weight)
+    if weight.shape[1] != state.timeline.kernel_size:
+        must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
+        arguments.refuse(op, must, str(weight.shape[1]))
+
+
+def _check_chunk(state: StreamState, x: mx.array) -> None:
     if not isinstance(x, mx.array) or x.ndim != 3:
         got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
         arguments.refuse("stream_step", "x must be an array (N, L, C)", got)

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import convs
+from polyconv import arguments, convs
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.packing import PackedWeight
@@ -50,6 +50,9 @@ class _Streaming(nn.Module):
             cache (StreamCache, optional): Of which stream. Default: the layer's own.
             reset (array, optional): Which rows begin anew, as for :func:`polyconv.stream_step`.
         """
+        if not isinstance(x, mx.array) or x.ndim != 3:
+            got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
+            arguments.refuse(type(self).__name__, "x must be an array (N, L, C)", got)
         cache, packed = self._own(cache), self._weight_once()
         if cache.state is None:
             cache.state = self._begun(packed, x)

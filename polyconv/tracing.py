@@ -53,8 +53,7 @@ def explain_model(
 
     Returns:
         list: Of each that differs in place or arguments: what it is, how often it is called, and
-        its `Explanation`; the one with the largest peak by any method comes first. Calls through a
-        name that was imported from `mlx.core` before are not seen.
+        its `Explanation`; the one with the largest peak by any method comes first.
     """
     metal = metal_named(device)
     with recorded(model) as calls:

@@ -78,8 +78,8 @@ ARROWS = {
     ),
     "timeline": (set(), False),
     "extension": (set(), False),
-    "streaming": ({"arguments", "calls", "ops", "spec", "timeline"}, True),
-    "streamlayers": ({"convs", "layers", "ops", "packing", "streaming"}, True),
+    "streaming": ({"arguments", "calls", "ops", "packing", "spec", "timeline"}, True),
+    "streamlayers": ({"arguments", "convs", "layers", "ops", "packing", "streaming"}, True),
     "streamgraph": ({"arguments", "packing", "streaming"}, True),
     "streamtrace": (
         {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}

@@ -178,6 +178,11 @@ def test_wrong_arguments_are_refused():
         ("stride must be at least 1", lambda: stream_init("conv1d", W, stride=0)),
         ("must be divisible by groups=2; got 3", lambda: stream_init("conv1d", W, groups=2)),
         ("x must have batch 1 and 4 channels", lambda: stream_step(begun(), mx.ones((1, 2, 5)), W)),
+        ("weight must be an mlx.core.array", lambda: stream_init("conv1d", None)),
+        ("dtype must be one of MLX's", lambda: stream_init("conv1d", W, dtype="float32")),
+        ("state must be a StreamState", lambda: stream_step(None, W, W)),
+        ("weight must have 16 taps", lambda: stream_step(begun(), mx.ones((1, 2, 4)), W[:, :3])),
+        ("x must be an array", lambda: polyconv.StreamingConv1d(4, 4, 3).step(None)),
         ("x must be an array", lambda: stream_step(begun(), mx.ones((2, 5)), W)),
     ):
         with pytest.raises(ValueError, match=match):
