@@ -110,13 +110,11 @@ def resample_poly(
         return x
     taps = design("resample_poly", up, down, window, x)
     half = (taps.shape[0] - 1) // 2
-    wanted = half, -(-n * up // down)
+    ends = taps.shape[0] - 1 - half, -(-n * up // down)
     if padtype not in _BACKGROUNDS:
-        ends = taps.shape[0] - 1 - half, wanted[1]
         return _resampled(taps, x, up, down, axis, ends, padtype, cval or 0)
     reduce = {"minimum": mx.min, "maximum": mx.max}.get(padtype) or getattr(mx, padtype)
     background = reduce(x, axis, keepdims=True)
-    ends = taps.shape[0] - 1 - half, wanted[1]
     return _resampled(taps, x - background, up, down, axis, ends, "constant", 0) + background
 
 
@@ -143,30 +141,26 @@ class ResampleStream:
         *,
         window: Window = ("kaiser", 5.0),
     ) -> None:
-        self._up, self._down = _ratio("ResampleStream", out_rate, in_rate)
+        up, down = _ratio("ResampleStream", out_rate, in_rate)
         self._channels = arguments.count("ResampleStream", "num_channels", num_channels)
-        like = mx.zeros((1,))
-        taps = design("ResampleStream", self._up, self._down, window, like)
+        taps = design("ResampleStream", up, down, window, mx.zeros((1,)))
         half = (taps.shape[0] - 1) // 2
         self._packed = ops.pack(taps.reshape(1, -1, 1))
-        self._options: dict[str, Any] = {
-            "stride": self._down,
-            "input_dilation": self._up,
+        self._state = stream_init(
+            "conv_general",
+            self._packed,
+            batch=self._channels,
+            stride=down,
+            input_dilation=up,
             # As many outputs as `resample_poly` gives: `(up n - 1) // down + 1`.
-            "padding": ([taps.shape[0] - 1 - half], [half + self._up - 1]),
-            "flip": True,
-        }
-        self._state = self._begun()
-
-    def _begun(self) -> Any:
-        batch = self._channels
-        return stream_init("conv_general", self._packed, batch=batch, **self._options)
+            padding=([taps.shape[0] - 1 - half], [half + up - 1]),
+            flip=True,
+        )
 
     @property
     def latency(self) -> tuple[int, int]:
         """By how many samples of the output, and of the input, the output is behind at most."""
-        latency: tuple[int, int] = self._state.latency
-        return latency
+        return self._state.latency
 
     def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:
         """Takes a chunk, and gives the samples that are known with it.

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from polyconv import arguments
 from polyconv.packing import PackedWeight
-from polyconv.streaming import stream_flush, stream_init, stream_step
+from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
 
 Chunks: TypeAlias = "Sequence[mx.array]"
 
@@ -119,13 +119,8 @@ class StreamedModel:
 
     def step(self, x: mx.array) -> mx.array:
         """Takes a chunk ``(N, L, C)`` of any length, and gives the samples known with it."""
-        if not isinstance(x, mx.array) or x.ndim != 3:
-            got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
-            arguments.refuse("stream", "x must be an array (N, L, C)", got)
         known = self._template
-        if known is not None and (x.shape[0], x.shape[2]) != (known.shape[0], known.shape[2]):
-            must = f"x must have batch {known.shape[0]} and {known.shape[2]} channels"
-            arguments.refuse("stream", must, f"{x.shape[0]} and {x.shape[2]}")
+        check_chunk("stream", x, *(() if known is None else (known.shape[0], known.shape[2])))
         y = self._run("step", x)
         self._template = x[:, :0]
         return y

@@ -113,11 +113,15 @@ def stream_step(
         ValueError: If the chunk is not of the stream's batch and channels.
     """
     _check("stream_step", state, weight)
-    _check_chunk(state, x)
+    check_chunk("stream_step", x, state.tail.shape[0], state.tail.shape[2])
     tail = state.tail
     if reset is not None:
         tail = mx.where(reset[:, None, None], mx.zeros((), tail.dtype), tail)
-    return _advance(state, mx.concatenate([tail, x.astype(tail.dtype)], 1), x.shape[1], weight)
+    samples = mx.concatenate([tail, x.astype(tail.dtype)], 1)
+    piece = state.timeline.step(state.position, x.shape[1])
+    y = _convolve(state, samples, weight, piece)
+    kept = samples[:, samples.shape[1] - state.timeline.history :]
+    return y, state._replace(tail=kept, position=piece.position)
 
 
 def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamState]:
@@ -135,15 +139,6 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
     y = _convolve(state, state.tail, weight, piece)
     fresh = state._replace(tail=mx.zeros_like(state.tail), position=state.timeline.start)
     return y, fresh
-
-
-def _advance(
-    state: StreamState, samples: mx.array, n: int, weight: Weight
-) -> tuple[mx.array, StreamState]:
-    piece = state.timeline.step(state.position, n)
-    y = _convolve(state, samples, weight, piece)
-    kept = samples[:, samples.shape[1] - state.timeline.history :]
-    return y, state._replace(tail=kept, position=piece.position)
 
 
 def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piece) -> mx.array:
@@ -185,11 +180,11 @@ def _check(op: str, state: Any, weight: Any) -> None:
         arguments.refuse(op, must, str(weight.shape[1]))
 
 
-def _check_chunk(state: StreamState, x: mx.array) -> None:
+def check_chunk(op: str, x: Any, batch: int | None = None, channels: int | None = None) -> None:
+    """A chunk is an array with three axes, and of the stream's batch and channels if it began."""
     if not isinstance(x, mx.array) or x.ndim != 3:
         got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
-        arguments.refuse("stream_step", "x must be an array (N, L, C)", got)
-    (batch, _, channels), want = x.shape, state.tail.shape
-    if (batch, channels) != (want[0], want[2]):
-        must = f"x must have batch {want[0]} and {want[2]} channels"
-        arguments.refuse("stream_step", must, f"{batch} and {channels}")
+        arguments.refuse(op, "x must be an array (N, L, C)", got)
+    if batch is not None and (x.shape[0], x.shape[2]) != (batch, channels):
+        must = f"x must have batch {batch} and {channels} channels"
+        arguments.refuse(op, must, f"{x.shape[0]} and {x.shape[2]}")

@@ -7,11 +7,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, convs
+from polyconv import convs
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.packing import PackedWeight
-from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
+from polyconv.streaming import StreamState, check_chunk, stream_flush, stream_init, stream_step
 
 
 class StreamCache:
@@ -50,9 +50,7 @@ class _Streaming(nn.Module):
             cache (StreamCache, optional): Of which stream. Default: the layer's own.
             reset (array, optional): Which rows begin anew, as for :func:`polyconv.stream_step`.
         """
-        if not isinstance(x, mx.array) or x.ndim != 3:
-            got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
-            arguments.refuse(type(self).__name__, "x must be an array (N, L, C)", got)
+        check_chunk(type(self).__name__, x)
         cache, packed = self._own(cache), self._weight_once()
         if cache.state is None:
             cache.state = self._begun(packed, x)

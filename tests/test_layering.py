@@ -79,7 +79,7 @@ ARROWS = {
     "timeline": (set(), False),
     "extension": (set(), False),
     "streaming": ({"arguments", "calls", "ops", "packing", "spec", "timeline"}, True),
-    "streamlayers": ({"arguments", "convs", "layers", "ops", "packing", "streaming"}, True),
+    "streamlayers": ({"convs", "layers", "ops", "packing", "streaming"}, True),
     "streamgraph": ({"arguments", "packing", "streaming"}, True),
     "streamtrace": (
         {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}
