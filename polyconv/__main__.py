@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     _add_call(explain, OPS)
     explain.add_argument("--device", choices=DEVICES, help="default: this Mac, else m4-max")
+    explain.add_argument(
+        "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
+    )
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.add_argument(
         "--batch",
@@ -129,6 +132,7 @@ def _explain(args: argparse.Namespace) -> None:
         _print_model(args)
     else:
         call, options = _call(args)
+        options["max_workspace"] = args.max_workspace
         _print(inspection.explain(*call, device=args.device, **options), args.json)
 
 

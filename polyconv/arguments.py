@@ -12,9 +12,13 @@ from typing import NoReturn
 _LONGEST_SHOWN = 80
 
 
-def refuse(op: str, must: str, got: str) -> NoReturn:
+class NoRoomError(ValueError):
+    """What is to be computed does not fit into the memory that may be used."""
+
+
+def refuse(op: str, must: str, got: str, error: type[ValueError] = ValueError) -> NoReturn:
     """Raises `[op] what must hold; got what`."""
-    raise ValueError(f"[{op}] {must}; got {got}")
+    raise error(f"[{op}] {must}; got {got}")
 
 
 def shown(value: object) -> str:

@@ -134,6 +134,16 @@ class AxisPlan:
         one_by_one = not (self.stacked or self.grouped or self.native)
         return self._block(self.phases[:1]) if one_by_one else self.blocks[0]
 
+    @property
+    def largest_block(self) -> Block:
+        """That of `blocks` with the most phases times taps, without making the others."""
+        if self.native:
+            return self.blocks[0]
+        start, stop = max(
+            self._stretches, key=lambda ends: (ends[1] - ends[0]) * len(self.phases[ends[0]].taps)
+        )
+        return self._block(self.phases[start:stop])
+
     @cached_property
     def is_kernel_padded(self) -> bool:
         """Whether a kernel must be padded or cropped, by a copy, before it is cut into blocks."""
@@ -156,6 +166,63 @@ class AxisPlan:
         if end < self.n_phases:
             pieces.append(Piece(None, 0, self.n_phases - end))
         return tuple(pieces)
+
+    @cached_property
+    def reach(self) -> tuple[int, int, int, int]:
+        """`(step, scale, before, behind)`: what frame m reads, `step` and both ends in samples.
+
+        They are samples i of the input with `step m - before <= scale i <= step m + behind`: of the
+        input as it stands, so that `scale` is 1, or of the dilated one for MLX's own op.
+        """
+        if self.native:
+            whole, lo = self.axis, self.axis.padding_lo
+            return whole.stride, whole.input_dilation, lo, whole.window - 1 - lo
+        dilation = phase_dilation(self.axis)
+        before = max([lo for _, _, lo in self.phases], default=0)
+        ends = [(len(taps) - 1) * dilation - lo for _, taps, lo in self.phases]
+        return phase_stride(self.axis), 1, before, max(ends, default=-before - 1)
+
+    def read_by(self, start: int, stop: int) -> tuple[int, int]:
+        """The first of the samples that frames `start` up to `stop` read, and the one behind."""
+        step, scale, before, behind = self.reach
+        first = max(0, _ceil_div(step * start - before, scale))
+        return first, max(first, min(self.axis.size, (step * (stop - 1) + behind) // scale + 1))
+
+    def reading(self, start: int, stop: int) -> tuple[int, int]:
+        """The first of the frames that read one of samples `start` up to `stop`, and the behind."""
+        step, scale, before, behind = self.reach
+        first = max(0, _ceil_div(scale * start - behind, step))
+        last = (scale * (stop - 1) + before) // step
+        return first, max(first, min(self.n_frames, last + 1))
+
+    def part(self, frames: tuple[int, int], inputs: tuple[int, int]) -> AxisPlan:
+        """These frames of the plan, as a plan for these samples of the input and no others.
+
+        With frames from f and samples from a on, frame m' = m - f reads sample i' = i - a: in terms
+        of `reach` its padding in front becomes `before - step f + scale a`, for each phase alike.
+        """
+        (first, behind), (a, b) = frames, inputs
+        step, scale, *_ = self.reach
+        shift = scale * a - step * first
+        crop = max(0, self.crop_lo - self.n_phases * first)
+        start, stop = self.outputs_of(frames)
+        whole = self.axis
+        lo = whole.padding_lo - whole.stride * start + whole.input_dilation * a
+        axis = replace(whole, size=b - a, padding_lo=lo)
+        hi = whole.stride * (stop - start - 1) + whole.window - axis.dilated_size - lo
+        phases = tuple([Phase(r, taps, before + shift) for r, taps, before in self.phases])
+        return replace(
+            self,
+            axis=replace(axis, padding_hi=hi),
+            phases=phases if a < b else (),
+            n_frames=behind - first,
+            crop_lo=crop,
+        )
+
+    def outputs_of(self, frames: tuple[int, int]) -> tuple[int, int]:
+        """The first output of these frames, and the one behind their last."""
+        start, stop = [n * self.n_phases - self.crop_lo for n in frames]
+        return max(0, start), min(self.axis.output_size, stop)
 
     def _block(self, phases: tuple[Phase, ...]) -> Block:
         stride, dilation = phase_stride(self.axis), phase_dilation(self.axis)

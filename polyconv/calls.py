@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -11,11 +12,15 @@ from polyconv import arguments, spec
 from polyconv.device import STREAM_TYPES, StreamOrDevice, device_for, on
 from polyconv.devices import Device
 from polyconv.packing import PackedWeight
-from polyconv.shared import filtered
+from polyconv.room import room_on
+from polyconv.shared import filtered, temporaries
 from polyconv.slicing import contiguous
+from polyconv.tiling import Room, workspace
 from polyconv.transforms import Bilinear, Problem, convolution
 
 Weight: TypeAlias = "mx.array | PackedWeight"
+
+_Where: TypeAlias = "tuple[str, Device, StreamOrDevice, Room, int | None]"
 
 # What is cached holds a plan, up to some hundred bytes per phase, and a program that never repeats
 # a shape must not grow for ever.
@@ -30,16 +35,17 @@ def general(
     given: tuple[Any, ...],
     stream: StreamOrDevice,
     method: str,
+    max_workspace: int | None,
 ) -> mx.array:
     """`conv_general`, of one rank if `ndim` is given, under the name `op`."""
     _check_types(op, x, w, stream, method)
     if ndim is None:
         ndim = spec.spatial_ndim(op, x.shape)
     options = arguments.general_options(op, ndim, *given)
-    where = (method, device_for(stream), stream)
+    where = _where(op, method, stream, max_workspace)
     if _shares_filter(x, w, options[4]):
         problem = spec.general(op, *_one_channel(x, w), *options[:4], 1, options[5])
-        if where[1].name != "cuda":
+        if _is_filtered(op, problem, options[4], where):
             return _filtered(op, problem, x, w, method, stream)
         w = _for_each_channel(op, w, options[4], method)
     return _general(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
@@ -52,14 +58,15 @@ def transposed(
     given: tuple[Any, Any, Any, Any, int],
     stream: StreamOrDevice,
     method: str,
+    max_workspace: int | None,
 ) -> mx.array:
     op = f"conv_transpose{ndim}d"
     _check_types(op, x, w, stream, method)
     options = arguments.transposed_options(op, ndim, *given)
-    where = (method, device_for(stream), stream)
+    where = _where(op, method, stream, max_workspace)
     if _shares_filter(x, w, options[4]):
         problem = spec.transposed(op, *_one_channel(x, w), *options[:4], 1)
-        if where[1].name != "cuda":
+        if _is_filtered(op, problem, options[4], where):
             return _filtered(op, problem, x, w, method, stream)
         w = _for_each_channel(op, w, options[4], method)
     return _transposed_of(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
@@ -79,11 +86,13 @@ def _transposed_of(
     method: str,
     device: Device,
     stream: StreamOrDevice,
+    room: Room,
+    max_workspace: int | None,
 ) -> Bilinear:
     problem = spec.transposed(
         op, x_shape, w_shape, dtype_names(dtypes), stride, padding, dilation, output_padding, groups
     )
-    return convolution(Problem(op, problem, method, device, stream))
+    return convolution(Problem(op, problem, method, device, stream, room, max_workspace))
 
 
 @lru_cache(_CACHED)
@@ -101,6 +110,8 @@ def _general(
     method: str,
     device: Device,
     stream: StreamOrDevice,
+    room: Room,
+    max_workspace: int | None,
 ) -> Bilinear:
     problem = spec.general(
         op,
@@ -114,7 +125,15 @@ def _general(
         groups,
         flip,
     )
-    return convolution(Problem(op, problem, method, device, stream))
+    return convolution(Problem(op, problem, method, device, stream, room, max_workspace))
+
+
+def _where(op: str, method: str, stream: StreamOrDevice, max_workspace: int | None) -> _Where:
+    """What a `Problem` takes after the convolution."""
+    if max_workspace is not None:
+        max_workspace = arguments.count(op, "max_workspace", max_workspace)
+    device = device_for(stream)
+    return method, device, stream, room_on(device), max_workspace
 
 
 def _shares_filter(x: mx.array, w: Weight, groups: int) -> bool:
@@ -125,6 +144,19 @@ def _shares_filter(x: mx.array, w: Weight, groups: int) -> bool:
 
 def _one_channel(x: mx.array, w: Weight) -> tuple[Any, ...]:
     return (*x.shape[:2], 1), w.shape, dtype_names((x.dtype, w.dtype))
+
+
+def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) -> bool:
+    """Whether by one matrix for all channels (`shared.py`), which is not computed in tiles.
+
+    On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
+    """
+    _, device, _, room, max_workspace = where
+    of_all = replace(problem, in_channels=channels, out_channels=channels, groups=channels)
+    limit = workspace(op, of_all, "y", room, max_workspace)
+    itemsize = spec.ITEMSIZE[problem.dtype]
+    needed = temporaries(problem.axes[0], problem.batch, channels, itemsize)
+    return device.name != "cuda" and needed <= limit
 
 
 def _filtered(
@@ -144,7 +176,7 @@ def _filtered(
 
 
 def _for_each_channel(op: str, w: Weight, groups: int, method: str) -> mx.array:
-    """The filter once for each channel: cuDNN has a kernel for that, faster than products."""
+    """The filter once for each channel."""
     _takes_auto(op, method)
     plain = w.array if isinstance(w, PackedWeight) else w
     return contiguous(mx.broadcast_to(plain, (groups, *plain.shape[1:])))

@@ -28,6 +28,7 @@ def conv1d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """1D convolution over an input with several channels, as :func:`mlx.core.conv1d`.
 
@@ -40,6 +41,8 @@ def conv1d(
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, L_out, C_out)``.
@@ -47,7 +50,7 @@ def conv1d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(1, x, w, (stride, padding, dilation, 1, groups), stream, method)
+    return _conv(1, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
 
 
 def conv2d(
@@ -61,6 +64,7 @@ def conv2d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """2D convolution, as :func:`mlx.core.conv2d`; arguments as in :func:`conv1d`.
 
@@ -73,6 +77,8 @@ def conv2d(
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``.
@@ -80,7 +86,7 @@ def conv2d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(2, x, w, (stride, padding, dilation, 1, groups), stream, method)
+    return _conv(2, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
 
 
 def conv3d(
@@ -94,6 +100,7 @@ def conv3d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """3D convolution, as :func:`mlx.core.conv3d`, with groups; arguments as in :func:`conv1d`.
 
@@ -106,6 +113,8 @@ def conv3d(
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, D_out, H_out, W_out, C_out)``.
@@ -113,7 +122,7 @@ def conv3d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(3, x, w, (stride, padding, dilation, 1, groups), stream, method)
+    return _conv(3, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
 
 
 def _conv(
@@ -123,9 +132,10 @@ def _conv(
     given: tuple[IntOrSequence, ...],
     stream: StreamOrDevice,
     method: str,
+    max_workspace: int | None,
 ) -> mx.array:
     op = f"conv{ndim}d"
     stride, padding, *others = given
     # As in `mx.conv1d/2d/3d` both ends are padded alike; pairs are `conv_general`'s.
     padding = arguments.per_axis(op, "padding", padding, ndim)
-    return general(op, ndim, x, w, (stride, padding, *others, False), stream, method)
+    return general(op, ndim, x, w, (stride, padding, *others, False), stream, method, max_workspace)

@@ -47,10 +47,11 @@ def _is_before_0_32_4() -> bool:
 
 def is_on_cpu(stream: StreamOrDevice) -> bool:
     """Whether what is given to a stream, or by default, runs on the CPU."""
-    return _type_of(stream) == mx.cpu
+    return kind_of(stream) == mx.cpu
 
 
-def _type_of(stream: StreamOrDevice) -> mx.DeviceType:
+def kind_of(stream: StreamOrDevice) -> mx.DeviceType:
+    """Whether what is given to a stream, or by default, runs on the CPU or on a GPU."""
     where = mx.default_device() if stream is None else getattr(stream, "device", stream)
     kind: mx.DeviceType = getattr(where, "type", where)
     return kind
@@ -75,6 +76,17 @@ def present() -> Metal | None:
         str(info["architecture"])[-1],
     )
     return Metal(str(info.get("device_name", "this Mac")), limits, rules_for(version()))
+
+
+@cache
+def memory_of_gpu() -> int | None:
+    """Bytes of the memory of a GPU that is not Apple's, if there is one and MLX tells."""
+    if mx.metal.is_available() or not hasattr(mx, "device_info"):
+        return None
+    try:
+        return mx.device_info(mx.gpu).get("total_memory")  # type: ignore[return-value]
+    except (RuntimeError, ValueError):
+        return None
 
 
 _PLANNING_FOR: ContextVar[Device | None] = ContextVar("planning_for", default=None)

@@ -44,7 +44,9 @@ def run(
         return weave(multiply(plan, inputs, packed), plan).astype(dtype)
     inputs = Inputs(x.astype(dtype), plan.problem.groups)  # once, and not in each convolution
     outputs = [
-        convolve(inputs, taps, sub, pad_explicitly)
+        mx.zeros(sub.spec.output_shape, dtype)
+        if sub.is_zero
+        else convolve(inputs, taps, sub, pad_explicitly)
         for taps, sub in zip(packed, plan.subconvs, strict=True)
     ]
     return assemble(plan, outputs)

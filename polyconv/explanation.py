@@ -21,6 +21,7 @@ from polyconv.memory import MOST_SUBCONVS, allocated
 from polyconv.metalrules import DeviceLimits
 from polyconv.plan import METHODS, ConvPlan, ideal, plan
 from polyconv.spec import ITEMSIZE, Axis, ConvSpec
+from polyconv.tiling import Room, arranged, others_than, workspace
 
 _SKIPS_ZEROS = "implicit_gemm_2d_general"
 _SKIPPING = "this kernel skips the zeros"
@@ -88,10 +89,19 @@ class Explanation:
 
 
 def explain_problem(
-    problem: ConvSpec, call: str, op: str, metal: Metal, notes: tuple[str, ...] = ()
+    problem: ConvSpec,
+    call: str,
+    op: str,
+    metal: Metal,
+    notes: tuple[str, ...] = (),
+    max_workspace: int | None = None,
 ) -> Explanation:
     """Explains a convolution that is validated already, with further notes on the device."""
     chosen = plan(problem, op=op, device=metal)
+    try:
+        chosen, tiles = _tiles(op, chosen, metal, max_workspace)
+    except arguments.NoRoomError as error:
+        tiles = (f"There is no room for it: {error}.",)
     lines = _lines(problem, chosen, metal)
     return Explanation(
         call,
@@ -101,8 +111,25 @@ def explain_problem(
         chosen.method,
         tuple(axis.n_phases for axis in chosen.axes),
         lines,
-        (*_notes(problem, lines[0], metal), *notes),
+        (*_notes(problem, lines[0], metal), *tiles, *notes),
     )
+
+
+def _tiles(
+    op: str, chosen: ConvPlan, metal: Metal, max_workspace: int | None
+) -> tuple[ConvPlan, tuple[str, ...]]:
+    """The plan that is computed in tiles, if any is, and a note on these."""
+    room = Room(metal.limits.max_buffer_bytes, metal.limits.working_set_bytes)
+    limit = workspace(op, chosen.problem, "y", room, max_workspace)
+    taken, tiling = arranged(op, chosen, "y", limit, others_than)
+    if tiling is None:
+        return taken, ()
+    if taken.method != chosen.method:
+        larger = Rejection(chosen.method, "its smallest tile needs more than max_workspace")
+        reasons = {each.method: each for each in (*chosen.rejected, larger)}
+        reasons.pop(taken.method, None)
+        taken = replace(taken, rejected=tuple(reasons.values()))
+    return taken, (report.in_tiles(tiling, limit),)
 
 
 def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:

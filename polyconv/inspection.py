@@ -27,6 +27,7 @@ def explain(
     *,
     dtype: str = "float32",
     device: str | None = None,
+    max_workspace: int | None = None,
     **options: Any,
 ) -> Explanation:
     """Explains what polyconv does with a call on a device, and what MLX's own op would.
@@ -38,6 +39,8 @@ def explain(
         dtype (str, optional): Of both. Default: ``"float32"``.
         device (str, optional): One of ``polyconv.devices.DEVICES``. Default: this Mac, elsewhere
             ``"m4-max"``.
+        max_workspace (int, optional): Bytes that the call may allocate besides arguments and
+            result. Default: what the device allows.
         options: The call's own, such as ``stride=2``.
 
     Returns:
@@ -55,7 +58,9 @@ def explain(
     problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
     given = ", ".join(f"{name}={value}" for name, value in options.items())
     call = f"{op}({tuple(input)}, {tuple(weight)}{', ' if given else ''}{given}) {dtype}"
-    return explain_problem(problem, call, op, metal, staleness())
+    if max_workspace is not None:
+        max_workspace = arguments.count("explain", "max_workspace", max_workspace)
+    return explain_problem(problem, call, op, metal, staleness(), max_workspace)
 
 
 _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all but the largest

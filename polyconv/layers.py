@@ -41,9 +41,12 @@ class PackedConvTranspose(nn.Module):
         bias: mx.array | None,
         options: dict[str, IntOrTuple],
         groups: int,
+        max_workspace: int | None = None,
     ) -> None:
         super().__init__()
-        self._call = functools.partial(_OPS[ndim], groups=groups, **options)
+        self._call = functools.partial(
+            _OPS[ndim], groups=groups, max_workspace=max_workspace, **options
+        )
         self._packed = ops.pack(weight)
         self._bias = None if bias is None else mx.stop_gradient(bias)
         self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
@@ -73,13 +76,17 @@ class PolyConvTranspose(nn.Module):
         bias (bool, optional): If ``True`` add a learnable bias to the output. Default: ``True``.
         ndim (int, optional): The number of spatial dimensions. Default: the length of the tuples
             among the arguments.
+        max_workspace (int, optional): Bytes that a call may allocate besides arguments and result;
+            an attribute, which can be set at any time. Default: what the device allows.
 
     Raises:
         ValueError: If the rank is not told or told in two ways, or if the groups do not divide the
             channels.
     """
 
-    groups = 1  # of a layer of MLX's that `convert` made one of these
+    # Of a layer of MLX's that `convert` made one of these.
+    groups = 1
+    max_workspace: int | None = None
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class PolyConvTranspose(nn.Module):
         bias: bool = True,
         *,
         ndim: int | None = None,
+        max_workspace: int | None = None,
     ) -> None:
         # In the ranked classes `super()` is MLX's layer, which would make a weight of its own.
         nn.Module.__init__(self)
@@ -125,6 +133,8 @@ class PolyConvTranspose(nn.Module):
             kept = dilation if option == "dilation" and ndim > 1 else values
             setattr(self, option, values[0] if ndim == 1 else kept)
         self.groups = groups
+        if max_workspace is not None:
+            self.max_workspace = arguments.count(name, "max_workspace", max_workspace)
 
     def _extra_repr(self) -> str:
         out_channels, *kernel_size, channels = self.weight.shape
@@ -146,16 +156,16 @@ class PolyConvTranspose(nn.Module):
         """
         options = {name: getattr(self, name) for name in _OPTIONS}
         bias = self.bias if "bias" in self else None
-        return PackedConvTranspose(self._ndim, self.weight, bias, options, self.groups)
+        sizes = (self.groups, self.max_workspace)
+        return PackedConvTranspose(self._ndim, self.weight, bias, options, *sizes)
 
     def _weight_and_groups(self) -> tuple[mx.array, int]:
         return self.weight, self.groups
 
     def __call__(self, x: mx.array) -> mx.array:
         weight, groups = self._weight_and_groups()
-        y = _OPS[self._ndim](
-            x, weight, self.stride, self.padding, self.dilation, self.output_padding, groups
-        )
+        options = (self.stride, self.padding, self.dilation, self.output_padding, groups)
+        y = _OPS[self._ndim](x, weight, *options, max_workspace=self.max_workspace)
         if "bias" in self:
             y = y + self.bias
         return y
@@ -177,11 +187,12 @@ class _Ranked(PolyConvTranspose):
         output_padding: IntOrTuple = 0,
         bias: bool = True,
         groups: int = 1,
+        *,
+        max_workspace: int | None = None,
     ) -> None:
-        options = (stride, padding, dilation, output_padding)
-        super().__init__(
-            in_channels, out_channels, kernel_size, *options, groups, bias, ndim=self._ndim
-        )
+        options = (stride, padding, dilation, output_padding, groups, bias)
+        more = {"ndim": self._ndim, "max_workspace": max_workspace}
+        super().__init__(in_channels, out_channels, kernel_size, *options, **more)
 
     def _extra_repr(self) -> str:
         # MLX's own words, which have changed between its versions.

@@ -49,6 +49,7 @@ def conv_transpose1d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """1D transposed convolution over an input with several channels.
 
@@ -68,6 +69,8 @@ def conv_transpose1d(
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"`` or ``"native"`` (MLX's
             own op) to force one. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, L_out, C_out)`` with ``L_out = (L - 1) * stride - 2 * padding
@@ -77,7 +80,7 @@ def conv_transpose1d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(1, x, w, given, stream, method)
+    return transposed(1, x, w, given, stream, method, max_workspace)
 
 
 def conv_transpose2d(
@@ -92,6 +95,7 @@ def conv_transpose2d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """2D transposed convolution over an input with several channels.
 
@@ -109,6 +113,8 @@ def conv_transpose2d(
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``.
@@ -117,7 +123,7 @@ def conv_transpose2d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(2, x, w, given, stream, method)
+    return transposed(2, x, w, given, stream, method, max_workspace)
 
 
 def conv_transpose3d(
@@ -132,6 +138,7 @@ def conv_transpose3d(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """3D transposed convolution over an input with several channels.
 
@@ -149,6 +156,8 @@ def conv_transpose3d(
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, D_out, H_out, W_out, C_out)``.
@@ -157,7 +166,7 @@ def conv_transpose3d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(3, x, w, given, stream, method)
+    return transposed(3, x, w, given, stream, method, max_workspace)
 
 
 def conv_general(
@@ -173,6 +182,7 @@ def conv_general(
     *,
     stream: StreamOrDevice = None,
     method: str = "auto",
+    max_workspace: int | None = None,
 ) -> mx.array:
     """Convolution of any rank with any stride, padding and dilation of kernel and input.
 
@@ -195,6 +205,8 @@ def conv_general(
         flip (bool, optional): Whether the kernel is applied last tap first. Default: ``False``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): A method to force. Default: ``"auto"``.
+        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
+            Default: what the device allows.
 
     Returns:
         array: Of shape ``(N, *S_out, C_out)``.
@@ -203,4 +215,4 @@ def conv_general(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
-    return general("conv_general", None, x, w, given, stream, method)
+    return general("conv_general", None, x, w, given, stream, method, max_workspace)

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import routing
+from polyconv import arguments, routing
 from polyconv.originals import ORIGINALS
+from polyconv.routing import Options
 
 Listener: TypeAlias = (
     "Callable[[str, Callable[[], mx.array], tuple[Any, ...], dict[str, Any]], mx.array]"
@@ -25,8 +26,8 @@ class _State:
     """Whether calls are taken over, and by which of the blocks and calls that asked for it."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    permanent: bool | None = None  # its `cpu_convs`, if `patch()` is in force
-    blocks: dict[object, bool] = field(default_factory=dict)  # `cpu_convs` by open block
+    permanent: Options | None = None  # those of `patch()`, if it is in force
+    blocks: dict[object, Options] = field(default_factory=dict)  # by open block
     listeners: dict[object, Listener] = field(default_factory=dict)  # of `intercepted` blocks
 
     @property
@@ -38,8 +39,8 @@ class _State:
         return self.permanent is not None or bool(self.blocks)
 
     @property
-    def cpu_convs(self) -> bool:
-        return [bool(self.permanent), *self.blocks.values()][-1]
+    def options(self) -> Options:
+        return [self.permanent or Options(False), *self.blocks.values()][-1]
 
 
 _STATE = _State()
@@ -53,7 +54,7 @@ def _taking_over(name: str) -> Callable[..., mx.array]:
         def compute() -> mx.array:
             if not _STATE.is_active:  # listened to, or kept by somebody beyond the end
                 return own(*args, **kwargs)
-            return routing.answer(name, _STATE.cpu_convs, args, kwargs)
+            return routing.answer(name, _STATE.options, args, kwargs)
 
         for listener in list(_STATE.listeners.values()):
             compute = functools.partial(listener, name, compute, args, kwargs)
@@ -65,7 +66,7 @@ def _taking_over(name: str) -> Callable[..., mx.array]:
 _PATCHES = {name: _taking_over(name) for name in ORIGINALS}
 
 
-def patch(cpu_convs: bool = True) -> list[str]:
+def patch(cpu_convs: bool = True, max_workspace: int | None = None) -> list[str]:
     """Has polyconv answer MLX's transposed convolutions in this process, until `unpatch()`.
 
     That is every call of ``mx.conv_transpose1d/2d/3d``, and of ``mx.conv_general`` with an input
@@ -75,13 +76,19 @@ def patch(cpu_convs: bool = True) -> list[str]:
         cpu_convs (bool, optional): On the CPU take over ``mx.conv1d/2d/3d`` and the rest of
             ``mx.conv_general`` too, as MLX computes dilated and grouped ones there by a naive loop.
             Elsewhere it changes nothing. Default: ``True``.
+        max_workspace (int, optional): Bytes that each of these calls may allocate besides its
+            arguments and its result. Default: what the device allows.
 
     Returns:
         list(str): What else was rebound, beside the functions of ``mlx.core``: names of modules and
         classes that had imported them.
+
+    Raises:
+        ValueError: If `max_workspace` is no positive int.
     """
+    options = _options("patch", cpu_convs, max_workspace)
     with _STATE.lock:
-        _STATE.permanent = bool(cpu_convs)
+        _STATE.permanent = options
         return rebind(ORIGINALS, _PATCHES)
 
 
@@ -93,8 +100,8 @@ def unpatch() -> None:
 
 
 @contextmanager
-def patched(cpu_convs: bool = True) -> Iterator[list[str]]:
-    """As `patch`, inside a ``with`` block. Blocks nest, and the innermost one's argument counts.
+def patched(cpu_convs: bool = True, max_workspace: int | None = None) -> Iterator[list[str]]:
+    """As `patch`, inside a ``with`` block. Blocks nest, and the innermost one's arguments count.
 
     The patch is of the process: other threads are in it too, until the last block is left.
     What `mx.compile` traced before stays as it was, and what it traced inside stays polyconv's.
@@ -102,10 +109,11 @@ def patched(cpu_convs: bool = True) -> Iterator[list[str]]:
     Yields:
         list(str): What was rebound, as of `patch`.
     """
+    options = _options("patched", cpu_convs, max_workspace)
     block = object()  # those of several threads end in any order
     try:
         with _STATE.lock:
-            _STATE.blocks[block] = bool(cpu_convs)
+            _STATE.blocks[block] = options
             rebound = rebind(ORIGINALS, _PATCHES)
         yield rebound
     finally:
@@ -127,6 +135,12 @@ def intercepted(listener: Listener) -> Iterator[None]:
         with _STATE.lock:
             _STATE.listeners.pop(block, None)
             _restore()
+
+
+def _options(op: str, cpu_convs: bool, max_workspace: int | None) -> Options:
+    if max_workspace is not None:
+        max_workspace = arguments.count(op, "max_workspace", max_workspace)
+    return Options(bool(cpu_convs), max_workspace)
 
 
 def _restore() -> None:

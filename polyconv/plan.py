@@ -27,7 +27,7 @@ from polyconv.devices import CPU, Device, Host, Metal
 from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights, on_cuda
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.phases import phase_stride
-from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
+from polyconv.spec import ITEMSIZE, ConvSpec
 
 # How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
 MOST_MACS = 1.15
@@ -35,12 +35,16 @@ MOST_MACS = 1.15
 
 @dataclass(frozen=True, slots=True)
 class SubConv:
-    """One convolution: one block per axis, its number of phases, and how MLX is given it."""
+    """One convolution: one block per axis, its number of phases, and how MLX is given it.
+
+    With `is_zero`, which only a part of a plan may have, it reads padding and no sample.
+    """
 
     blocks: tuple[Block, ...]
     n_phases: tuple[int, ...]
     spec: ConvSpec
     issued: Issued
+    is_zero: bool
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ class ConvPlan:
     def first(self) -> SubConv:
         """The first subconv, which is like all others in channels and frames."""
         return self._subconv(tuple(axis.first_block for axis in self.axes))
+
+    @cached_property
+    def largest(self) -> SubConv:
+        """One of the subconvs that have the most taps."""
+        return self._subconv(tuple(axis.largest_block for axis in self.axes))
 
     @cached_property
     def packing_key(self) -> object:
@@ -157,7 +166,8 @@ class ConvPlan:
             flip=self.flip,
         )
         lower = as_it_stands if self.is_native else issue
-        return SubConv(blocks, n_phases, spec, lower(spec, self.device))
+        is_zero = any(min(a.padding_lo, a.padding_hi) <= -a.size for a in spec.axes)
+        return SubConv(blocks, n_phases, spec, lower(spec, self.device), is_zero)
 
 
 def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device = CPU) -> ConvPlan:
@@ -293,7 +303,7 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
 
 
 def _lower_per_phase(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
-    return _countable(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
+    return _plan_of(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
 
 
 def _lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
@@ -303,16 +313,12 @@ def _lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         if isinstance(lowered, Rejection):
             return lowered
         axes.append(lowered)
-    return _countable(spec, "stacked", axes, device)
+    return _plan_of(spec, "stacked", axes, device)
 
 
-def _countable(
+def _plan_of(
     spec: ConvSpec, method: str, axes: Sequence[AxisPlan], device: Device, products: str = ""
-) -> ConvPlan | Rejection:
-    most = max(axis.computed_size for axis in axes)
-    if most > INT32_MAX:
-        reason = f"its whole frames are {most} outputs on an axis, and MLX counts in int32"
-        return Rejection(method, reason)
+) -> ConvPlan:
     return ConvPlan(spec, method, tuple(axes), flip=False, device=device, products=products)
 
 
@@ -344,7 +350,7 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
         ways = ["gathered"]
     else:
         ways = ["flat"] if spec.ndim == 1 and spec.batch == 1 else ["flat", "gathered"]
-    return [_countable(spec, "taps", axes, device, way) for axes in product(*cuts) for way in ways]
+    return [_plan_of(spec, "taps", axes, device, way) for axes in product(*cuts) for way in ways]
 
 
 def reads_in_lines(spec: ConvSpec) -> bool:

@@ -13,6 +13,7 @@ from polyconv.kernels import NEWEST, RULE_SETS
 
 if TYPE_CHECKING:
     from polyconv.explanation import Explanation, Line
+    from polyconv.tiling import Tiling
 
 HEADINGS = (
     "   method",
@@ -117,6 +118,18 @@ def exceeds(whole: int, metal: Metal) -> str:
         f"native would unfold {si(whole)}B, and the largest buffer of {metal.name} has "
         f"{si(largest)}B: MLX {' and '.join(throw)} raise an error, {tile} and later fill one "
         f"buffer of that size {-(-whole // largest)} times."
+    )
+
+
+def in_tiles(tiling: Tiling, limit: int) -> str:
+    """Into what a convolution is cut, and what for."""
+    along = tiling.plan.axes[tiling.axis]
+    outputs = min(tiling.n_steps * along.n_phases, along.axis.output_size)
+    return (
+        f"Computed in {tiling.n_tiles} tiles, one after the other, of {tiling.n_items} of "
+        f"{tiling.most_items} items and {outputs} of {along.axis.output_size} outputs along axis "
+        f"{tiling.axis + 1}: so at most {si(tiling.bytes)}B are allocated at a time besides "
+        f"arguments and result, and {si(limit)}B may be."
     )
 
 

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
 from polyconv import convs, ops
+from polyconv.arguments import NoRoomError
 from polyconv.device import is_on_cpu
 from polyconv.originals import ORIGINALS, PLAIN
 
@@ -28,21 +29,31 @@ _OURS: dict[str, Function] = {
 _INPUT_DILATION, _GROUPS = 5, 6
 
 
-def answer(name: str, cpu_convs: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
+class Options(NamedTuple):
+    """Whether all convolutions on a CPU are taken over, and how many bytes they may allocate."""
+
+    cpu_convs: bool
+    max_workspace: int | None = None
+
+
+def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
     """The result of a call of `mx.<name>`, by polyconv if it is polyconv's to answer.
 
     Its to answer are transposed convolutions and, with `cpu_convs`, on a CPU all others. What
     polyconv refuses is left to MLX: what is wrong is then told in MLX's words, and what only MLX
-    computes (complex weights, say) it does.
+    computes (complex weights, say) it does. But not what there is no memory for, which in MLX may
+    end the process.
     """
     own = ORIGINALS[name]
     if not _is_transposed(name, args, kwargs):
         stream = kwargs.get("stream")
-        if not (cpu_convs and is_on_cpu(stream)):
+        if not (options.cpu_convs and is_on_cpu(stream)):
             return own(*args, **kwargs)
     try:
-        grouped, options = _by_blocks(name, args, kwargs)
-        return _OURS[name](*grouped, **options)
+        grouped, named = _by_blocks(name, args, kwargs)
+        return _OURS[name](*grouped, **named, max_workspace=options.max_workspace)
+    except NoRoomError:
+        raise
     except (ValueError, TypeError):
         pass
     return own(*args, **kwargs)
@@ -53,7 +64,7 @@ def always(name: str) -> Function:
 
     @functools.wraps(ORIGINALS[name])
     def routed(*args: Any, **kwargs: Any) -> mx.array:
-        return answer(name, False, args, kwargs)
+        return answer(name, Options(False), args, kwargs)
 
     return routed
 

@@ -85,11 +85,9 @@ def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
     dtype = x.dtype
     if dtype != mx.float64:
         x, h = x.astype(mx.float32), h.astype(mx.float32)
-    plan = blocks(replace(axis, size=1, padding_hi=0), flip)
-    n = -(-axis.output_size // len(plan.taps))
+    plan = _blocks_of(axis, flip)
+    n, n_pieces, rows = _counts(axis, plan)
     matrix = pad(h, 0, 0, 1)[mx.array(plan.taps)]
-    n_pieces = -(-plan.span // plan.advance)
-    rows = (n + n_pieces - 1) * plan.advance
     x = _fitted(x, plan.padding_lo, rows).reshape(batch, -1, plan.advance, channels)
     taps, reads = [], []
     for j in range(n_pieces):
@@ -100,6 +98,30 @@ def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
     total = sum_of_products(taps, reads)
     y = cut(total.reshape(batch, -1, channels), 1, 0, axis.output_size, 1)
     return y.astype(dtype)
+
+
+def temporaries(axis: Axis, batch: int, channels: int, itemsize: int) -> int:
+    """Bytes that `filtered` allocates besides its arguments and its result, at most.
+
+    The input as it is read, the sum, and the matrix, which MLX's CPU copies for each block.
+    """
+    plan = _blocks_of(axis, False)
+    n, _, rows = _counts(axis, plan)
+    outputs, matrix = n * len(plan.taps), len(plan.taps) * plan.span
+    columns = batch * channels * (axis.size + 2 * rows + 3 * outputs)
+    return max(itemsize, 4) * (columns + matrix * (batch * n + 3))
+
+
+def _blocks_of(axis: Axis, flip: bool) -> Blocks:
+    """Not asked for each length anew, as they do not depend on it."""
+    return blocks(replace(axis, size=1, padding_hi=0), flip)
+
+
+def _counts(axis: Axis, plan: Blocks) -> tuple[int, int, int]:
+    """How many blocks, pieces of `advance` inputs in each, and inputs in all."""
+    n = -(-axis.output_size // len(plan.taps))
+    n_pieces = -(-plan.span // plan.advance)
+    return n, n_pieces, (n + n_pieces - 1) * plan.advance
 
 
 def _fitted(x: mx.array, padding_lo: int, size: int) -> mx.array:

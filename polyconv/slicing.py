@@ -20,10 +20,15 @@ def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
 
 def pad_all(a: mx.array, widths: Sequence[tuple[int, int]]) -> mx.array:
     """Pads each axis with zeros, or crops it where a width is negative, by one copy at most."""
+    positive = []
     for axis, (lo, hi) in enumerate(widths):
+        size = a.shape[axis]
         if lo < 0 or hi < 0:
-            a = cut(a, axis, max(-lo, 0), a.shape[axis] - max(-hi, 0), 1)
-    positive = [(max(lo, 0), max(hi, 0)) for lo, hi in widths]
+            a = cut(a, axis, min(max(-lo, 0), size), size - min(max(-hi, 0), size), 1)
+        # Where all is cropped, what is left to crop comes off the padding at the other end.
+        total = size + lo + hi
+        front = min(max(lo, 0), total)
+        positive.append((front, total - a.shape[axis] - front))
     return mx.pad(a, positive) if any(lo or hi for lo, hi in positive) else a
 
 

@@ -34,6 +34,8 @@ from polyconv.packing import PackedWeight, packed_for
 from polyconv.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
 from polyconv.slicing import contiguous
 from polyconv.spec import ConvSpec, adjoint
+from polyconv.tiles import assembled
+from polyconv.tiling import Room, Tiling, arranged, others_than, workspace
 
 Bilinear: TypeAlias = "Callable[[mx.array, mx.array | PackedWeight], mx.array]"
 
@@ -46,13 +48,18 @@ _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What to compute for which op, by which method, planned for which device, on which stream."""
+    """What to compute for which op, by which method, planned for which device, on which stream.
+
+    `room` is what may be allocated, results included, and `max_workspace` without them, in bytes.
+    """
 
     op: str
     spec: ConvSpec
     method: str
     device: Device
     stream: StreamOrDevice
+    room: Room
+    max_workspace: int | None = None
 
 
 @contextmanager
@@ -71,9 +78,10 @@ def convolution(problem: Problem) -> Bilinear:
     Raises:
         ValueError: Under the op's name, if the method is unknown or cannot compute it.
     """
-    chosen = _planned(problem.spec, problem.method, problem.op, problem.device)
+    _planned(problem.spec, problem.method, problem.op, problem.device)
+    chosen, tiling = _prepared("y", problem)
     # MLX's own op where it is asked for, with MLX's own rules wherever these are right.
-    is_own = problem.method == "native" and problem.spec.groups == 1
+    is_own = problem.method == "native" and problem.spec.groups == 1 and tiling is None
     mapped = _bilinear("y", problem)
 
     def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
@@ -85,19 +93,20 @@ def convolution(problem: Problem) -> Bilinear:
             with on(problem.stream):
                 return run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
         if isinstance(w, PackedWeight):
-            return _with_packed(problem, chosen, w, x)
+            return _with_packed(problem, w, x)
         return mapped(x, w)
 
     return convolve
 
 
-def _with_packed(problem: Problem, chosen: ConvPlan, w: PackedWeight, x: mx.array) -> mx.array:
+def _with_packed(problem: Problem, w: PackedWeight, x: mx.array) -> mx.array:
     """The convolution as a function of `x` alone, its weights packed before."""
+    chosen, tiling = _prepared("y", problem)
 
     @mx.custom_function
     def compute(x: mx.array) -> mx.array:
         with on(problem.stream):
-            return run(chosen, x, w.array, pads_explicitly(problem.stream), w.taps_of(chosen))
+            return _convolved(problem, chosen, tiling, x, w.array, w.taps_of(chosen))
 
     @compute.vjp
     def pull_back(x: mx.array, cotangent: mx.array, _: Any) -> mx.array:
@@ -137,40 +146,81 @@ def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], m
 
 
 def _forward(problem: Problem) -> _Map:
-    chosen, pads = _plan_of(problem), pads_explicitly(problem.stream)
-    return lambda x, w: run(chosen, x, w, pads)
+    chosen, tiling = _prepared("y", problem)
+    return lambda x, w: _convolved(problem, chosen, tiling, x, w)
+
+
+def _convolved(
+    problem: Problem,
+    chosen: ConvPlan,
+    tiling: Tiling | None,
+    x: mx.array,
+    w: mx.array,
+    packed: list[mx.array] | None = None,
+) -> mx.array:
+    pads = pads_explicitly(problem.stream)
+    if tiling is None:
+        return run(chosen, x, w, pads, packed)
+    taps = packed_for(chosen, w) if packed is None else packed
+    compute = lambda tile, x: run(tile.plan, x, w, pads, taps)  # noqa: E731
+    return assembled(tiling, compute, {"x": x}, taps, problem.stream)
 
 
 def _input_gradient(problem: Problem) -> _Map:
+    """By the plan's own products backwards, or the convolution that it is (`spec.adjoint`)."""
+    chosen, tiling = _prepared("x", problem)
+    if chosen.problem != problem.spec:
+        return lambda w, y: _adjoint_convolved(problem, chosen, tiling, w, y)
+    if tiling is None:
+        return lambda w, y: spread(chosen, w, y)
+    compute = lambda w: lambda tile, y: spread(tile.plan, w, y)  # noqa: E731
+    return lambda w, y: assembled(tiling, compute(w), {"y": y}, [w], problem.stream)
+
+
+def _adjoint_convolved(
+    problem: Problem, chosen: ConvPlan, tiling: Tiling | None, w: mx.array, y: mx.array
+) -> mx.array:
     """The convolution of `y` with each group's input and output channels exchanged."""
-    if isinstance(problem.device, Host) and reads_in_lines(problem.spec):
-        shared = plan_for_gradients(problem.spec, problem.device, problem.op)
-        return lambda w, y: spread(shared, w, y)
-    spec, pads = adjoint(problem.spec), pads_explicitly(problem.stream)
-    chosen = _planned(spec, "auto", problem.op, problem.device)
-
-    def convolve(w: mx.array, y: mx.array) -> mx.array:
-        w = mx.unflatten(w, 0, (spec.groups, w.shape[0] // spec.groups))
-        w = w.swapaxes(1, -1).flatten(0, 1)
-        packed = packed_for(chosen, w, transposed=True) if chosen.products else None
-        if chosen.is_native:  # else it is made contiguous when it is packed
-            w = contiguous(w)
-        return run(chosen, y, w, pads, packed)
-
-    return convolve
+    w = mx.unflatten(w, 0, (chosen.problem.groups, w.shape[0] // chosen.problem.groups))
+    w = w.swapaxes(1, -1).flatten(0, 1)
+    packed = packed_for(chosen, w, transposed=True) if chosen.products else None
+    if chosen.is_native:  # else it is made contiguous when it is packed
+        w = contiguous(w)
+    return _convolved(problem, chosen, tiling, y, w, packed)
 
 
 def _weight_gradient(problem: Problem) -> _Map:
-    if isinstance(problem.device, Host):
-        chosen = plan_for_gradients(problem.spec, problem.device, problem.op)
-    else:
-        chosen = _plan_of(problem)
-        if chosen.is_native:
-            chosen = _planned(problem.spec, "per_phase", problem.op, problem.device)
-    return lambda x, y: correlate(chosen, x, y)
+    chosen, tiling = _prepared("w", problem)
+    if tiling is None:
+        return lambda x, y: correlate(chosen, x, y)
+    compute = lambda tile, x, y: correlate(tile.plan, x, y)  # noqa: E731
+    return lambda x, y: assembled(tiling, compute, {"x": x, "y": y}, [], problem.stream)
 
 
 _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
+
+
+@lru_cache(1024)
+def _prepared(result: str, problem: Problem) -> tuple[ConvPlan, Tiling | None]:
+    """The plan that a map is computed by, and its tiles if it needs any."""
+    chosen = _plan_for(result, problem)
+    # The gradient of the input may be a convolution like any other, of `y`.
+    kind = result if chosen.problem == problem.spec else "y"
+    limit = workspace(problem.op, chosen.problem, kind, problem.room, problem.max_workspace)
+    is_free = result == "y" and problem.method == "auto"
+    return arranged(problem.op, chosen, kind, limit, others_than if is_free else None)
+
+
+def _plan_for(result: str, problem: Problem) -> ConvPlan:
+    spec, device, op = problem.spec, problem.device, problem.op
+    if result == "y":
+        return _plan_of(problem)
+    if isinstance(device, Host) and (result == "w" or reads_in_lines(spec)):
+        return plan_for_gradients(spec, device, op)
+    if result == "x":
+        return _planned(adjoint(spec), "auto", op, device)
+    chosen = _plan_of(problem)
+    return _planned(spec, "per_phase", op, device) if chosen.is_native else chosen
 
 
 @lru_cache(1024)

@@ -46,8 +46,11 @@ class Case:
         draw = lambda shape: rng.integers(-most, most + 1, shape).astype(np.float32)  # noqa: E731
         return draw(self.x_shape), draw(self.w_shape)
 
-    def call(self, x: mx.array, w: mx.array, method: str, lib: Any = polyconv) -> mx.array:
-        more = {"method": method} if lib is polyconv else {}
+    def call(
+        self, x: mx.array, w: mx.array, method: str, lib: Any = polyconv, **more: Any
+    ) -> mx.array:
+        if lib is polyconv:
+            more["method"] = method
         return getattr(lib, self.op)(x, w, **self.kwargs, **more)
 
     def run(self, method: str, seed: int = 0) -> np.ndarray:

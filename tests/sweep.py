@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from typing import Any
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
-from cases import draw_case
+from cases import Case, draw_case
 from reference import gradients
 
 import polyconv
 from polyconv.plan import METHODS
+from polyconv.tiles import assembled
+from polyconv.tiling import Tiling
 
 
 def sweep(
@@ -81,14 +86,73 @@ def sweep_gradients(cases: int, seed: int, device: str | None = None) -> Counter
     return counts
 
 
+def sweep_tiled(cases: int, seed: int, device: str | None = None) -> Counter[str]:
+    """How many cases agreed, tiled at a random limit and whole: result and both gradients."""
+    rng = random.Random(seed)
+    counts: Counter[str] = Counter()
+
+    def counted(tiling: Tiling, *args: Any) -> mx.array:
+        counts["maps in tiles"] += tiling.n_tiles > 1
+        counts["tiles"] += tiling.n_tiles
+        return assembled(tiling, *args)
+
+    with mock.patch("polyconv.transforms.assembled", counted):
+        while counts["agreed"] < cases:
+            case = draw_case(rng.choice)
+            if not case.has_output:
+                counts["no output"] += 1
+                continue
+            method = rng.choice(("auto", *METHODS))
+            with polyconv.planning_for(device) if device else nullcontext():
+                _compare_tiled(case, method, rng, counts)
+    return counts
+
+
+def _compare_tiled(case: Case, method: str, rng: random.Random, counts: Counter[str]) -> None:
+    arrays = [mx.array(a).astype(getattr(mx, case.dtype)) for a in case.data()]
+    try:
+        whole = case.call(*arrays, method)
+    except ValueError:  # forced, and refused with a reason: tests of their own
+        counts[f"refused by {method}"] += 1
+        return
+    y = mx.array(np.random.default_rng(counts["agreed"]).integers(-2, 3, whole.shape))
+    maps = ["y", "x", "w"] if method != "native" else ["y"]  # whose gradients are MLX's own
+
+    def results(**more: int) -> list[mx.array]:
+        call = lambda x, w: case.call(x, w, method, **more)  # noqa: E731
+        if maps == ["y"]:
+            return [call(*arrays)]
+        made, gradients = mx.vjp(call, arrays, [y.astype(whole.dtype)])
+        return [*made, *gradients]
+
+    expected, limit = results(), 1
+    while True:  # until the limit holds one tile of each map
+        try:
+            found = results(max_workspace=limit)
+            break
+        except ValueError as error:
+            least = re.search(r"max_workspace must be at least (\d+) bytes here", str(error))
+            assert least, f"{error} for {case}"
+            limit = int(int(least[1]) * rng.choice((1, 1.2, 2, 5)))
+    for name, a, b in zip(maps, expected, found, strict=True):
+        assert a.dtype == b.dtype, f"{name} of {case}"
+        same = np.array_equal(np.array(a.astype(mx.float32)), np.array(b.astype(mx.float32)))
+        assert same, f"{name} by {method} differs at max_workspace={limit} on {case}"
+    counts["agreed"] += 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="plan for this device")
     parser.add_argument("--gradients", action="store_true", help="of both arguments")
+    parser.add_argument("--tiled", action="store_true", help="whole against random max_workspace")
     args = parser.parse_args()
     try:
+        if args.tiled:
+            print(dict(sweep_tiled(args.cases, args.seed, args.device)))
+            return 0
         if args.gradients:
             print(dict(sweep_gradients(args.cases, args.seed, args.device)))
             return 0

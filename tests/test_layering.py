@@ -23,7 +23,8 @@ ARROWS = {
         {"arguments", "spec", "phases", "axisplan", "cost", "devices", "estimate", "forms"},
         False,
     ),
-    "memory": ({"spec", "plan"}, False),
+    "memory": ({"spec", "phases", "plan"}, False),
+    "tiling": ({"arguments", "spec", "axisplan", "cost", "memory", "plan"}, False),
     "slicing": ({"device"}, True),
     "packing": ({"axisplan", "plan", "slicing"}, True),
     "originals": (set(), True),
@@ -35,20 +36,24 @@ ARROWS = {
         True,
     ),
     "execute": ({"convolve", "packing", "plan", "products", "slicing", "weaving"}, True),
-    "report": ({"cost", "devices", "explanation", "forms", "kernels"}, False),
+    "report": ({"cost", "devices", "explanation", "forms", "kernels", "tiling"}, False),
     "explanation": (
         {"arguments", "spec", "axisplan", "devices", "forms", "kernels", "memory", "metalrules"}
-        | {"plan", "report"},
+        | {"plan", "report", "tiling"},
         False,
     ),
     "device": ({"cost", "devices", "kernels", "metalrules"}, True),
+    "room": ({"device", "devices", "tiling"}, False),
+    "tiles": ({"device", "slicing", "tiling"}, True),
     "transforms": (
-        {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"},
+        {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"}
+        | {"tiles", "tiling"},
         True,
     ),
     "shared": ({"spec", "phases", "products", "slicing"}, True),
     "calls": (
-        {"arguments", "spec", "device", "devices", "packing", "shared", "slicing", "transforms"},
+        {"arguments", "spec", "device", "devices", "packing", "room", "shared", "slicing"}
+        | {"tiling", "transforms"},
         True,
     ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
@@ -69,8 +74,8 @@ ARROWS = {
     ),
     "traversal": (set(), True),
     "sparsity": (set(), True),
-    "routing": ({"convs", "device", "ops", "originals"}, True),
-    "patching": ({"originals", "routing"}, True),
+    "routing": ({"arguments", "convs", "device", "ops", "originals"}, True),
+    "patching": ({"arguments", "originals", "routing"}, True),
     "rebuilding": ({"originals", "routing"}, True),
     "converting": (
         {"arguments", "layers", "rebuilding", "routing", "sparsity", "traversal"},

@@ -53,7 +53,7 @@ def test_same_layer_as_mlx(ndim, options):
 @pytest.mark.parametrize("ndim", RANKS)
 def test_signature_is_mlx_s_with_groups_behind(ndim):
     ours, theirs = (inspect.signature(type(layer)) for layer in pair(ndim))
-    assert [*theirs.parameters, "groups"] == list(ours.parameters)
+    assert [*theirs.parameters, "groups", "max_workspace"] == list(ours.parameters)
     for name, parameter in theirs.parameters.items():
         assert ours.parameters[name].default == parameter.default
 

@@ -1,0 +1,55 @@
+"""How many bytes may a call allocate on this machine?"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from polyconv.device import memory_of_gpu
+from polyconv.devices import Device, Metal
+from polyconv.tiling import Room
+
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None  # type: ignore[assignment]
+
+# What is free changes from call to call, and plans are kept by what it is rounded to.
+_STEP = 2**24
+
+
+def room_on(device: Device) -> Room:
+    """Bytes for the result and what is allocated on the way to it.
+
+    Of Apple's GPUs what Metal says; of a host its memory, or what a limit that the process was
+    given (`resource.setrlimit`, a container's) leaves of it. MLX ends the process where a CPU's
+    memory cannot be had, so what cannot is refused before.
+    """
+    if isinstance(device, Metal):
+        return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
+    on_gpu = memory_of_gpu() if device.name == "cuda" else None
+    found = on_gpu or min(_memory(), _left())
+    return Room(found, found)
+
+
+@cache
+def _memory() -> int:
+    """The machine's, or the container's."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return found
+    return min(found, int(text)) if text.isdigit() else found
+
+
+def _left() -> int:
+    """Of the address space that the process may use."""
+    if resource is None:
+        return 2**63
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
+        return 2**63
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return max(0, most - used) // _STEP * _STEP
