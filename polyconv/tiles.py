@@ -6,19 +6,23 @@ evaluated before the next begins, and is written into its place in the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
+import numpy as np
 
 from polyconv.device import StreamOrDevice, kind_of
 from polyconv.slicing import cut
 from polyconv.tiling import Tile, Tiling
 
-# The result of a tile, of the tile's parts of the arrays that are cut.
+# The result of a tile: of the tile, of all that is not cut up, and of its parts of what is.
 Compute: TypeAlias = "Callable[..., mx.array]"
+
+# The same with the parts taken; later than another tile's result where there is no evaluation.
+_Part: TypeAlias = "Callable[[Tile, mx.array | None], mx.array]"
 
 
 def assembled(
@@ -32,7 +36,7 @@ def assembled(
 
     Args:
         tiling (Tiling): The tiles.
-        compute (callable): The result of a tile, of the tile and its parts of `cut_up`.
+        compute (callable): The result of a tile, of the tile, `others` and its parts of `cut_up`.
         cut_up (dict): Arguments of which a tile takes its part: ``"x"``, ``"y"`` or both.
         others (list(array)): What else `compute` reads.
         stream (Stream or Device): Where to run.
@@ -42,24 +46,41 @@ def assembled(
         the tiles are only put in order.
     """
     arrays = [*cut_up.values(), *others]
+    has_numbers = _has_numbers(arrays)
+    if has_numbers and _keeps_graph(arrays):
+        given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
+        known = [_Numbers.of(array) for array in others]
+        task = (kind_of(stream), tiling, compute, given, known)
+        return _other_thread().submit(_without_graph, *task).result()
+    return _joined(tiling, _part_of(tiling, compute, cut_up, others), has_numbers)
 
+
+def _part_of(
+    tiling: Tiling,
+    compute: Compute,
+    cut_up: Mapping[str, mx.array | _Numbers],
+    others: Sequence[mx.array],
+) -> _Part:
     def part(tile: Tile, before: mx.array | None) -> mx.array:
-        parts = [_part(tiling, tile, kind, array) for kind, array in cut_up.items()]
+        parts = []
+        for kind, array in cut_up.items():
+            along = tile.inputs if kind == "x" else tile.outputs
+            here = cut(cut(array, 0, *tile.items, 1), 1 + tiling.axis, *along, 1)
+            parts.append(here.again() if isinstance(here, _Numbers) else here)
         if before is not None:
             parts = [_behind(before, each) for each in parts]
-        return compute(tile, *parts).astype(getattr(mx, tiling.plan.problem.dtype))
+        return compute(tile, others, *parts).astype(getattr(mx, tiling.plan.problem.dtype))
 
-    join = _summed if tiling.result == "w" else _placed
-    if not _has_numbers(arrays):
-        return join(tiling, part, False)
-    if _keeps_graph(arrays):
-        return _other_thread().submit(_on, kind_of(stream), join, tiling, part).result()
-    return join(tiling, part, True)
+    return part
 
 
-def _placed(tiling: Tiling, part: Compute, evaluate: bool) -> mx.array:
+def _joined(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
+    return (_summed if tiling.result == "w" else _placed)(tiling, part, evaluate)
+
+
+def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
     spec = tiling.plan.problem
-    shape, items, along = list(spec.output_shape), slice(None), 1 + tiling.axis
+    shape, along = list(spec.output_shape), 1 + tiling.axis
     if tiling.result == "x":
         shape = [spec.batch, *[axis.size for axis in spec.axes], spec.in_channels]
     out = mx.zeros(shape, getattr(mx, spec.dtype))
@@ -77,7 +98,7 @@ def _placed(tiling: Tiling, part: Compute, evaluate: bool) -> mx.array:
     return out
 
 
-def _summed(tiling: Tiling, part: Compute, evaluate: bool) -> mx.array:
+def _summed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
     total: mx.array | None = None
     for tile in tiling:
         found = part(tile, None if evaluate else total)
@@ -87,11 +108,6 @@ def _summed(tiling: Tiling, part: Compute, evaluate: bool) -> mx.array:
             mx.eval(total)
     assert total is not None
     return total
-
-
-def _part(tiling: Tiling, tile: Tile, kind: str, array: mx.array) -> mx.array:
-    along = tile.inputs if kind == "x" else tile.outputs
-    return cut(cut(array, 0, *tile.items, 1), 1 + tiling.axis, *along, 1)
 
 
 def _behind(before: mx.array, array: mx.array) -> mx.array:
@@ -122,20 +138,52 @@ def _keeps_graph(arrays: list[mx.array]) -> bool:
     return False
 
 
+class _Numbers(NamedTuple):
+    """The memory of an array, by NumPy: what is made of it has no graph."""
+
+    array: np.ndarray
+    dtype: mx.Dtype
+
+    @classmethod
+    def of(cls, array: mx.array) -> _Numbers:
+        """Without a copy. NumPy has no bfloat16."""
+        plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
+        return cls(np.asarray(plain), array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __getitem__(self, index: Any) -> _Numbers:
+        return _Numbers(self.array[index], self.dtype)
+
+    def again(self) -> mx.array:
+        """A copy."""
+        if self.dtype == mx.bfloat16:
+            return mx.array(self.array).view(mx.bfloat16)
+        return mx.array(self.array, self.dtype)
+
+
 @cache
 def _other_thread() -> ThreadPoolExecutor:
-    """From MLX 0.32 on a trace is of the thread that runs it: what is computed here keeps nothing.
+    """Where MLX traces nothing: from 0.32 on a trace is of the thread that runs it.
 
     One thread for all, as MLX starts a stream, which is never ended, in each that it is used in.
     """
     return ThreadPoolExecutor(1, "polyconv tiles")
 
 
-def _on(
+def _without_graph(
     kind: mx.DeviceType,
-    join: Callable[[Tiling, Compute, bool], mx.array],
     tiling: Tiling,
-    part: Compute,
+    compute: Compute,
+    cut_up: dict[str, _Numbers],
+    others: list[_Numbers],
 ) -> mx.array:
+    """The result, of copies: an evaluation here would take the graph off the arrays themselves.
+
+    The thread of `mx.grad` still reads it, and MLX protects it there only.
+    """
     with mx.stream(kind):
-        return join(tiling, part, True)
+        part = _part_of(tiling, compute, cut_up, [each.again() for each in others])
+        return _joined(tiling, part, True)

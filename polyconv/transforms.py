@@ -162,7 +162,7 @@ def _convolved(
     if tiling is None:
         return run(chosen, x, w, pads, packed)
     taps = packed_for(chosen, w) if packed is None else packed
-    compute = lambda tile, x: run(tile.plan, x, w, pads, taps)  # noqa: E731
+    compute = lambda tile, taps, x: run(tile.plan, x, w, pads, taps)  # noqa: E731
     return assembled(tiling, compute, {"x": x}, taps, problem.stream)
 
 
@@ -173,8 +173,8 @@ def _input_gradient(problem: Problem) -> _Map:
         return lambda w, y: _adjoint_convolved(problem, chosen, tiling, w, y)
     if tiling is None:
         return lambda w, y: spread(chosen, w, y)
-    compute = lambda w: lambda tile, y: spread(tile.plan, w, y)  # noqa: E731
-    return lambda w, y: assembled(tiling, compute(w), {"y": y}, [w], problem.stream)
+    compute = lambda tile, others, y: spread(tile.plan, *others, y)  # noqa: E731
+    return lambda w, y: assembled(tiling, compute, {"y": y}, [w], problem.stream)
 
 
 def _adjoint_convolved(
@@ -193,7 +193,7 @@ def _weight_gradient(problem: Problem) -> _Map:
     chosen, tiling = _prepared("w", problem)
     if tiling is None:
         return lambda x, y: correlate(chosen, x, y)
-    compute = lambda tile, x, y: correlate(tile.plan, x, y)  # noqa: E731
+    compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
     return lambda x, y: assembled(tiling, compute, {"x": x, "y": y}, [], problem.stream)
 
 

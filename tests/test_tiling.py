@@ -1,0 +1,297 @@
+"""Calls in tiles: the same numbers, and no more memory than was allowed."""
+
+import json
+import os
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import peak
+import pytest
+import sweep
+from cases import integers
+from test_plan import transposed
+
+import polyconv
+from polyconv import device
+from polyconv.arguments import NoRoomError
+from polyconv.devices import CPU
+from polyconv.plan import plan
+from polyconv.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
+
+ROOT = Path(__file__).parents[1]
+MANY = 2**60
+
+
+def same(a: mx.array, b: mx.array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and mx.array_equal(a, b).item()
+
+
+@pytest.mark.parametrize("planned_for", [None, "m4-max", "cuda"])
+def test_tiles_make_what_the_whole_makes(planned_for):
+    counts = sweep.sweep_tiled(200, 11, planned_for)
+    assert counts["agreed"] == 200
+    assert counts["maps in tiles"] > 100
+    assert counts["tiles"] > 3 * counts["maps in tiles"]
+
+
+def test_what_a_call_allocates_stays_below_its_limit():
+    for kind, (found, words) in peak.measure(60, 3).items():
+        assert 0.05 < found <= 1, f"{kind}: {words}"
+
+
+# Frames read samples m - 1 and m (K4 s2 P1): by hand, outputs 2m - 1 and 2m for frame m.
+def test_a_tile_by_hand():
+    chosen = plan(transposed((1, 8, 3), (5, 4, 3), stride=2, padding=1), "per_phase")
+    (along,) = chosen.axes
+    assert (along.n_frames, along.axis.output_size) == (8, 16)
+    x = np.zeros((1, 8, 3), np.float32)
+    for start, stop in [(0, 3), (2, 5), (5, 8)]:
+        first, behind = along.read_by(start, stop)
+        assert (first, behind) == (max(0, start - 1), min(8, stop + 1))
+        part = along.part((start, stop), (first, behind))
+        assert part.axis.output_size == 2 * (stop - start)
+        assert part.axis.size == x[:, first:behind].shape[1]
+    assert along.outputs_of((2, 5)) == (4, 10)
+    assert along.reading(4, 5) == (3, 6)
+
+
+def test_the_batch_is_cut_first_and_then_the_longest_axis():
+    chosen = plan(transposed((6, 5, 40, 3), (5, 4, 4, 3), (2, 2)), "per_phase")
+    most = whole(chosen, "y")
+    assert (most.axis, most.n_items, most.n_steps, most.n_tiles) == (1, 6, 41, 1)
+    by_items = tiled(chosen, "y", most.bytes // 2)
+    assert isinstance(by_items, Tiling)
+    assert 1 < by_items.n_items < 6
+    assert by_items.n_steps == 41
+    by_frames = tiled(chosen, "y", most.bytes // 20)
+    assert isinstance(by_frames, Tiling)
+    assert by_frames.n_items == 1
+    assert by_frames.n_steps < 41
+    assert by_frames.bytes <= most.bytes // 20
+    covered = sorted((t.items, t.outputs) for t in by_frames)
+    for item in range(6):
+        ends = [outputs for items, outputs in covered if items == (item, item + 1)]
+        assert ends[0][0] == 0
+        assert ends[-1][1] == 82
+        assert all(a[1] == b[0] for a, b in zip(ends, ends[1:]))
+
+
+def test_tiles_hold_no_more_elements_than_int32_counts():
+    huge = plan(transposed((1, 2**20, 4), (4096, 4, 4), stride=2, dtype="float16"))
+    assert not fits(huge, "y", MANY)
+    chosen, tiling = arranged("op", huge, "y", MANY)
+    assert tiling is not None
+    for tile in tiling:
+        outputs = prod(tile.plan.problem.output_shape)
+        assert outputs < 2**31
+    assert chosen.problem.output_shape[1] * 4096 > 2**31
+
+
+def test_a_limit_of_one_tile_is_told_and_is_enough():
+    x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
+    with pytest.raises(NoRoomError, match=r"^\[conv_transpose1d\] max_workspace must be") as told:
+        polyconv.conv_transpose1d(x, w, 2, max_workspace=1)
+    least = int(str(told.value).split("at least ")[1].split(" bytes")[0])
+    y = polyconv.conv_transpose1d(x, w, 2, max_workspace=least)
+    assert same(y, polyconv.conv_transpose1d(x, w, 2))
+    with pytest.raises(NoRoomError):
+        polyconv.conv_transpose1d(x, w, 2, max_workspace=least - 1)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1"])
+def test_what_is_no_limit_is_refused(wrong):
+    x, w = integers(2, 30, 4), integers(6, 4, 4)
+    calls = {
+        "conv_transpose1d": lambda: polyconv.conv_transpose1d(x, w, max_workspace=wrong),
+        "conv1d": lambda: polyconv.conv1d(x, w, max_workspace=wrong),
+        "conv_general": lambda: polyconv.conv_general(x, w, max_workspace=wrong),
+        "PolyConvTranspose1d": lambda: polyconv.PolyConvTranspose1d(4, 6, 4, max_workspace=wrong),
+        "patch": lambda: polyconv.patch(max_workspace=wrong),
+        "patched": lambda: polyconv.patched(max_workspace=wrong).__enter__(),
+        "explain": lambda: polyconv.explain(
+            "conv_transpose1d", (1, 9, 4), (6, 4, 4), max_workspace=wrong
+        ),
+    }
+    for op, call in calls.items():
+        with pytest.raises(ValueError, match=rf"^\[{op}\] max_workspace must be") as told:
+            call()
+        assert "\n" not in str(told.value)
+
+
+def test_what_cannot_exist_is_refused_before_anything_is_allocated():
+    x, w = mx.broadcast_to(mx.zeros(1), (1, 2**25, 2**10)), mx.zeros((2**15, 4, 2**10))
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    with pytest.raises(NoRoomError, match="largest buffer"):
+        polyconv.conv_transpose1d(x, w, 2)  # 2^26 * 2^15 * 4 bytes
+    assert mx.get_peak_memory() <= before + 2**20
+
+
+def limited(**more):
+    x, w = integers(3, 500, 4), integers(6, 5, 4, seed=1)
+    return x, w, lambda x, w: polyconv.conv_transpose1d(x, w, 3, 2, **more)
+
+
+LIMIT = 30_000
+
+
+def test_tiles_under_compile_vmap_and_gradients_of_gradients():
+    x, w, whole_call = limited()
+    _, _, call = limited(max_workspace=LIMIT)
+    y = whole_call(x, w)
+    assert same(call(x, w), y)
+    assert same(mx.compile(call)(x, w), y)
+    many = mx.stack([x, x + 1])
+    assert same(mx.vmap(call, (0, None))(many, w), mx.vmap(whole_call, (0, None))(many, w))
+    for f, g in [(call, whole_call), (mx.compile(call), whole_call)]:
+        loss = lambda x, w, f: (f(x, w) ** 2).sum()  # noqa: E731
+        ours = mx.grad(loss, (0, 1))(x, w, f)
+        for a, b in zip(ours, mx.grad(loss, (0, 1))(x, w, g), strict=True):
+            assert same(a, b)
+    second = lambda f: mx.grad(lambda x: mx.grad(lambda w: (f(x, w) ** 2).sum())(w).sum())(x)  # noqa: E731
+    assert same(second(call), second(whole_call))
+    step = mx.compile(lambda x, w: mx.grad(lambda w: (call(x, w) ** 2).sum())(w))
+    assert same(step(x, w), mx.grad(lambda w: (whole_call(x, w) ** 2).sum())(w))
+
+
+def test_tiles_leave_the_graph_before_them_to_mlx():
+    """Evaluated where MLX does not trace, arrays forget what they were computed from."""
+    x, w, _ = limited()
+    a = mx.random.normal((4, 4), key=mx.random.key(0))
+
+    def loss(a, w, **more):
+        h = mx.tanh(x @ a)
+        return (mx.tanh(polyconv.conv_transpose1d(h, w, 3, 2, **more)) ** 2).sum()
+
+    whole_call = mx.grad(loss, (0, 1))(a, w)
+    in_tiles = mx.grad(lambda a, w: loss(a, w, max_workspace=LIMIT), (0, 1))(a, w)
+    for ours, expected in zip(in_tiles, whole_call, strict=True):
+        assert mx.abs(expected).max() > 0.1
+        # Sums over tiles are rounded in another order.
+        assert mx.allclose(ours, expected, 1e-4, 1e-4 * mx.abs(expected).max().item())
+
+
+@pytest.mark.skipif(device.version() < (0, 32), reason="its traces are of all threads")
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_gradients_in_tiles_keep_the_limit(dtype):
+    """What MLX keeps of a variable's past would be every tile."""
+    x, w = integers(8, 20_000, 4).astype(dtype), integers(6, 8, 4, seed=1).astype(dtype)
+    limit = 1_000_000
+    call = lambda x, w: polyconv.conv_transpose1d(x, w, 4, max_workspace=limit)  # noqa: E731
+    mx.eval(x, w)
+    result = 8 * 80_004 * 6 * dtype.size
+    cache = mx.set_cache_limit(0)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(mx.grad(lambda x, w: call(x, w).sum(), (0, 1))(x, w))
+    taken = mx.get_peak_memory() - before
+    mx.set_cache_limit(cache)
+    # The output, its cotangent, the gradients, and a workspace at a time.
+    assert taken < 2 * result + x.nbytes + w.nbytes + limit
+
+
+def test_packed_weights_layers_and_patches_take_a_limit():
+    x, w, whole_call = limited()
+    y = whole_call(x, w)
+    assert same(polyconv.conv_transpose1d(x, polyconv.pack(w), 3, 2, max_workspace=LIMIT), y)
+    layer = polyconv.PolyConvTranspose1d(4, 6, 5, 3, 2, bias=False, max_workspace=LIMIT)
+    layer.weight = w
+    assert same(layer(x), y)
+    assert same(layer.to_packed()(x), y)
+    layer.max_workspace = 1
+    for each in (layer, layer.to_packed()):
+        with pytest.raises(NoRoomError):
+            each(x)
+    model = nn.ConvTranspose1d(4, 6, 5, 3, 2)
+    polyconv.convert(model)
+    model.max_workspace = 1
+    with pytest.raises(NoRoomError):
+        model(x)
+    with polyconv.patched(max_workspace=LIMIT):
+        assert same(mx.conv_transpose1d(x, w, 3, 2), y)
+        with polyconv.patched(max_workspace=1), pytest.raises(NoRoomError):
+            mx.conv_transpose1d(x, w, 3, 2)
+        assert same(mx.conv_transpose1d(x, w, 3, 2), y)
+
+
+def test_one_filter_for_all_channels_keeps_a_limit():
+    x, h = integers(2, 4000, 8), integers(1, 12, 1, seed=1)
+    call = lambda **more: polyconv.conv_transpose1d(x, h, 2, groups=8, **more)  # noqa: E731
+    assert same(call(), call(max_workspace=200_000))
+    mx.eval(x, h)
+    cache = mx.set_cache_limit(0)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    y = call(max_workspace=200_000)
+    mx.eval(y)
+    taken = mx.get_peak_memory() - before - y.nbytes
+    mx.set_cache_limit(cache)
+    assert taken <= 200_000
+
+
+def test_explain_tells_of_tiles_and_of_what_cannot_be():
+    given = ("conv_transpose2d", (1, 1000, 1000, 64), (64, 4, 4, 64))
+    told = str(polyconv.explain(*given, stride=2, device="m4-max", max_workspace=20_000_000))
+    assert "Computed in" in told
+    assert "of 2002 outputs along axis 1" in told
+    assert "Computed in" not in str(polyconv.explain(*given, stride=2, device="m4-max"))
+    told = str(polyconv.explain(*given, stride=2, device="m4-max", max_workspace=1))
+    assert "no room" in told
+    large = ("conv_transpose1d", (1, 2**22, 4096), (4096, 4, 4096))
+    assert "Computed in" in str(polyconv.explain(*large, stride=1, device="m4-max"))
+
+
+def test_what_a_workspace_may_be():
+    problem = transposed((1, 10, 4), (6, 4, 4), stride=2)
+    result = 22 * 6 * 4
+    assert workspace("op", problem, "y", Room(MANY, result + 400), None) == 300
+    assert workspace("op", problem, "y", Room(MANY, result + 400), 20) == 20
+    assert workspace("op", problem, "y", Room(result, MANY), None) == result
+    with pytest.raises(NoRoomError, match=r"^\[op\] the result must fit into the largest buffer"):
+        workspace("op", problem, "y", Room(result - 1, MANY), None)
+    assert problem.dtype == "float32"
+    assert plan(problem).device == CPU
+
+
+_CHILD = """
+import json, resource, sys
+import mlx.core as mx, polyconv
+x, w = mx.ones((1, 20_000, 32)), mx.ones((32, 16, 32))
+mx.eval(polyconv.conv_transpose1d(x[:, :9], w, 8))  # threads and buffers that come with the first
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
+told = []
+for length in json.loads(sys.argv[2]):
+    x = mx.ones((1, length, 32))
+    try:
+        y = polyconv.conv_transpose1d(x, w, 8)
+        mx.eval(y)
+        told.append([list(y.shape), y[0, 8:-8].min().item(), y[0, 8:-8].max().item()])
+    except ValueError as error:
+        told.append(str(error))
+    x = y = None
+    mx.clear_cache()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_under_a_hard_memory_limit_a_call_succeeds_or_is_refused():
+    """MLX ends the process where the CPU's memory cannot be had."""
+    lengths = [20_000, 4_000_000, 100_000, 4_000_000, 200_000, 9]
+    command = [sys.executable, "-c", _CHILD, "700", json.dumps(lengths)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert ran.returncode == 0, (ran.returncode, ran.stderr[-500:])
+    told = json.loads(ran.stdout)
+    assert len(told) == len(lengths)
+    for length, each in zip(lengths, told, strict=True):
+        if length == 4_000_000:
+            assert "must fit into the largest buffer" in each
+        else:
+            assert each == [[1, 8 * length + 8, 32], 64.0, 64.0]
