@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_the_batch_is_cut_first_and_then_the_longest_axis():
         ends = [outputs for items, outputs in covered if items == (item, item + 1)]
         assert ends[0][0] == 0
         assert ends[-1][1] == 82
-        assert all(a[1] == b[0] for a, b in zip(ends, ends[1:]))
+        assert all(a[1] == b[0] for a, b in pairwise(ends))
 
 
 def test_tiles_hold_no_more_elements_than_int32_counts():
