@@ -51,5 +51,9 @@ def _left() -> int:
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most == resource.RLIM_INFINITY:
         return 2**63
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # macOS, which keeps no such limit
+        return 2**63
+    used = pages * resource.getpagesize()
     return max(0, most - used) // _STEP * _STEP

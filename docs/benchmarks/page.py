@@ -16,6 +16,7 @@ from polyconv import scores
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
+MEMORY = HERE.parent / "memory.md"
 
 ABOUT = """
 Times in milliseconds of one transposed convolution in float32, medians of interleaved rounds, on
@@ -190,11 +191,11 @@ def _time(timing: dict[str, Any] | None) -> str:
     return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms"
 
 
-def in_readme(text: str, rows: Sequence[dict[str, Any]]) -> str:
-    """`text` with the table between its two markers replaced."""
-    start, stop = "<!-- layers -->\n", "\n<!-- /layers -->"
+def with_table(text: str, name: str, table: str) -> str:
+    """`text` with what is between the two markers of a name replaced."""
+    start, stop = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     head, rest = text.split(start)
-    return head + start + readme_table(rows) + stop + rest.split(stop)[1]
+    return head + start + table + "\n" + stop + rest.split(stop)[1]
 
 
 def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -349,7 +350,54 @@ def streaming_page(found: dict[str, Any]) -> str:
     return STREAMING + "".join([*lines, "\n", *what])
 
 
+def limits_table(found: dict[str, Any]) -> str:
+    """For the page on memory."""
+    lines = [
+        "| `max_workspace` | allocated at the peak | ms | with both gradients, at the peak | ms |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    by_limit: dict[int | None, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        by_limit.setdefault(row["limit"], []).append(row)
+    for limit, rows in by_limit.items():
+        cells = ["-" if limit is None else f"{limit / 1e6:g} MB"]
+        for row in rows:
+            cells += [f"{row['peak'] / 1e6:.2f} MB"]
+            cells += [f"{row['ms']:.3g} ({row['least']:.3g} to {row['most']:.3g})"]
+        lines.append(f"| {' | '.join(cells)} |")
+    batch, length, channels = found["input"]
+    made, taps, _ = found["weight"]
+    what = next(line for line in found["what"] if "BLAS" in line).strip()
+    told = f"K{taps} s{found['stride']}, {channels} to {made} channels, {length} frames"
+    lines.append(
+        f"\n{told}, batch {batch}; medians of {found['rounds']} interleaved rounds, range behind. {what}"
+    )
+    return "\n".join(lines)
+
+
+def int32_table(found: dict[str, dict[str, str]]) -> str:
+    """For the page on memory: one column per MLX version and device."""
+    names = [key.replace("Device(cpu, 0)", "CPU") for key in found]
+    lines = [f"| on more than 2^31 elements | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    for case in next(iter(found.values())):
+        cells = [_in_words(each[case]) for each in found.values()]
+        lines.append(f"| `{case}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _in_words(found: str) -> str:
+    if found.startswith("ended by"):
+        return "**ends the process**"
+    if found.startswith("not within"):
+        return f"**{found}**"
+    if "Error" in found:
+        return f"refused: {found.split(':')[0]}"
+    return found if found == "right" else "**wrong**"
+
+
 FILES = (
+    "above_int32",
+    "memory",
     "rivals",
     "real_layers",
     "lengths",
@@ -367,7 +415,10 @@ def main() -> None:
         (HERE / f"{name}.md").write_text(text)
     plot_ratios(found["rivals"]["rows"])
     plot_lengths(found["lengths"]["rows"])
-    README.write_text(in_readme(README.read_text(), found["rivals"]["rows"]))
+    table = readme_table(found["rivals"]["rows"])
+    README.write_text(with_table(README.read_text(), "layers", table))
+    text = with_table(MEMORY.read_text(), "limits", limits_table(found["memory"]))
+    MEMORY.write_text(with_table(text, "int32", int32_table(found["above_int32"])))
 
 
 if __name__ == "__main__":
