@@ -369,9 +369,8 @@ def limits_table(found: dict[str, Any]) -> str:
     made, taps, _ = found["weight"]
     what = next(line for line in found["what"] if "BLAS" in line).strip()
     told = f"K{taps} s{found['stride']}, {channels} to {made} channels, {length} frames"
-    lines.append(
-        f"\n{told}, batch {batch}; medians of {found['rounds']} interleaved rounds, range behind. {what}"
-    )
+    told += f", batch {batch}; medians of {found['rounds']} interleaved rounds, range behind. "
+    lines.append(f"\n{told}{what}")
     return "\n".join(lines)
 
 
