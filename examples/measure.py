@@ -155,14 +155,22 @@ def compare_layers(
     step = watch(f"each upsampling layer, {mel.shape[1]} frames", len(inputs))
     rows = []
     for i, x in enumerate(inputs):
-        fast = _repeat(polyconv.ups[i], x)
-        slow = _repeat(native.ups[i], x) if native else None
+        fast = run_repeatedly(polyconv.ups[i], x)
+        slow = run_repeatedly(native.ups[i], x) if native else None
         rows.append(Comparison(f"ups.{i}", tuple(x.shape), fast, slow))
         step(f"ups.{i}")
     return rows
 
 
-def _repeat(layer: nn.Module, x: mx.array) -> Run:
-    """Median time of a few runs after a warm-up."""
-    runs = [run_once(lambda: layer(x)) for _ in range(1 + LAYER_REPEATS)][1:]
+def run_repeatedly(compute: Callable[[mx.array], mx.array], x: mx.array) -> Run:
+    """Median time of a few runs after a warm-up.
+
+    Args:
+        compute: a layer or an op.
+        x: its input, evaluated already.
+
+    Returns:
+        The last run, with the median of their times.
+    """
+    runs = [run_once(lambda: compute(x)) for _ in range(1 + LAYER_REPEATS)][1:]
     return Run(runs[-1].output, statistics.median(r.seconds for r in runs), runs[-1].peak_bytes)

@@ -26,6 +26,12 @@ _MELS_PER_NEPER = 27.0 / np.log(6.4)
 
 FloatArray = NDArray[np.float64]
 
+# The periodic Hann window (torch.hann_window's default), one sample longer than np.hanning's.
+WINDOW: FloatArray = np.hanning(N_FFT + 1)[:-1]
+# What the clip is extended by at each end, so that N samples have N // HOP frames.
+PADDING = (N_FFT - HOP) // 2
+LOG_FLOOR = 1e-5
+
 
 def hz_to_mel(hz: FloatArray) -> FloatArray:
     """Slaney mel of a frequency.
@@ -56,6 +62,12 @@ def mel_to_hz(mel: FloatArray) -> FloatArray:
     return np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, high)
 
 
+def mel_heights(hz: FloatArray) -> FloatArray:
+    """Where frequencies lie between the ends of the mel, from 0 (FMIN) to 1 (FMAX)."""
+    lowest, highest = hz_to_mel(np.array([FMIN, FMAX]))
+    return (hz_to_mel(hz) - lowest) / (highest - lowest)
+
+
 def mel_filterbank() -> FloatArray:
     """Triangular filters equally spaced on Slaney's scale, each with unit area in Hz.
 
@@ -73,6 +85,28 @@ def mel_filterbank() -> FloatArray:
     return triangles * (2.0 / (upper - lower))
 
 
+def magnitudes(waveform: NDArray[np.float32]) -> FloatArray:
+    """Magnitude of the short-time Fourier transform, of frames centred on each hop.
+
+    Args:
+        waveform: samples in [-1, 1], shape (N,).
+
+    Returns:
+        Array of shape (N // HOP, N_FFT // 2 + 1).
+
+    Raises:
+        ValueError: if ``waveform`` is not 1-D or is shorter than one analysis window.
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"expected a mono waveform of shape (N,), not {waveform.shape}")
+    if len(waveform) < N_FFT:
+        raise ValueError(f"the clip has {len(waveform)} samples; one analysis window needs {N_FFT}")
+    padded = np.pad(waveform.astype(np.float64), PADDING, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
+    spectrum = np.fft.rfft(frames * WINDOW, axis=-1)
+    return np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+
+
 def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """80-band log-mel spectrogram of a mono clip at 22.05 kHz.
 
@@ -84,17 +118,7 @@ def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         convolutions want it.
 
     Raises:
-        ValueError: if ``waveform`` is not 1-D or is shorter than one analysis window.
+        ValueError: as :func:`magnitudes` does.
     """
-    if waveform.ndim != 1:
-        raise ValueError(f"log_mel wants a mono waveform of shape (N,), not {waveform.shape}")
-    if len(waveform) < N_FFT:
-        raise ValueError(f"the clip has {len(waveform)} samples; one analysis window needs {N_FFT}")
-    padded = np.pad(waveform.astype(np.float64), (N_FFT - HOP) // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
-    # The periodic Hann window (torch.hann_window's default), one sample longer than np.hanning's.
-    window = np.hanning(N_FFT + 1)[:-1]
-    spectrum = np.fft.rfft(frames * window, axis=-1)
-    magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
-    mel = magnitude @ mel_filterbank().T
-    return np.log(np.maximum(mel, 1e-5)).astype(np.float32)
+    mel = magnitudes(waveform) @ mel_filterbank().T
+    return np.log(np.maximum(mel, LOG_FLOOR)).astype(np.float32)

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from matplotlib.axes import Axes
 from measure import LAYER_REPEATS, Comparison, Run
-from mel import FMAX, FMIN, HOP, SAMPLE_RATE, hz_to_mel
+from mel import HOP, SAMPLE_RATE, mel_heights
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
@@ -140,9 +140,7 @@ def write_picture(
             mel.T, origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[1]), cmap="magma"
         )
         ticks = np.array([0, 500, 1000, 2000, 4000, 8000])
-        span = hz_to_mel(np.array([FMIN, FMAX]))
-        heights = (hz_to_mel(ticks) - span[0]) / (span[1] - span[0]) * mel.shape[1]
-        axes[0].set_yticks(heights, [f"{hz / 1000:g}" for hz in ticks])
+        axes[0].set_yticks(mel.shape[1] * mel_heights(ticks), [f"{hz / 1000:g}" for hz in ticks])
         axes[0].set(ylabel="frequency, kHz", title="Log-mel spectrogram, the generator's input")
         figure.colorbar(image, ax=axes[0], label="log magnitude", pad=0.01, aspect=15)
         _draw_waveform(axes[1], original, "Original waveform", "#4c566a")

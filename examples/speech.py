@@ -13,6 +13,8 @@ import soundfile
 from mel import N_FFT, SAMPLE_RATE
 from numpy.typing import NDArray
 
+BUNDLED_CLIP = Path(__file__).resolve().parent / "data" / "speech.wav"
+
 
 def read_speech(path: Path) -> NDArray[np.float32]:
     """Samples of a mono 22.05 kHz WAV.

@@ -23,11 +23,10 @@ from mel import HOP, SAMPLE_RATE, log_mel
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from speech import read_speech
+from speech import BUNDLED_CLIP, read_speech
 
 import polyconv
 
-BUNDLED_CLIP = Path(__file__).resolve().parent / "data" / "speech.wav"
 PCM_BYTES = 2 * 16384  # read from stdin at a time
 # Sums of float32 in another order: what chunks may differ by from the whole.
 TOLERANCE = 1e-4

@@ -32,12 +32,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from speech import read_speech
+from speech import BUNDLED_CLIP, read_speech
 
 import polyconv
 
 FACTOR = 4
-BUNDLED_CLIP = Path(__file__).resolve().parent / "data" / "speech.wav"
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog, six times each sunny Thursday.",
     "She sells sea shells by the shore; fresh fish is what his sister fetches.",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from checkpoint import load_checkpoint
+from command_line import Display, at_least, prepare_outputs, reason
 from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
 from measure import Comparison, Forward, Run, Watch, compare_layers, probe_native, run_model
 from mel import HOP, SAMPLE_RATE, log_mel
@@ -27,26 +28,12 @@ from report import (
     write_picture,
     write_wav,
 )
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from speech import read_speech
+from speech import BUNDLED_CLIP, read_speech
 
 from polyconv import PolyConvTranspose1d
 
-BUNDLED_CLIP = Path(__file__).resolve().parent / "data" / "speech.wav"
 OUTPUT_NAMES = ("generated.wav", "vocoder.png")
 WARM_UP_FRAMES = 4
-
-
-def _at_least(minimum: float, kind: type) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value: float = kind(text)
-        if not minimum <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {minimum}")
-        return value
-
-    parse.__name__ = kind.__name__  # what argparse calls a value that is no number at all
-    return parse
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,42 +48,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="HiFi-GAN checkpoint of this variant: .safetensors or PyTorch's own format",
     )
-    parser.add_argument("--frames", type=_at_least(1, int), help="use only the first frames")
+    parser.add_argument("--frames", type=at_least(1, int), help="use only the first frames")
     parser.add_argument(
         "--native-seconds",
-        type=_at_least(0, float),
+        type=at_least(0, float),
         default=10.0,
         help="time for the native run it is compared with; 0 skips it (default: 10)",
     )
     parser.add_argument(
         "--layers-only", action="store_true", help="run the transposed convolutions alone"
     )
-    parser.add_argument("--seed", type=_at_least(0, int), default=0, help="of random weights")
+    parser.add_argument("--seed", type=at_least(0, int), default=0, help="of random weights")
     parser.add_argument(
         "--out", type=Path, default=Path("build/vocoder"), help="default: build/vocoder"
     )
     return parser.parse_args(argv)
-
-
-class Display:
-    """Progress on stderr: one bar a pass on a terminal, one line a pass elsewhere.
-
-    Args:
-        steps: layers and blocks in one pass of the model.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.steps = steps
-
-    def watch(self, description: str, steps: int | None = None) -> Callable[[str], None]:
-        """Announce a pass; the callable it returns advances it by one step."""
-        if not self.console.is_terminal:
-            print(f"{description} ...", file=sys.stderr, flush=True)
-        task = self.bars.add_task(description, total=steps or self.steps)
-        return lambda name: self.bars.advance(task)
 
 
 def build_generators(arguments: argparse.Namespace) -> tuple[Generator, Generator]:
@@ -145,15 +111,6 @@ def measure(
     rows.append(Comparison(name, tuple(head.shape), again, reference))
     rows.append(Comparison(f"{model}, {total} frames", tuple(mel.shape), whole, None))
     return rows, whole
-
-
-def prepare_outputs(arguments: argparse.Namespace) -> None:
-    """Find out before the long run, not after it, whether its files can be written."""
-    if arguments.layers_only:
-        return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in OUTPUT_NAMES:
-        (arguments.out / name).open("ab").close()
 
 
 def write_outputs(
@@ -205,10 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         samples = read_speech(arguments.wav)
         polyconv, native = build_generators(arguments)
-        prepare_outputs(arguments)
+        if not arguments.layers_only:
+            prepare_outputs(arguments.out, OUTPUT_NAMES)
     except (ValueError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"vocoder_upsampler: {reason}", file=sys.stderr)
+        print(f"vocoder_upsampler: {reason(error)}", file=sys.stderr)
         return 2
     mel = log_mel(samples)[: arguments.frames]
     if not arguments.weights:
