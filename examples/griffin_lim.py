@@ -53,10 +53,9 @@ def magnitudes_of_mel(log_mel: NDArray[np.float32], steps: int = NNLS_STEPS) -> 
     bank = mx.array(mel_filterbank().astype(np.float32))
     mel = mx.exp(mx.array(log_mel))
     read = mel @ bank
-    gram = bank.T @ bank
-    found = read / mx.maximum(gram.sum(0), TINY)
+    found = read / mx.maximum(bank.sum(1) @ bank, TINY)
     for _ in range(steps):
-        found = found * (read / mx.maximum(found @ gram, TINY))
+        found = found * (read / mx.maximum((found @ bank.T) @ bank, TINY))
         mx.eval(found)
     return found[None]
 

@@ -85,7 +85,7 @@ def read_clip(path: Path, frames: int | None) -> Samples:
     """
     samples = read_speech(path)
     samples = samples[: min(len(samples) // HOP, frames or len(samples)) * HOP]
-    if log_mel(samples).max() <= np.log(LOG_FLOOR):
+    if log_mel(samples).max() <= np.float32(np.log(LOG_FLOOR)):
         raise ValueError(f"{path} is silent: nothing rises above the mel's floor")
     return samples
 
