@@ -7,7 +7,7 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo train test test-metal sweep guarantee lint figures bench bench-cuda models clean
+.PHONY: demo griffin-lim train test test-metal sweep guarantee lint figures bench bench-cuda models clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -15,6 +15,9 @@ PRELOAD := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS))
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
 	$(PRELOAD) $(BIN)/python examples/vocoder_upsampler.py
+
+griffin-lim: $(STAMP)-examples ## speech to mel and back without weights, by an inverse STFT in one call
+	$(PRELOAD) $(BIN)/python examples/istft_vocoder.py
 
 train: $(STAMP)-examples ## trains a 4x speech upsampler
 	$(PRELOAD) $(BIN)/python examples/train_upsampler.py
