@@ -75,7 +75,7 @@ def stft(waveform: mx.array) -> mx.array:
     """Complex spectrum, by MLX's FFT.
 
     As a convolution from 1 to 1026 channels it would be as much arithmetic as the inverse; by FFT
-    it took a fifteenth of the time on a CPU with OpenBLAS (docs/griffin_lim.md).
+    it took a tenth of the time on a CPU with OpenBLAS (docs/griffin_lim.md).
 
     Args:
         waveform: samples, shape (1, T * HOP, 1), of at least PADDING + 1 samples.
