@@ -7,7 +7,8 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo griffin-lim train test test-metal sweep guarantee lint figures bench bench-cuda models clean
+.PHONY: demo griffin-lim train test test-metal sweep guarantee lint figures gallery docs docs-serve
+.PHONY: bench bench-cuda models clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -63,6 +64,13 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
+
+docs: $(STAMP)-docs ## the site, into build/site; a warning is an error
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		--fresh-env --doctree-dir build/doctrees docs build/site
+
+docs-serve: docs ## the site, at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,85 @@
+"""How Sphinx builds the site from these pages: `make docs`, into build/site."""
+
+import re
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+
+# Sections of the sidebar. A page that is in none lands in the last one, "More".
+NAVIGATION = {
+    "Understand": ["polyphase", "choosing", "explain", "The Metal guarantee <macs>"],
+    "Use": ["switching", "training", "streaming", "memory", "distributed"],
+    "Compare": ["benchmarks/README", "differences", "gallery"],
+    "Look up": ["api", "reference", "cli", "design"],
+}
+
+project = "polyconv"
+author = "The polyconv authors"
+version = release = version_of("polyconv")
+
+extensions = [
+    "myst_parser",  # the pages are Markdown, as GitHub shows it too
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+myst_heading_anchors = 3
+# Code in docstrings stands in single backquotes.
+default_role = "code"
+# Types stand in the docstrings, as MLX writes them.
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+# Prompts and output of `console` and `pycon` blocks are not copied.
+copybutton_exclude = ".linenos, .gp, .go"
+
+html_theme = "furo"
+html_title = f"polyconv {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+pygments_style, pygments_dark_style = "friendly", "native"
+
+
+def navigation() -> dict[str, list[str]]:
+    """The sections, with all pages that they do not name behind them."""
+    named = {re.sub(r".*<(.*)>", r"\1", page) for pages in NAVIGATION.values() for page in pages}
+    pages = {path.stem for path in DOCS.iterdir() if path.suffix in (".md", ".rst")}
+    rest = sorted(pages - named - {"index"})
+    return NAVIGATION | ({"More": rest} if rest else {})
+
+
+def add_navigation(name: str) -> str:
+    """What is appended to a page: its part of the tree, in no page's source as GitHub shows it."""
+    if name == "index":
+        trees = navigation()
+    elif name == "benchmarks/README":
+        pages = sorted(path.stem for path in (DOCS / "benchmarks").glob("*.md"))
+        trees = {"": [page for page in pages if page != "README"]}
+    else:
+        return ""
+    parts = []
+    for title, listed in trees.items():
+        caption = [f":caption: {title}"] if title else []
+        parts += ["", "```{toctree}", ":hidden:", *caption, "", *listed, "```", ""]
+    return "\n".join(parts)
+
+
+def read_page(app: Sphinx, name: str, source: list[str]) -> None:
+    """Adds the navigation; makes links to Markdown outside docs/, no pages here, downloads."""
+
+    def target(match: re.Match[str]) -> str:
+        where = (Path(app.env.doc2path(name)).parent / match[1]).resolve()
+        return match[0] if where.is_relative_to(DOCS) else f"](path:{match[1]})"
+
+    source[0] = re.sub(r"\]\((\.\./[^):#]+\.md)\)", target, source[0]) + add_navigation(name)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", read_page)
