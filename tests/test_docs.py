@@ -1,4 +1,4 @@
-"""The docs are true: doctests, snippets, the README's table, links, the package's own promises."""
+"""The docs are true: doctests, generated pages, tables, links, the package's own promises."""
 
 import doctest
 import importlib
@@ -6,64 +6,21 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from snippets import PAGES, ROOT, snippets
 
 import polyconv
-from polyconv import device, scores
-from polyconv.__main__ import main
-from polyconv.inspection import staleness
-from polyconv.kernels import NEWEST, rules_for
+from polyconv import scores
 
-ROOT = Path(__file__).parents[1]
 MODULES = sorted(p.stem for p in (ROOT / "polyconv").glob("*.py") if not p.stem.startswith("__"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/**/*.md")])
-
-
-def fenced(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests_of_the_package(module):
     failed, _ = doctest.testmod(importlib.import_module(f"polyconv.{module}"))
     assert not failed
-
-
-def test_doctests_of_the_pages():
-    tried = 0
-    for page in PAGES:
-        if ">>> " in page.read_text():
-            failed, attempted = doctest.testfile(str(page), module_relative=False)
-            assert not failed, page
-            tried += attempted
-    assert tried >= 3
-
-
-def test_python_blocks_of_the_readme_run_in_order():
-    blocks = fenced((ROOT / "README.md").read_text(), "python")
-    assert len(blocks) >= 2
-    scope = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), scope)
-    assert scope["y"].shape == (1, 800, 256)
-
-
-def test_python_blocks_of_switching_run_in_order(capsys):
-    scope = {"__name__": "switching"}
-    for block in fenced((ROOT / "docs" / "switching.md").read_text(), "python"):
-        exec(compile(block, "switching.md", "exec"), scope)
-    told = capsys.readouterr().out
-    assert "layers.0: ConvTranspose1d converted, 8 times fewer multiply-accumulates" in told
-    # What the last block says that it prints.
-    assert "Upsample converted; its dense weight is block-diagonal, as of 512 groups; comp" in told
-
-
-def test_python_blocks_of_streaming_run_in_order(capsys):
-    scope = {"__name__": "streaming"}
-    for block in fenced((ROOT / "docs" / "streaming.md").read_text(), "python"):
-        exec(compile(block, "streaming.md", "exec"), scope)
 
 
 @pytest.fixture
@@ -90,27 +47,10 @@ def test_aligned_layers_spend_at_most_1_15_times_the_ideal_arithmetic(pages):
     assert max(dw for _, _, dw in aligned) <= 1.15
 
 
-def test_what_the_pages_say_that_explain_prints(capsys):
-    """By the command line; a running MLX that is newer than the rules adds a line of its own."""
-    if rules_for(device.version()) != NEWEST:
-        pytest.skip("the pages show the newest rules, and an older MLX runs here")
-    blocks = [
-        block
-        for page in (ROOT / "README.md", ROOT / "docs" / "explain.md")
-        for block in fenced(page.read_text(), "console")
-    ]
-    assert len(blocks) == 6
-    for block in blocks:
-        command, output = block.split("\n", 1)
-        assert main([*command.removeprefix("$ polyconv ").split(), "--device", "m4-max"]) == 0
-        lines = capsys.readouterr().out.splitlines(keepends=True)
-        assert "".join(line for line in lines if line[:-1] not in staleness()) == output
-
-
 def test_signatures_of_the_api_page_are_those_of_the_package():
     import inspect
 
-    blocks = fenced((ROOT / "docs" / "api.md").read_text(), "text")
+    blocks = [block.text for block in snippets(ROOT / "docs" / "api.md", "text")]
     (layers,) = [block for block in blocks if "PolyConvTranspose1d" in block]
     for line in "".join(blocks).strip().splitlines():
         name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
@@ -151,6 +91,27 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_links_to_elsewhere_are_well_formed():
+    """Nothing is fetched; `make docs` follows the links between pages, with their anchors."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((\w+:[^)]*)\)", page.read_text()):
+            parts = urlsplit(target)
+            assert parts.scheme == "https", f"{page.name}: {target}"
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc), f"{page.name}: {target}"
+            assert not re.search(r"\s", target), f"{page.name}: {target}"
+
+
+def test_every_public_name_is_in_the_reference_by_what_it_is():
+    text = (ROOT / "docs" / "reference.rst").read_text()
+    entries = re.findall(r"^\.\. auto(\w+):: polyconv\.(\w+)", text, re.M)
+    public = {name: getattr(polyconv, name) for name in polyconv.__all__}
+    classes = {name for name, thing in public.items() if isinstance(thing, type)}
+    kinds = [("class" if name in classes else "function", name) for name in public]
+    assert sorted(entries) == sorted(kinds)
+    for name, thing in public.items():
+        assert vars(thing).get("__doc__") if name in classes else thing.__doc__, name
+
+
 def test_no_machine_path_is_committed():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
@@ -159,18 +120,6 @@ def test_no_machine_path_is_committed():
         if name.endswith((".py", ".md", ".toml", ".yml", ".yaml", "Makefile", ".json")):
             text = (ROOT / name).read_text()
             assert not re.search(r"/(home|root|Users)/\w", text), name
-
-
-def test_the_figure_is_what_its_script_draws(tmp_path, monkeypatch):
-    matplotlib = pytest.importorskip("matplotlib", reason="figures need the docs extra")
-    drawn = (ROOT / "docs" / "figures" / "phases.svg").read_text()
-    if matplotlib.__version__ not in drawn:
-        pytest.skip("drawn by another matplotlib, whose paths differ")
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))
-    draw = importlib.import_module("draw")
-    monkeypatch.setattr(draw, "__file__", str(tmp_path / "draw.py"))
-    draw.main()
-    assert (tmp_path / "phases.svg").read_text() == drawn
 
 
 def test_import_without_a_backend_says_which_extra_to_install(tmp_path):

@@ -96,22 +96,29 @@ def weaving_figure() -> Figure:
     return figure
 
 
+def frames(axis: Axis) -> list[tuple[range, range]]:
+    """The samples that each frame of `stacked` reads, and the outputs that it makes."""
+    plan = stacked_axis(axis)
+    (block,) = plan.blocks
+    found = []
+    for m in range(plan.n_frames):
+        first, t = m - block.axis.padding_lo, plan.n_phases * m - plan.crop_lo
+        found.append((range(first, first + block.axis.kernel_size), range(t, t + plan.n_phases)))
+    return found
+
+
 def _stacked(axes: Axes) -> None:
     """Frame by frame: the window of samples, the two outputs of it, and that this is the order."""
-    plan = stacked_axis(AXIS)
-    (block,) = plan.blocks
-    for m in range(plan.n_frames):
+    for m, (samples, made) in enumerate(frames(AXIS)):
         x = 2.1 * m
-        for u in range(block.axis.kernel_size):
-            sample = m - block.axis.padding_lo + u
+        for u, sample in enumerate(samples):
             inside = 0 <= sample < SIZE
             at = x - 0.45 + 0.9 * u
             cell(axes, at, 2.2, f"x{sample}" if inside else "0", INK if inside else ZERO, inside)
         axes.annotate(
             "", (x, 0.45), (x, 1.8), arrowprops={"arrowstyle": "-|>", "color": ZERO, "lw": 1.4}
         )
-        for r in range(plan.n_phases):
-            t = plan.n_phases * m + r - plan.crop_lo
+        for r, t in enumerate(made):
             kept = 0 <= t < AXIS.output_size
             at = x - 0.45 + 0.9 * r
             colour = PHASES[t % STRIDE] if kept else ZERO

@@ -61,12 +61,12 @@ def _window(axes: Axes) -> None:
     axes.add_patch(Rectangle((corner[1], -corner[0] - side), side, side, **frame))
     axes.set_title(
         f"y{SHOWN[0]}{SHOWN[1]} as defined: 16 taps on a picture filled with zeros,\n"
-        f"of which {len(_met(SHOWN))} meet a sample",
+        f"of which {len(met_by(SHOWN))} meet a sample",
         color=INK,
     )
 
 
-def _met(output: tuple[int, int]) -> list[tuple[int, int]]:
+def met_by(output: tuple[int, int]) -> list[tuple[int, int]]:
     """The taps of an output that meet a sample."""
     found = []
     for down, right in phases():
