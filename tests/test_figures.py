@@ -12,7 +12,7 @@ SVGS = sorted(FIGURES.glob("*.svg"))
 
 
 def by_definition(size, kernel, stride, padding):
-    """Of each output the (tap, sample) pairs: those taps k that lie on a sample i, at `stride i`."""
+    """Of each output the pairs of a tap and the sample, at `stride i`, that it lies on."""
     lo = kernel - 1 - padding
     n_outputs = (size - 1) * stride + kernel - 2 * padding
     pairs = [(k, i) for k in range(kernel) for i in range(size)]
