@@ -65,6 +65,9 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
 
+gallery: $(STAMP)-examples ## runs the examples, and writes the pictures of docs/gallery.md
+	$(PRELOAD) $(BIN)/python docs/gallery.py
+
 docs: $(STAMP)-docs ## the site, into build/site; a warning is an error
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
 		--fresh-env --doctree-dir build/doctrees docs build/site

@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/explain.md, docs/macs.md and the README's explain block.
+"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md and the README's block.
 
     python docs/pages.py
 
@@ -7,10 +7,16 @@ What they say is worked out by the package; `tests/test_docs.py` compares.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+from polyconv.__main__ import main as polyconv_main
 from polyconv.devices import DEVICES, Metal
 from polyconv.explanation import explain_problem, problem_of
 from polyconv.metalrules import fits_in, fits_out
@@ -115,6 +121,25 @@ spends at most {MOST_MACS} times the ideal. Counted, not measured.
 """
 
 
+CLI = """# Command line
+
+`polyconv`, or `python -m polyconv`, has three commands. A shape is a list with commas, channels last; an
+option is an int, or a list with one int per spatial axis. Exit code 2 is a usage error, told in one line.
+"""
+
+COMMANDS = {
+    "explain": (
+        "Says what each method would do with a call on a Mac, which is taken, and why; computes nothing. "
+        "[How to read what it prints](explain.md)."
+    ),
+    "bench": (
+        "Times MLX's own op and every method, here; `--calibrate` measures what `auto` weighs methods by "
+        "([choosing a method](choosing.md)). [What it found](benchmarks/README.md)."
+    ),
+    "doctor": "Says which MLX, device, BLAS and kernel rules are in force, and what to do about them.",
+}
+
+
 def explain_page() -> str:
     parts = [EXPLAIN]
     for heading, text, call in TELLING:
@@ -198,9 +223,26 @@ def readme_block() -> str:
     return console(*TELLING[1][2])
 
 
+def cli_page() -> str:
+    """What `--help` prints, in 80 columns."""
+    parts = [CLI]
+    for command, told in COMMANDS.items():
+        shown = f"```console\n$ polyconv {command} --help\n{_help_of(command)}```\n"
+        parts.append(f"\n## {command}\n\n{textwrap.fill(told, 100)}\n\n{shown}")
+    return "".join(parts)
+
+
+def _help_of(command: str) -> str:
+    told, columns = io.StringIO(), mock.patch.dict(os.environ, COLUMNS="80")
+    with columns, contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        polyconv_main([command, "--help"])
+    return told.getvalue()
+
+
 def main() -> None:
     (ROOT / "docs" / "explain.md").write_text(explain_page())
     (ROOT / "docs" / "macs.md").write_text(macs_page())
+    (ROOT / "docs" / "cli.md").write_text(cli_page())
     readme = ROOT / "README.md"
     text = readme.read_text()
     start = text.index("```console")

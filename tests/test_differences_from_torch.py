@@ -107,7 +107,7 @@ def torch_output_padding():
     y = theirs.conv_transpose1d(x, w, stride=3, output_padding=2)
     assert same(polyconv.conv_transpose1d(channels_last(x), ours, 3, output_padding=2), y)
     for extra in (3, -1):
-        with pytest.raises(RuntimeError, match="output.padding"):
+        with pytest.raises(RuntimeError, match=r"output.padding"):
             theirs.conv_transpose1d(x, w, stride=3, output_padding=extra)
         assert polyconv.conv_transpose1d(X, W, 3, output_padding=extra).shape[1] == 20 + extra
     dropped = polyconv.conv_transpose1d(X, W, 3, output_padding=-1)

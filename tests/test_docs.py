@@ -32,6 +32,7 @@ def pages(monkeypatch):
 def test_generated_pages_are_what_their_script_writes(pages):
     assert (ROOT / "docs" / "explain.md").read_text() == pages.explain_page()
     assert (ROOT / "docs" / "macs.md").read_text() == pages.macs_page()
+    assert (ROOT / "docs" / "cli.md").read_text() == pages.cli_page()
     assert pages.readme_block() in (ROOT / "README.md").read_text()
 
 
