@@ -44,7 +44,7 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
-pygments_style, pygments_dark_style = "friendly", "native"
+pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 
 def navigation() -> dict[str, list[str]]:
@@ -78,7 +78,9 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
         where = (Path(app.env.doc2path(name)).parent / match[1]).resolve()
         return match[0] if where.is_relative_to(DOCS) else f"](path:{match[1]})"
 
-    source[0] = re.sub(r"\]\((\.\./[^):#]+\.md)\)", target, source[0]) + add_navigation(name)
+    text = re.sub(r"\]\((\.\./[^):#]+\.md)\)", target, source[0])
+    # Doctests end in an empty line, which the site need not show.
+    source[0] = text.replace("\n\n```\n", "\n```\n") + add_navigation(name)
 
 
 def setup(app: Sphinx) -> None:

@@ -67,8 +67,8 @@ def conv_transpose1d(
             or a negative one, which drops samples. Default: ``0``.
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"`` or ``"native"`` (MLX's
-            own op) to force one. Default: ``"auto"``.
+        method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"``, ``"taps"`` or
+            ``"native"`` (MLX's own op) to force one. Default: ``"auto"``.
         max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
             Default: what the device allows.
 
