@@ -86,6 +86,19 @@ def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monk
     assert min(scores.ratio(row, "mx") for row in shown if "mx" in row["timings"]) < 1
 
 
+def test_the_gallery_shows_what_its_script_makes(monkeypatch):
+    pytest.importorskip("PIL", reason="pictures need the examples extra")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    exhibits = importlib.import_module("gallery").EXHIBITS
+    page, folder = ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery"
+    commands = [block.text.strip() for block in snippets(page, "sh")]
+    shown = re.findall(r"\]\(gallery/(\w+)\.png\)", page.read_text())
+    assert sorted(shown) == sorted(exhibits) == sorted(path.stem for path in folder.iterdir())
+    for name, (command, _) in exhibits.items():
+        assert f"python {command}" in commands
+        assert (folder / f"{name}.png").stat().st_size < 150_000
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

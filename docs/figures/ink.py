@@ -82,7 +82,9 @@ def save(figure: Figure, target: Path, css: str = "") -> None:
         axes.set_aspect("equal")
         axes.axis("off")
         axes.autoscale_view()
-    figure.savefig(target, metadata={"Date": None}, transparent=True)
+    figure.savefig(
+        target, metadata={"Date": None}, transparent=True, bbox_inches="tight", pad_inches=0.06
+    )
     plt.close(figure)
     text = re.sub(r"(?<=: )#[0-9a-f]{6}\b", _variable, target.read_text())
     text = re.sub(r"font: (\d+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
