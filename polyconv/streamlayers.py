@@ -49,6 +49,12 @@ class _Streaming(nn.Module):
             x (array): The chunk; its length may differ from call to call, and be 0.
             cache (StreamCache, optional): Of which stream. Default: the layer's own.
             reset (array, optional): Which rows begin anew, as for :func:`polyconv.stream_step`.
+
+        Returns:
+            array: ``(N, L_out, C_out)``, maybe of length 0.
+
+        Raises:
+            ValueError: If the chunk is not of the stream's batch and channels.
         """
         check_chunk(type(self).__name__, x)
         cache, packed = self._own(cache), self._weight_once()
@@ -58,7 +64,14 @@ class _Streaming(nn.Module):
         return self._with_bias(y)
 
     def flush(self, cache: StreamCache | None = None) -> mx.array:
-        """What is left at the end of the input; the stream then begins anew."""
+        """What is left at the end of the input; the stream then begins anew.
+
+        Args:
+            cache (StreamCache, optional): Of which stream. Default: the layer's own.
+
+        Returns:
+            array: ``(N, L_out, C_out)``, maybe of length 0.
+        """
         cache, packed = self._own(cache), self._weight_once()
         state = cache.state
         if state is None:
