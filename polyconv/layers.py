@@ -14,7 +14,7 @@ from typing import TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, ops, spec
+from polyconv import arguments, ops, packing, spec
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
@@ -49,6 +49,7 @@ class PackedConvTranspose(nn.Module):
         )
         self._packed = ops.pack(weight)
         self._bias = None if bias is None else mx.stop_gradient(bias)
+        packing.evaluate([] if self._bias is None else [self._bias])
         self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
 
     def _extra_repr(self) -> str:

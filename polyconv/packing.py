@@ -5,6 +5,8 @@ Letters in shape comments: O and C output and input channels, G groups, R phases
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import mlx.core as mx
 
 from polyconv.axisplan import Block
@@ -16,13 +18,15 @@ class PackedWeight:
     """A weight that is cut into taps once, for functions that are called with it again and again.
 
     Made by :func:`polyconv.pack`. What is kept belongs to this object and to its `array`, which
-    cannot be exchanged, so it cannot grow stale.
+    cannot be exchanged, so it cannot grow stale. It is evaluated when it is made, so that any
+    thread may use it.
     """
 
     def __init__(self, w: mx.array) -> None:
         # An array of its own, as `w[...] = ...` changes an array in place.
         self._w = mx.stop_gradient(w)
         self._taps: dict[object, list[mx.array]] = {}
+        evaluate([self._w])
 
     @property
     def array(self) -> mx.array:
@@ -40,12 +44,29 @@ class PackedWeight:
     def taps_of(self, plan: ConvPlan) -> list[mx.array]:
         """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths."""
         key = plan.packing_key
-        if key not in self._taps:
-            self._taps[key] = packed_for(plan, self._w)
-        return self._taps[key]
+        found = self._taps.get(key)
+        if found is None:  # by several threads at once, it may be: they find the same
+            found = packed_for(plan, self._w)
+            evaluate(found)
+            self._taps[key] = found
+        return found
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled and copied: the weight, to be cut up again."""
+        return {"_w": self._w, "_taps": {}}
 
     def __repr__(self) -> str:
         return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"
+
+
+def evaluate(arrays: list[mx.array]) -> None:
+    """Evaluates them, unless MLX traces what they depend on, as for `mx.compile` or `mx.vmap`.
+
+    From MLX 0.31.2 on only the thread that made an array can evaluate it. What is kept for all
+    threads must so be evaluated before another sees it.
+    """
+    with suppress(ValueError):
+        mx.eval(arrays)
 
 
 def packed_for(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx.array]:

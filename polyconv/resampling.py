@@ -162,6 +162,11 @@ class ResampleStream:
         """By how many samples of the output, and of the input, the output is behind at most."""
         return self._state.latency
 
+    @property
+    def state(self) -> list[mx.array]:
+        """The samples that it holds. Another thread may go on if they are evaluated, with `mx.eval`."""
+        return [self._state.tail]
+
     def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:
         """Takes a chunk, and gives the samples that are known with it.
 
@@ -191,7 +196,10 @@ class ResampleStream:
             y = mx.concatenate([y, rest], 1)
         y = y[..., 0].T
         y = y[:, 0] if mono else y
-        return y if isinstance(x, mx.array) else np.array(y)
+        if isinstance(x, mx.array):
+            return y
+        mx.eval(y, self.state)  # who gives NumPy's arrays knows of no thread that they are bound to
+        return np.array(y)
 
 
 def design(op: str, up: int, down: int, window: Window, x: mx.array) -> mx.array:

@@ -28,6 +28,10 @@ class Convolution:
     def reset(self) -> None:
         self._state: Any = None
 
+    @property
+    def held(self) -> list[mx.array]:
+        return [] if self._state is None else [self._state.tail]
+
     def step(self, chunks: Chunks) -> mx.array:
         (x,) = chunks
         if self._state is None:
@@ -51,6 +55,10 @@ class Pointwise:
 
     def reset(self) -> None:
         self._waiting: list[mx.array | None] = [None] * self._n_inputs
+
+    @property
+    def held(self) -> list[mx.array]:
+        return [each for each in self._waiting if each is not None]
 
     def step(self, chunks: Chunks) -> mx.array:
         if self._n_inputs == 1:
@@ -82,6 +90,10 @@ class Ends:
     def reset(self) -> None:
         self._to_drop, self._begun = max(0, -self._lo), False
         self._held: mx.array | None = None
+
+    @property
+    def held(self) -> list[mx.array]:
+        return [] if self._held is None else [self._held]
 
     def step(self, chunks: Chunks) -> mx.array:
         (x,) = chunks
@@ -136,6 +148,12 @@ class StreamedModel:
         y = self._run("flush", self._template)
         self.reset_state()
         return y
+
+    @property
+    def state(self) -> list[mx.array]:
+        """The samples that it holds. Another thread may go on if they are evaluated, with `mx.eval`."""
+        held = [] if self._template is None else [self._template]
+        return held + [each for node, _ in self._nodes for each in node.held]
 
     def reset_state(self) -> None:
         """Begins anew."""

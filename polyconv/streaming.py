@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from polyconv import arguments, ops, spec
 from polyconv.calls import Weight
-from polyconv.packing import PackedWeight
+from polyconv.packing import PackedWeight, evaluate
 from polyconv.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
@@ -62,6 +62,7 @@ def stream_init(
     channels = weight.shape[2] * groups
     spec.check_groups("stream_init", channels, weight.shape[0], groups)
     tail = mx.zeros((batch, timeline.history, channels), dtype or weight.dtype)
+    evaluate([tail])  # or only this thread could begin
     return StreamState(tail, timeline.start, timeline, groups, flip)
 
 

@@ -19,6 +19,7 @@ import mlx.nn as nn
 
 from polyconv import arguments, layers, streamlayers
 from polyconv.converting import original_class
+from polyconv.packing import evaluate
 from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
 from polyconv.traversal import modules, names_of
@@ -202,6 +203,7 @@ class Graph:
             shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
             if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
                 raise UnstreamableError(f"combines a signal with an array {shape} along time")
+        evaluate([each for each in given if isinstance(each, mx.array)])
         signals = [each for each in given if isinstance(each, Symbol)]
 
         def call(*chunks: mx.array) -> mx.array:
