@@ -8,11 +8,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
+from polyconv.once import cached_property
 from polyconv.phases import Phase, n_phases, phase_dilation, phase_stride, split
 from polyconv.spec import Axis
 

@@ -17,6 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, layers
+from polyconv.locking import ALONE
 from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
 from polyconv.sparsity import blocks_of
@@ -99,16 +100,19 @@ def convert(
         paths.setdefault(id(module), []).append(path or "(model)")
         found[id(module)] = module
     told = []
-    for key, module in found.items():
-        if original_class(module) and exploit_sparsity:  # again, for the weights that it has now
-            _restore(module)
-        if original_class(module) or not _is_candidate(type(module)):
-            continue
-        path = ", ".join(paths[key])
-        if predicate is not None and not any(predicate(each, module) for each in paths[key]):
-            told.append(Converted(path, type(module).__name__, None, "the predicate says so"))
-            continue
-        told.append(_convert(path, module, exploit_sparsity))
+    with ALONE:
+        for key, module in found.items():
+            if (
+                original_class(module) and exploit_sparsity
+            ):  # again, for the weights that it has now
+                _restore(module)
+            if original_class(module) or not _is_candidate(type(module)):
+                continue
+            path = ", ".join(paths[key])
+            if predicate is not None and not any(predicate(each, module) for each in paths[key]):
+                told.append(Converted(path, type(module).__name__, None, "the predicate says so"))
+                continue
+            told.append(_convert(path, module, exploit_sparsity))
     is_done = any(map(original_class, found.values()))  # now or before
     if not is_done:
         _warn_of_nothing(model, told, found.values())
@@ -126,9 +130,10 @@ def revert(model: nn.Module) -> list[str]:
     """
     if not isinstance(model, nn.Module):
         arguments.refuse("revert", "model must be an mlx.nn.Module", arguments.shown(model))
-    converted = [(path, module) for path, module in modules(model) if original_class(module)]
-    for _, module in converted:
-        _restore(module)  # a shared one is met again, and then is reverted already
+    with ALONE:
+        converted = [(path, module) for path, module in modules(model) if original_class(module)]
+        for _, module in converted:
+            _restore(module)  # a shared one is met again, and then is reverted already
     return [path or "(model)" for path, _ in converted]
 
 
@@ -152,8 +157,9 @@ def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
         arguments.refuse("register_converter", must, arguments.shown(layer_type))
     if not callable(call):
         arguments.refuse("register_converter", "call must be callable", arguments.shown(call))
-    _REGISTERED[layer_type] = call
-    _CLASSES.clear()
+    with ALONE:
+        _REGISTERED[layer_type] = call
+        _CLASSES.clear()
 
 
 def original_class(module: nn.Module) -> type | None:
@@ -220,9 +226,10 @@ _CLASSES: dict[tuple[type, bool], type] = {}
 
 def _class_for(cls: type, sparse: bool) -> type:
     """The class of converted layers of a class."""
-    if (cls, sparse) not in _CLASSES:
-        _CLASSES[cls, sparse] = _new_class(cls, sparse)
-    return _CLASSES[cls, sparse]
+    with ALONE:
+        if (cls, sparse) not in _CLASSES:
+            _CLASSES[cls, sparse] = _new_class(cls, sparse)
+        return _CLASSES[cls, sparse]
 
 
 def _new_class(cls: type, sparse: bool) -> type:

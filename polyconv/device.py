@@ -16,6 +16,7 @@ from polyconv import devices
 from polyconv.cost import Rates, read_rates
 from polyconv.devices import CPU, CUDA, Device, Host, Metal
 from polyconv.kernels import rules_for
+from polyconv.locking import ALONE
 from polyconv.metalrules import DeviceLimits, Version
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
@@ -141,7 +142,8 @@ def device_for(stream: StreamOrDevice) -> Device:
     return present() or _host("cuda")
 
 
-_MEASURED: dict[str, Rates] = {}
+# By name; None until somebody asks, and always exchanged as a whole.
+_hosts: dict[str, Host] | None = None
 
 
 def use_rates(path: str | os.PathLike[str] | None) -> None:
@@ -157,19 +159,29 @@ def use_rates(path: str | os.PathLike[str] | None) -> None:
         ValueError: If the file does not hold such rates.
         OSError: If it cannot be read.
     """
+    global _hosts
     found = {} if path is None else read_rates("use_rates", Path(path).read_text())
-    _MEASURED.clear()
-    _MEASURED.update(found)
-    _host.cache_clear()
+    with ALONE:
+        _hosts = _hosts_of(found)
 
 
-@cache
 def _host(name: str) -> Host:
-    if not _MEASURED and "POLYCONV_RATES" in os.environ:
-        path = Path(os.environ["POLYCONV_RATES"])
-        _MEASURED.update(read_rates("POLYCONV_RATES", path.read_text()))
-    default = {"cpu": CPU, "cuda": CUDA}[name]
-    return Host(name, _MEASURED[name]) if name in _MEASURED else default
+    global _hosts
+    if _hosts is None:
+        with ALONE:
+            if _hosts is None and "POLYCONV_RATES" in os.environ:
+                text = Path(os.environ["POLYCONV_RATES"]).read_text()
+                _hosts = _hosts_of(read_rates("POLYCONV_RATES", text))
+            _hosts = _hosts or _hosts_of({})
+    return _hosts[name]
+
+
+def _hosts_of(measured: dict[str, Rates]) -> dict[str, Host]:
+    defaults = {"cpu": CPU, "cuda": CUDA}
+    return {
+        name: Host(name, measured[name]) if name in measured else default
+        for name, default in defaults.items()
+    }
 
 
 _HERE = nullcontext()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import prod
 from typing import Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from polyconv.cost import METAL_RATES, Cost
 from polyconv.devices import Device, Host, Metal
 from polyconv.kernels import KernelChoice, predict
 from polyconv.metalrules import fits_in, fits_out, up16
+from polyconv.once import cached_property
 from polyconv.spec import ITEMSIZE, Axis, ConvSpec
 
 Lift: TypeAlias = Literal["none", "plane", "frames"]

@@ -161,12 +161,17 @@ class PolyConvTranspose(nn.Module):
         return PackedConvTranspose(self._ndim, self.weight, bias, options, *sizes)
 
     def _weight_and_groups(self) -> tuple[mx.array, int]:
-        return self.weight, self.groups
+        return self.weight, getattr(self, "groups", 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        weight, groups = self._weight_and_groups()
+        # Nothing that this class has and MLX's has not is asked for: another thread may `revert`
+        # the layer meanwhile.
+        own = getattr(self, "_weight_and_groups", None)
+        weight, groups = own() if own else (self.weight, 1)
         options = (self.stride, self.padding, self.dilation, self.output_padding, groups)
-        y = _OPS[self._ndim](x, weight, *options, max_workspace=self.max_workspace)
+        most = getattr(self, "max_workspace", None)
+        ndim = getattr(self, "_ndim", weight.ndim - 2)
+        y = _OPS[ndim](x, weight, *options, max_workspace=most)
         if "bias" in self:
             y = y + self.bias
         return y

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv import arguments, routing
+from polyconv.locking import ALONE
 from polyconv.originals import ORIGINALS
 from polyconv.routing import Options
 
@@ -25,7 +25,6 @@ Listener: TypeAlias = (
 class _State:
     """Whether calls are taken over, and by which of the blocks and calls that asked for it."""
 
-    lock: threading.RLock = field(default_factory=threading.RLock)
     permanent: Options | None = None  # those of `patch()`, if it is in force
     blocks: dict[object, Options] = field(default_factory=dict)  # by open block
     listeners: dict[object, Listener] = field(default_factory=dict)  # of `intercepted` blocks
@@ -87,14 +86,14 @@ def patch(cpu_convs: bool = True, max_workspace: int | None = None) -> list[str]
         ValueError: If `max_workspace` is no positive int.
     """
     options = _options("patch", cpu_convs, max_workspace)
-    with _STATE.lock:
+    with ALONE:
         _STATE.permanent = options
         return rebind(ORIGINALS, _PATCHES)
 
 
 def unpatch() -> None:
     """Ends `patch()`. Blocks of `patched()` that are open go on."""
-    with _STATE.lock:
+    with ALONE:
         _STATE.permanent = None
         _restore()
 
@@ -112,12 +111,12 @@ def patched(cpu_convs: bool = True, max_workspace: int | None = None) -> Iterato
     options = _options("patched", cpu_convs, max_workspace)
     block = object()  # those of several threads end in any order
     try:
-        with _STATE.lock:
+        with ALONE:
             _STATE.blocks[block] = options
             rebound = rebind(ORIGINALS, _PATCHES)
         yield rebound
     finally:
-        with _STATE.lock:
+        with ALONE:
             _STATE.blocks.pop(block, None)
             _restore()
 
@@ -127,12 +126,12 @@ def intercepted(listener: Listener) -> Iterator[None]:
     """Hands each call inside to `listener`: its name, what computes it, and its arguments."""
     block = object()
     try:
-        with _STATE.lock:
+        with ALONE:
             _STATE.listeners[block] = listener
             rebind(ORIGINALS, _PATCHES)
         yield
     finally:
-        with _STATE.lock:
+        with ALONE:
             _STATE.listeners.pop(block, None)
             _restore()
 

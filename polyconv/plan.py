@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from math import prod
 
@@ -26,6 +26,7 @@ from polyconv.cost import Cost, si
 from polyconv.devices import CPU, Device, Host, Metal
 from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights, on_cuda
 from polyconv.forms import Issued, as_it_stands, issue
+from polyconv.once import cached_property
 from polyconv.phases import phase_stride
 from polyconv.spec import ITEMSIZE, ConvSpec
 

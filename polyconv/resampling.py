@@ -164,7 +164,7 @@ class ResampleStream:
 
     @property
     def state(self) -> list[mx.array]:
-        """The samples that it holds. Another thread may go on if they are evaluated, with `mx.eval`."""
+        """The samples that it holds; `mx.eval` them, and another thread may go on."""
         return [self._state.tail]
 
     def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:

@@ -151,7 +151,7 @@ class StreamedModel:
 
     @property
     def state(self) -> list[mx.array]:
-        """The samples that it holds. Another thread may go on if they are evaluated, with `mx.eval`."""
+        """The samples that it holds; `mx.eval` them, and another thread may go on."""
         held = [] if self._template is None else [self._template]
         return held + [each for node, _ in self._nodes for each in node.held]
 

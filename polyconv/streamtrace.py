@@ -19,6 +19,7 @@ import mlx.nn as nn
 
 from polyconv import arguments, layers, streamlayers
 from polyconv.converting import original_class
+from polyconv.locking import ALONE
 from polyconv.packing import evaluate
 from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
@@ -185,10 +186,15 @@ class Symbol:
 
 
 class Graph:
-    """The nodes so far; 0 is the input."""
+    """The nodes so far; 0 is the input. Other threads may run the model meanwhile, as it is."""
 
     def __init__(self) -> None:
         self.nodes: list[tuple[Node, tuple[int, ...]]] = []
+        self._thread = threading.get_ident()
+
+    @property
+    def is_recorded_here(self) -> bool:
+        return threading.get_ident() == self._thread
 
     def add(self, node: Node, inputs: tuple[Symbol, ...]) -> Symbol:
         self.nodes.append((node, tuple([each._index for each in inputs])))
@@ -234,7 +240,7 @@ class _Recorder:
         self._module, self._graph = module, graph
 
     def __getattr__(self, name: str) -> Any:
-        if name == "random":
+        if name == "random" and self._graph.is_recorded_here:
             raise UnstreamableError("draws random numbers, which would be the same for each chunk")
         value = getattr(self._module, name)
         if isinstance(value, type) or not callable(value):
@@ -306,7 +312,7 @@ def stream(model: nn.Module) -> StreamedModel:
             blamed.append(f"{names.get(id(module), 'model')} ({type(module).__name__})")
 
     try:
-        with _ONE_AT_A_TIME, _recorded(model, graph, blame):
+        with ALONE, _recorded(model, graph, blame):
             out = model(Symbol(graph, 0))
     except (UnstreamableError, TypeError, AttributeError, ValueError) as error:
         where = blamed[0] if blamed else "the model"
@@ -320,9 +326,6 @@ def stream(model: nn.Module) -> StreamedModel:
     return StreamedModel(graph.nodes)
 
 
-_ONE_AT_A_TIME = threading.RLock()  # two would restore each other's classes
-
-
 @contextmanager
 def _recorded(model: nn.Module, graph: Graph, blame: Callable[[nn.Module], None]) -> Iterator[None]:
     found = {id(module): module for _, module in modules(model)}.values()
@@ -330,8 +333,8 @@ def _recorded(model: nn.Module, graph: Graph, blame: Callable[[nn.Module], None]
     classes: dict[type, type] = {}
     try:
         for module, cls in before:
-            if cls not in classes:  # of a converted one what it was, to the same effect
-                classes[cls] = _recording_class(original_class(module) or cls, graph, blame)
+            if cls not in classes:
+                classes[cls] = _recording_class(cls, original_class(module) or cls, graph, blame)
             object.__setattr__(module, "__class__", classes[cls])
         yield
     finally:
@@ -339,17 +342,23 @@ def _recorded(model: nn.Module, graph: Graph, blame: Callable[[nn.Module], None]
             object.__setattr__(module, "__class__", cls)
 
 
-def _recording_class(cls: type, graph: Graph, blame: Callable[[nn.Module], None]) -> type:
+def _recording_class(
+    had: type, cls: type, graph: Graph, blame: Callable[[nn.Module], None]
+) -> type:
+    """Of a class that modules had, made from it, or from what it was before it was converted."""
     again = functools.partial(_methods_again, graph=graph)
     parents = [type(b.__name__, (b,), again(b)) for b in own_classes(cls)[1:] if again(b)]
     is_leaf = not own_classes(cls)
     if not is_leaf:  # what it calls by `super()`
         base = next((base for base in _LAYERS if issubclass(cls, base)), None)
-        leaf = {"__call__": functools.partialmethod(_leaf, graph)}
-        parents += [type(base.__name__, (base,), leaf)] if base else []
+        parents += (
+            [type(base.__name__, (base,), {"__call__": _leaf_of(base, graph)})] if base else []
+        )
     inner = type(cls.__name__, (cls, *parents), {} if is_leaf else again(cls))
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not graph.is_recorded_here:
+            return had.__call__(self, *args, **kwargs)  # type: ignore[operator]
         try:
             if is_leaf and any(isinstance(each, Symbol) for each in args):
                 return _leaf(self, graph, *args)
@@ -359,6 +368,15 @@ def _recording_class(cls: type, graph: Graph, blame: Callable[[nn.Module], None]
             raise
 
     return type(cls.__name__, (inner,), {"__call__": call})
+
+
+def _leaf_of(base: Any, graph: Graph) -> Callable[..., Any]:
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(each, Symbol) for each in (*args, *kwargs.values())):
+            return _leaf(self, graph, *args, **kwargs)
+        return base.__call__(self, *args, **kwargs)
+
+    return call
 
 
 def _leaf(self: Any, graph: Graph, x: Any, *more: Any) -> Any:

@@ -12,6 +12,7 @@ from polyconv import inspection, report
 from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.explanation import explain_problem
+from polyconv.locking import ALONE
 from polyconv.spec import ConvSpec
 from polyconv.tracing import listening, where
 from polyconv.traversal import names_of
@@ -42,10 +43,11 @@ class Watched:
         self._metal = metal
 
     def add(self, where: str, op: str, problem: ConvSpec, seconds: float | None) -> None:
-        site = self.sites.setdefault((where, op), Site(where, op))
-        site.problems[problem] = site.problems.get(problem, 0) + 1
-        known = site.seconds is not None and seconds is not None
-        site.seconds = site.seconds + seconds if known else None  # type: ignore[operator]
+        with ALONE:
+            site = self.sites.setdefault((where, op), Site(where, op))
+            site.problems[problem] = site.problems.get(problem, 0) + 1
+            known = site.seconds is not None and seconds is not None
+            site.seconds = site.seconds + seconds if known else None  # type: ignore[operator]
 
     def __str__(self) -> str:
         if not self.sites:

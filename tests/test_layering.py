@@ -10,17 +10,20 @@ PACKAGE = Path(__file__).parents[1] / "polyconv"
 # module: (modules of polyconv that it imports, whether it may import mlx)
 ARROWS = {
     "arguments": (set(), False),
+    "locking": (set(), False),
+    "once": (set(), False),
     "spec": ({"arguments"}, False),
     "phases": ({"spec"}, False),
-    "axisplan": ({"spec", "phases"}, False),
+    "axisplan": ({"once", "spec", "phases"}, False),
     "cost": ({"arguments"}, False),
     "metalrules": ({"spec"}, False),
     "kernels": ({"spec", "metalrules"}, False),
     "devices": ({"arguments", "cost", "kernels", "metalrules"}, False),
-    "forms": ({"spec", "cost", "devices", "kernels", "metalrules"}, False),
+    "forms": ({"spec", "cost", "devices", "kernels", "metalrules", "once"}, False),
     "estimate": ({"spec", "axisplan", "cost", "phases"}, False),
     "plan": (
-        {"arguments", "spec", "phases", "axisplan", "cost", "devices", "estimate", "forms"},
+        {"arguments", "spec", "phases", "axisplan", "cost", "devices", "estimate", "forms"}
+        | {"once"},
         False,
     ),
     "memory": ({"spec", "phases", "plan"}, False),
@@ -42,7 +45,7 @@ ARROWS = {
         | {"plan", "report", "tiling"},
         False,
     ),
-    "device": ({"cost", "devices", "kernels", "metalrules"}, True),
+    "device": ({"cost", "devices", "kernels", "locking", "metalrules"}, True),
     "room": ({"device", "devices", "tiling"}, False),
     "tiles": ({"device", "slicing", "tiling"}, True),
     "transforms": (
@@ -58,7 +61,7 @@ ARROWS = {
     ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
-    "layers": ({"arguments", "spec", "ops"}, True),
+    "layers": ({"arguments", "spec", "ops", "packing"}, True),
     "inspection": (
         {
             "arguments",
@@ -75,10 +78,10 @@ ARROWS = {
     "traversal": (set(), True),
     "sparsity": (set(), True),
     "routing": ({"arguments", "convs", "device", "ops", "originals"}, True),
-    "patching": ({"arguments", "originals", "routing"}, True),
+    "patching": ({"arguments", "locking", "originals", "routing"}, True),
     "rebuilding": ({"originals", "routing"}, True),
     "converting": (
-        {"arguments", "layers", "rebuilding", "routing", "sparsity", "traversal"},
+        {"arguments", "layers", "locking", "rebuilding", "routing", "sparsity", "traversal"},
         True,
     ),
     "timeline": (set(), False),
@@ -88,7 +91,7 @@ ARROWS = {
     "streamgraph": ({"arguments", "packing", "streaming"}, True),
     "streamtrace": (
         {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}
-        | {"traversal"},
+        | {"locking", "packing", "traversal"},
         True,
     ),
     "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
@@ -98,7 +101,7 @@ ARROWS = {
     ),
     "watching": (
         {"cost", "devices", "explanation", "inspection", "report", "spec", "tracing"}
-        | {"traversal"},
+        | {"locking", "traversal"},
         True,
     ),
     "calibration": (

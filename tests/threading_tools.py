@@ -7,7 +7,17 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
+
 ROOT = Path(__file__).parents[1]
+
+
+def ints(shape, seed=0):
+    """Small integers as float32, computed, so that any thread may use them."""
+    a = mx.array(np.random.default_rng(seed).integers(-3, 4, shape), mx.float32)
+    mx.eval(a)
+    return a
 
 
 def forget():
