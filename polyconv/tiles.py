@@ -6,6 +6,7 @@ evaluated before the next begins, and is written into its place in the result.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -171,6 +172,10 @@ def _other_thread() -> ThreadPoolExecutor:
     One thread for all, as MLX starts a stream, which is never ended, in each that it is used in.
     """
     return ThreadPoolExecutor(1, "polyconv tiles")
+
+
+if hasattr(os, "register_at_fork"):  # a process that is forked has none of its parent's threads
+    os.register_at_fork(after_in_child=_other_thread.cache_clear)
 
 
 def _without_graph(
