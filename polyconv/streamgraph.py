@@ -6,8 +6,9 @@ several inputs meet, what came early waits for the others, so that delays need n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 
@@ -128,6 +129,16 @@ class StreamedModel:
     def __init__(self, nodes: Sequence[tuple[Node, tuple[int, ...]]]) -> None:
         self._nodes = list(nodes)
         self._template: mx.array | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
+        """Another stream that stands where this one does."""
+        made = StreamedModel(copy.deepcopy(self._nodes, memo))
+        made._template = self._template
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        must = "cannot be pickled, as it holds the model's functions"
+        raise TypeError(f"[StreamedModel] {must}; pickle the model, and stream that")
 
     def step(self, x: mx.array) -> mx.array:
         """Takes a chunk ``(N, L, C)`` of any length, and gives the samples known with it."""

@@ -80,5 +80,5 @@ def run_script(text, tmp_path, seconds=120, **environment):
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")} | environment,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
