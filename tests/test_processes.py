@@ -18,7 +18,7 @@ import polyconv
 
 X1, W1 = ints((2, 9, 4)), ints((6, 5, 4), 1)
 
-# `tried(name, work)` runs work() in a fork and keeps what it gives: its result or error, or "hangs".
+# `tried(name, work)` runs work() in a fork and keeps its result or error, or that it hangs.
 FORK = """
 import os, json, select, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
@@ -107,7 +107,7 @@ tried("ours", ours)
 
 
 def test_a_fork_after_mlx_computed_is_no_worse_than_mlx(tmp_path):
-    """The thread that called `fork` has lost MLX's thread for it; a new thread gets one of its own."""
+    """The thread that forks loses MLX's thread for it; a new one gets one of its own."""
     told = forked(
         """
 import mlx.core as mx, polyconv
