@@ -116,8 +116,8 @@ def test_a_thread_local_stream_is_for_all_threads(right):
 
 def outcome(call):
     """Its values, or the error."""
-    try:
-        return np.array(call()).tolist()
+    try:  # `np.array` of what cannot be evaluated ends the process in MLX 0.32.0
+        return call().tolist()
     except (RuntimeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -125,9 +125,12 @@ def outcome(call):
 def test_a_stream_of_another_thread_is_answered_as_by_mlx():
     stream = mx.new_stream(mx.cpu)
     x, w = ints((1, 3, 1)), ints((1, 2, 1))
-    ours, native = in_threads(
-        lambda i: outcome(lambda: (polyconv, mx)[i].conv_transpose1d(x, w, 2, stream=stream)), 2
-    )
+    ours, native = [
+        in_threads(
+            lambda i, lib=lib: outcome(lambda: lib.conv_transpose1d(x, w, 2, stream=stream)), 1
+        )
+        for lib in (polyconv, mx)
+    ]
     assert ours == native
 
 

@@ -78,7 +78,7 @@ def run_script(text, tmp_path, seconds=120, **environment):
         text=True,
         timeout=seconds,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")} | environment,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | environment,
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
