@@ -247,10 +247,10 @@ def problems(n=300):
 PROBLEMS = list(problems())
 
 
-def choice(problem, max_workspace=None):
+def choice(problem, max_workspace=None, results="yxw"):
     """Of all three maps."""
     asked = Problem("op", problem, "auto", CPU, None, room_on(CPU), max_workspace)
-    plans = [_prepared(result, asked)[0] for result in "yxw"]
+    plans = [_prepared(result, asked)[0] for result in results]
     return [
         (plan.method, plan.products, [axis.block_sizes for axis in plan.axes]) for plan in plans
     ]
@@ -284,10 +284,23 @@ def test_auto_takes_the_same_whatever_memory_is_left(monkeypatch):
         assert all_choices() == first
     finally:
         mx.set_cache_limit(limit)
-    for problem in PROBLEMS[:40]:  # a limit to one call is none to the next
-        with contextlib.suppress(ValueError):
-            choice(problem, 50_000)
+
+
+def test_a_limit_to_a_call_is_none_to_the_next():
+    """Where the smallest tile of a method needs more, another is taken, the same each time."""
+    first = all_choices()
+    bounded = [bounded_choice(problem) for problem in PROBLEMS]
+    methods = [(a and a[0][0], b[0][0]) for a, b in zip(bounded, first)]
+    assert any(a and a != b for a, b in methods)
     assert all_choices() == first
+    forget()
+    assert [bounded_choice(problem) for problem in reversed(PROBLEMS)] == bounded[::-1]
+
+
+def bounded_choice(problem):
+    """None where nothing fits."""
+    with contextlib.suppress(ValueError):
+        return choice(problem, 50_000, "y")
 
 
 def test_auto_changes_when_it_is_calibrated_and_back(tmp_path):
@@ -348,12 +361,14 @@ first = np.array(polyconv.conv_transpose1d(X, W, 8, 4))
 mx.clear_cache()
 problem = spec.transposed("op", X.shape, W.shape, ("float32",) * 2, (8,), (4,), (1,), (0,), 1)
 
-def planned():
-    return _prepared("y", Problem("op", problem, "auto", CPU, None, room_on(CPU)))
+def planned(most=None):
+    return _prepared("y", Problem("op", problem, "auto", CPU, None, room_on(CPU), most))
 
 plan, tiling = planned()
 told = [(plan.method, 1 if tiling is None else tiling.n_tiles)]
 needed = temporaries(plan)
+bounded = planned(needed // 8)
+assert bounded[1].n_tiles > 8
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + first.nbytes + 3 * needed,) * 2)
 kept = []
@@ -365,6 +380,7 @@ for ballast in (0, int(1.9 * needed), int(0.4 * needed)):
     assert (np.array(y) == first).all()
     del y
     mx.clear_cache()
+    assert planned(needed // 8) == bounded
 print(json.dumps(told))
 """
 

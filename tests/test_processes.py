@@ -115,12 +115,18 @@ ours(), gradient()
 tried("native", native); tried("ours", ours)
 tried("native in a thread", in_a_thread(native)); tried("ours in a thread", in_a_thread(ours))
 tried("gradient in a thread", in_a_thread(gradient))
+def on_a_stream(work):
+    with mx.stream(mx.new_stream(mx.cpu)):
+        return work()
+tried("native on a stream", lambda: on_a_stream(native))
+tried("ours on a stream", lambda: on_a_stream(ours))
 """,
         tmp_path,
         QUICK,
     )
     assert told["ours"] == told["native"]
     assert told["native in a thread"] == told["ours in a thread"] == native_sum()
+    assert told["native on a stream"] == told["ours on a stream"] == native_sum()
     assert told["gradient in a thread"] == 2000 * 8 * 4 * 8
 
 

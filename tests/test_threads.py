@@ -4,6 +4,8 @@ Data are small integers, so every way of computing gives the same numbers. Befor
 all plans are forgotten, so that these are made in several threads at once too.
 """
 
+import asyncio
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -12,6 +14,7 @@ import reference
 from threading_tools import forget, in_threads, ints
 
 import polyconv
+from polyconv.device import device_for
 
 X1, X2, X3 = ints((2, 9, 4)), ints((2, 5, 6, 4)), ints((1, 3, 4, 3, 4))
 W1, W2, W3 = ints((6, 5, 4), 1), ints((6, 3, 4, 4), 1), ints((6, 3, 3, 3, 4), 1)
@@ -358,3 +361,23 @@ def test_chunks_of_numpy_come_from_any_thread():
         work = lambda i, c=chunk, at=at: stream.resample_chunk(c, last=at == 300)  # noqa: E731
         parts += in_threads(work, 1)
     np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-5)
+
+
+def test_what_is_asked_in_a_task_is_of_that_task():
+    """Of threads `test_every_call_in_threads` shows it, `planned_for_a_mac`."""
+
+    async def asked(device, met):
+        with polyconv.planning_for(device):
+            await met.wait()
+            return device_for(None).name, (await asyncio.to_thread(device_for, None)).name
+
+    async def all_of_them():
+        met = asyncio.Event()
+        tasks = [asyncio.create_task(asked(name, met)) for name in ("m4-max", "cuda", "cpu")]
+        await asyncio.sleep(0)
+        met.set()
+        return await asyncio.gather(*tasks)
+
+    assert [a for a, _ in asyncio.run(all_of_them())][1:] == ["cuda", "cpu"]
+    assert all(a == b for a, b in asyncio.run(all_of_them()))
+    assert len({a for a, _ in asyncio.run(all_of_them())}) == 3
