@@ -5,8 +5,6 @@ Letters in shape comments: O and C output and input channels, G groups, R phases
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import mlx.core as mx
 
 from polyconv.axisplan import Block
@@ -26,7 +24,7 @@ class PackedWeight:
         # An array of its own, as `w[...] = ...` changes an array in place.
         self._w = mx.stop_gradient(w)
         self._taps: dict[object, list[mx.array]] = {}
-        evaluate([self._w])
+        self._has_numbers = evaluate([self._w])
 
     @property
     def array(self) -> mx.array:
@@ -41,6 +39,11 @@ class PackedWeight:
     def dtype(self) -> mx.Dtype:
         return self._w.dtype
 
+    @property
+    def has_numbers(self) -> bool:
+        """Not if it was made where `mx.compile` or `mx.vmap` trace: then it is a weight as any."""
+        return self._has_numbers
+
     def taps_of(self, plan: ConvPlan) -> list[mx.array]:
         """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths."""
         key = plan.packing_key
@@ -53,20 +56,23 @@ class PackedWeight:
 
     def __getstate__(self) -> dict[str, object]:
         """What is pickled and copied: the weight, to be cut up again."""
-        return {"_w": self._w, "_taps": {}}
+        return vars(self) | {"_taps": {}}
 
     def __repr__(self) -> str:
         return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"
 
 
-def evaluate(arrays: list[mx.array]) -> None:
+def evaluate(arrays: list[mx.array]) -> bool:
     """Evaluates them, unless MLX traces what they depend on, as for `mx.compile` or `mx.vmap`.
 
     From MLX 0.31.2 on only the thread that made an array can evaluate it. What is kept for all
     threads must so be evaluated before another sees it.
     """
-    with suppress(ValueError):
+    try:
         mx.eval(arrays)
+    except ValueError:
+        return False
+    return True
 
 
 def packed_for(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx.array]:

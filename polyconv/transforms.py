@@ -92,9 +92,9 @@ def convolution(problem: Problem) -> Bilinear:
             plain = w.array if isinstance(w, PackedWeight) else w
             with on(problem.stream):
                 return run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
-        if isinstance(w, PackedWeight):
-            return _with_packed(problem, w, x)
-        return mapped(x, w)
+        if not isinstance(w, PackedWeight):
+            return mapped(x, w)
+        return _with_packed(problem, w, x) if w.has_numbers else mapped(x, w.array)
 
     return convolve
 

@@ -205,6 +205,10 @@ def test_a_weight_packed_inside_a_trace():
     value, grad = mx.value_and_grad(f)(X1, W1)
     assert value.item() == expected
     assert grad.shape == X1.shape
+    twice = mx.stack([W1, 2 * W1])
+    assert mx.vmap(f, (None, 0))(X1, twice).tolist() == [expected, 2 * expected]
+    assert mx.vmap(f)(mx.stack([X1, X1]), twice).tolist() == [expected, 2 * expected]
+    assert (mx.grad(f, 1)(X1, W1) == 0).all().item()  # a packed weight is not trained
 
 
 # Gradients and tiles.
