@@ -306,7 +306,7 @@ def test_caches_of_one_layer():
 
 
 class Gated(nn.Module):
-    """A constant is computed when it is streamed: exp of a parameter."""
+    """A constant is computed when it is streamed; what is added waits for the other."""
 
     def __init__(self):
         super().__init__()
@@ -315,33 +315,52 @@ class Gated(nn.Module):
         self.scale = ints((6,), 8)
 
     def __call__(self, x):
-        return self.up(x) * (self.scale * 2)
+        y = self.up(x) * (self.scale * 2)
+        return y[:, 1:-2] + mx.maximum(y, 0)[:, :-3]
 
 
 def test_a_streamed_model_goes_from_thread_to_thread():
     model = Gated()
     mx.eval(model.parameters())
-    streamed, parts = polyconv.stream(model), []
-    for at in (0, 2, 3, 7, 9):
-        last = at == 9
+    streamed = polyconv.stream(model)
 
-        def work(i, at=at, last=last):
-            y = (
-                streamed.flush()
-                if last
-                else streamed.step(X1[:, at : at + (2, 0, 1, 4, 0, 0, 0, 2)[at]])
-            )
-            mx.eval(y, streamed.state)
-            return y
+    def step(i, start, stop):
+        y = streamed.step(X1[:, start:stop])
+        mx.eval(y, streamed.state)
+        return y
 
-        parts += in_threads(work, 1)
+    parts = [
+        in_threads(lambda i, ends=ends: step(i, *ends), 1)[0]
+        for ends in ((0, 2), (2, 3), (3, 3), (3, 7), (7, 9))
+    ]
+    parts += in_threads(lambda i: evaluated(streamed.flush()), 1)
     assert (np.array(mx.concatenate(parts, 1)) == np.array(model(X1))).all()
+
+
+def evaluated(y):
+    mx.eval(y)
+    return y
+
+
+def test_a_cache_goes_from_thread_to_thread():
+    layer = polyconv.StreamingConvTranspose1d(4, 6, 5, 3)
+    layer.weight, layer.bias = W1, ints((6,), 4)
+    cache, parts = layer.make_cache(), []
+
+    def step(i, at):
+        y = layer.step(X1[:, at : at + 3], cache)
+        mx.eval(y, cache.state)
+        return y
+
+    for at in (0, 3, 6):
+        parts += in_threads(lambda i, at=at: step(i, at), 1)
+    parts.append(layer.flush(cache))
+    assert (np.array(mx.concatenate(parts, 1)) == np.array(layer(X1))).all()
 
 
 def test_a_state_goes_from_thread_to_thread():
     packed = polyconv.pack(W1)
     state, parts = polyconv.stream_init("conv_transpose1d", packed, stride=3, batch=2), []
-    mx.eval(state.tail)
     for at in range(9):
 
         def work(i, at=at, state=state):
@@ -365,6 +384,16 @@ def test_chunks_of_numpy_come_from_any_thread():
         work = lambda i, c=chunk, at=at: stream.resample_chunk(c, last=at == 300)  # noqa: E731
         parts += in_threads(work, 1)
     np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-5)
+    halves, stream = [mx.array(signal[:200]), mx.array(signal[200:])], polyconv.ResampleStream(2, 3)
+    mx.eval(halves)
+
+    def step(i, last):
+        y = stream.resample_chunk(halves[last], last=last)
+        mx.eval(y, stream.state)
+        return y
+
+    parts = [in_threads(lambda i, last=last: step(i, last), 1)[0] for last in (False, True)]
+    np.testing.assert_allclose(np.array(mx.concatenate(parts)), expected, atol=1e-5)
 
 
 def test_what_is_asked_in_a_task_is_of_that_task():
