@@ -9,6 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
+from polyconv import distributed
 from polyconv.converting import convert, register_converter, revert
 from polyconv.convs import conv1d, conv2d, conv3d
 from polyconv.device import exporting, planning_for, use_rates
@@ -54,6 +55,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "convert",
+    "distributed",
     "doctor",
     "explain",
     "explain_model",

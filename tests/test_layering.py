@@ -95,6 +95,15 @@ ARROWS = {
         True,
     ),
     "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
+    "sharding": ({"arguments", "spec", "phases"}, False),
+    "exchanging": ({"arguments", "sharding", "slicing"}, True),
+    "sharded": (
+        {"arguments", "spec", "calls", "device", "exchanging", "ops", "packing", "sharding"}
+        | {"slicing"},
+        True,
+    ),
+    "parallel": ({"arguments", "layers", "ops", "sharded", "slicing"}, True),
+    "distributed": ({"exchanging", "parallel", "sharded", "sharding"}, False),
     "tracing": (
         {"spec", "calls", "explanation", "inspection", "patching", "transforms", "traversal"},
         True,
@@ -118,7 +127,8 @@ ARROWS = {
         False,
     ),
     "__init__": (
-        {"converting", "convs", "device", "inspection", "layers", "ops", "patching", "tracing"}
+        {"converting", "convs", "device", "distributed", "inspection", "layers", "ops", "patching"}
+        | {"tracing"}
         | {"resampling", "streamgraph", "streaming", "streamlayers", "streamtrace", "watching"},
         True,
     ),
