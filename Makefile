@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 .SECONDARY:
 .PHONY: demo griffin-lim train test test-metal sweep guarantee lint figures gallery docs docs-serve
-.PHONY: bench bench-cuda models clean
+.PHONY: distributed bench bench-cuda models clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -22,6 +22,10 @@ griffin-lim: $(STAMP)-examples ## speech to mel and back without weights, by an 
 
 train: $(STAMP)-examples ## trains a 4x speech upsampler
 	$(PRELOAD) $(BIN)/python examples/train_upsampler.py
+
+LENGTH ?= --seconds 60
+distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or LENGTH="--hours 1"; writes docs/benchmarks/distributed.md
+	$(PRELOAD) $(BIN)/python docs/benchmarks/distributed.py $(LENGTH)
 
 test: $(STAMP)-test ## the whole suite
 	$(BIN)/python -m pytest -q
