@@ -154,7 +154,7 @@ class Scaling:
 
     @property
     def frames(self) -> int:
-        return -(-round(self.seconds * SAMPLE_RATE) // HOP)
+        return round(self.seconds * SAMPLE_RATE / HOP)
 
     @property
     def macs_per_frame(self) -> int:

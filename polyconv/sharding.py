@@ -15,6 +15,10 @@ b. So the outputs of the ranks behind a bound b of the input begin at
 
 For a layer that keeps the length this is b, and for the layers of a vocoder, with padding
 `(kernel_size - stride) / 2` and an even kernel, `stride * b` in the terms of transposed ones.
+
+For a stride of 1 the outputs from there on read samples from `b - floor((window - 1 + s) / (2 s))`
+on, and those before read up to `b + ceil((window - 1 - s) / (2 s))`: about half a window on each
+side, whatever the padding.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from itertools import combinations_with_replacement, product
+from math import gcd
 from pathlib import Path
 
 import mlx.core as mx
@@ -36,6 +37,10 @@ needs_ring = pytest.mark.skipif(
 
 
 def started(tmp_path: Path, n: int, *tasks: str) -> list[subprocess.Popen[str]]:
+    return started_with(tmp_path, n, str(WORKER), *tasks)
+
+
+def started_with(tmp_path: Path, n: int, *command: str) -> list[subprocess.Popen[str]]:
     """One process per rank, as `mlx.launch` would start them, on ports that are free."""
     sockets = [socket.socket() for _ in range(n)]
     for each in sockets:
@@ -50,7 +55,7 @@ def started(tmp_path: Path, n: int, *tasks: str) -> list[subprocess.Popen[str]]:
         environment["MLX_HOSTFILE"] = str(path)
     return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), *tasks],
+            [sys.executable, *command],
             env={**environment, "MLX_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -228,6 +233,21 @@ def test_layers_of_a_vocoder_keep_the_cuts_on_frames():
         lo = kernel - 1 - (kernel - stride) // 2
         up = Axis(20, kernel, input_dilation=stride, padding_lo=lo, padding_hi=lo)
         assert outputs_of(up, mel).bounds == tuple(stride * b for b in mel.bounds)
+
+
+def test_the_halo_by_its_formula():
+    """As docs/distributed.md has it: less only where a kernel leaves outputs out."""
+    equal = 0
+    for kernel, s, d, lo in product(range(1, 9), range(1, 7), range(1, 5), range(-1, 9)):
+        axis = Axis(200, kernel, 1, s, d, lo, lo)
+        (a, b), reach = Sharding.even(200, 4).spans[1], d * (kernel - 1)
+        start, stop = sharded_axis(axis, Sharding.even(200, 4)).exchange.spans[1]
+        halo, formula = (a - start, stop - b), ((reach + s) // (2 * s), -((s - reach) // (2 * s)))
+        if kernel >= s and gcd(s, d) == 1:
+            assert halo == formula, axis
+            equal += 1
+        assert all(n <= m for n, m in zip(halo, formula)), axis
+    assert equal > 500
 
 
 @pytest.mark.parametrize("bounds", [(0,), (1, 2), (0, 5, 3), (0, 2.0), [0, 4]])

@@ -2,7 +2,9 @@
 
 import doctest
 import importlib
+import importlib.util
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from snippets import PAGES, ROOT, snippets
+import vocoder_halos
 
 import polyconv
 from polyconv import scores
@@ -21,6 +24,23 @@ MODULES = sorted(p.stem for p in (ROOT / "polyconv").glob("*.py") if not p.stem.
 def test_doctests_of_the_package(module):
     failed, _ = doctest.testmod(importlib.import_module(f"polyconv.{module}"))
     assert not failed
+
+
+def test_the_tables_of_distributed_are_worked_out():
+    text = (ROOT / "docs" / "distributed.md").read_text()
+    v1 = vocoder_halos.VARIANTS["v1"]
+    assert f"<!-- halos -->\n{vocoder_halos.halo_table(v1)}<!-- /halos -->" in text
+    scaling = vocoder_halos.scaling_table(v1, 3600, 64)
+    assert f"<!-- scaling -->\n{scaling}<!-- /scaling -->" in text
+
+
+def test_the_page_of_the_distributed_vocoder_is_what_was_measured(monkeypatch):
+    where = ROOT / "docs" / "benchmarks"
+    spec = importlib.util.spec_from_file_location("figures", where / "distributed.py")
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    found = json.loads((where / "distributed.json").read_text())
+    assert (where / "distributed.md").read_text() == figures.page(found)
 
 
 @pytest.fixture
@@ -54,8 +74,8 @@ def test_signatures_of_the_api_page_are_those_of_the_package():
     blocks = [block.text for block in snippets(ROOT / "docs" / "api.md", "text")]
     (layers,) = [block for block in blocks if "PolyConvTranspose1d" in block]
     for line in "".join(blocks).strip().splitlines():
-        name, arguments = re.fullmatch(r"polyconv\.(\w+)\((.*)\)(?:  #.*)?", line).groups()
-        signature = inspect.signature(getattr(polyconv, name))
+        name, arguments = re.fullmatch(r"polyconv\.([\w.]+)\((.*)\)(?:  #.*)?", line).groups()
+        signature = inspect.signature(operator.attrgetter(name)(polyconv))
         if arguments == "...":
             arguments = re.search(r"PolyConvTranspose1d\((.*)\)", layers).group(1)
         written = [a.strip().lstrip("*") for a in arguments.split(",")]
