@@ -4,7 +4,8 @@ Two ways, which can be combined: a sequence in pieces along an axis, of which th
 what lies around the cuts (`sharded.py`), or layers whose channels are divided (`parallel.py`).
 """
 
-from polyconv.exchanging import Traffic, reshard, sharding_of, traffic, with_halo
+from polyconv.exchanging import reshard, sharding_of, with_halo
+from polyconv.messages import Traffic, traffic
 from polyconv.parallel import (
     AllToShardedConvTranspose1d,
     AllToShardedConvTranspose2d,

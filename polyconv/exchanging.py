@@ -1,49 +1,15 @@
-"""Sends samples between ranks as planned, and gradients back to where the samples are held.
-
-MLX's messages have no labels: what a rank receives is what its neighbour sent first. In a lazy
-graph the order would be the graph's, which may differ from rank to rank. So each message is sent
-when it is called for: all ranks run the same program, and so send and receive in the same order.
-"""
+"""How does a rank get samples that others hold, and where do their gradients go?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import mlx.core as mx
 
 from polyconv import arguments
-from polyconv.sharding import Exchange, Message, Sharding, Span, Transfer, common
-from polyconv.slicing import contiguous, cut, pad
-
-Group: TypeAlias = "mx.distributed.Group"
-Pieces: TypeAlias = "dict[Transfer, mx.array]"
-
-
-@dataclass
-class Traffic:
-    """What this rank sent and received of samples and of their gradients."""
-
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    messages: int = 0
-
-
-_TRAFFIC: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
-
-
-@contextmanager
-def traffic() -> Iterator[Traffic]:
-    """Counts what is sent and received inside."""
-    counted = Traffic()
-    token = _TRAFFIC.set(counted)
-    try:
-        yield counted
-    finally:
-        _TRAFFIC.reset(token)
+from polyconv.messages import Group, evaluate, pass_on
+from polyconv.sharding import Exchange, Sharding, Span, Transfer, common
+from polyconv.slicing import cut, pad
 
 
 def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sharding:
@@ -200,11 +166,11 @@ def _collected(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.a
 def _gather(x: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
     rank = group.rank()
     held, wanted = exchange.sharding.spans[rank], exchange.spans[rank]
-    _evaluate(x)
+    evaluate(x)
     pieces = {
         each: _cut(x, axis, held, each.span) for each in exchange.transfers if each.source == rank
     }
-    came = _pass_on(pieces, exchange.messages, x, axis, group)
+    came = pass_on(pieces, exchange.messages, x, axis, group)
     own = common(held, wanted)
     parts = [] if own is None else [(own, _cut(x, axis, held, own))]
     parts = sorted(parts + [(each.span, piece) for each, piece in came.items()], key=_begin)
@@ -216,10 +182,10 @@ def _gather(x: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.arra
 def _collect(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
     rank = group.rank()
     held, wanted = exchange.sharding.spans[rank], exchange.spans[rank]
-    _evaluate(y)
+    evaluate(y)
     back = [Transfer(b, a, span) for a, b, span in exchange.transfers]
     pieces = {each: _cut(y, axis, wanted, each.span) for each in back if each.source == rank}
-    came = _pass_on(pieces, exchange.messages_back, y, axis, group)
+    came = pass_on(pieces, exchange.messages_back, y, axis, group)
     parts = [(each.span, came[each]) for each in sorted(came)]
     own = common(held, wanted)
     if own is not None:
@@ -236,70 +202,3 @@ def _begin(part: tuple[Span, mx.array]) -> int:
 
 def _cut(x: mx.array, axis: int, held: Span, span: Span) -> mx.array:
     return cut(x, axis, span[0] - held[0], span[1] - held[0], 1)
-
-
-def _pass_on(
-    pieces: Pieces, messages: Sequence[Message], like: mx.array, axis: int, group: Group
-) -> Pieces:
-    """Sends and receives the messages of this rank in their order.
-
-    Returns:
-        dict: The pieces that were for this rank.
-    """
-    rank, pieces = group.rank(), dict(pieces)
-    for message in messages:
-        if message.sender == rank:
-            _send([pieces.pop(each) for each in message.transfers], message, axis, group)
-        elif message.receiver == rank:
-            pieces.update(_receive(message, like, axis, group))
-    return pieces
-
-
-def _send(parts: list[mx.array], message: Message, axis: int, group: Group) -> None:
-    payload = contiguous(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis))
-    mx.eval(mx.distributed.send(payload, message.receiver, group=group))
-    counted = _TRAFFIC.get()
-    if counted is not None:
-        counted.bytes_sent += payload.nbytes
-        counted.messages += 1
-
-
-def _receive(message: Message, like: mx.array, axis: int, group: Group) -> Pieces:
-    shape = (*like.shape[:axis], message.size, *like.shape[axis + 1 :])
-    payload = mx.distributed.recv(shape, like.dtype, message.sender, group=group)
-    mx.eval(payload)
-    counted = _TRAFFIC.get()
-    if counted is not None:
-        counted.bytes_received += payload.nbytes
-    found, start = {}, 0
-    for each in message.transfers:
-        found[each] = cut(payload, axis, start, start + each.size, 1)
-        start += each.size
-    return found
-
-
-def _evaluate(x: mx.array) -> None:
-    try:
-        mx.eval(x)
-    except ValueError:
-        must = "messages between ranks must be sent outside of mx.compile and mx.vmap"
-        arguments.refuse("distributed", must, "a call inside")
-
-
-def summed_gradient(w: mx.array, group: Group) -> mx.array:
-    """`w`, which all ranks have; its gradient is the sum of those of all ranks."""
-    if group.size() == 1:
-        return w
-
-    @mx.custom_function
-    def same(w: mx.array) -> mx.array:
-        return w
-
-    @same.vjp
-    def pull_back(w: mx.array, dw: mx.array, _: Any) -> mx.array:
-        _evaluate(dw)
-        total = mx.distributed.all_sum(dw, group=group)
-        mx.eval(total)
-        return total
-
-    return same(w)

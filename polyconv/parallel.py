@@ -17,12 +17,11 @@ from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv import arguments, ops
 from polyconv.layers import PolyConvTranspose
+from polyconv.messages import Group
 from polyconv.sharded import HALVES, rounded_once
 from polyconv.slicing import contiguous, cut
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
-Group: TypeAlias = "mx.distributed.Group"
-
 _OPS = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
 _LAYERS = (PolyConvTranspose, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _OPTIONS = ("stride", "padding", "dilation", "output_padding")

@@ -16,7 +16,8 @@ import mlx.core as mx
 from polyconv import arguments, ops, spec
 from polyconv.calls import Weight, dtype_names
 from polyconv.device import StreamOrDevice
-from polyconv.exchanging import Group, check_piece, gathered, sharding_of, summed_gradient
+from polyconv.exchanging import check_piece, gathered, sharding_of
+from polyconv.messages import Group, summed_gradient
 from polyconv.packing import PackedWeight
 from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
 from polyconv.slicing import cut

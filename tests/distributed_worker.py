@@ -139,6 +139,47 @@ def sequence(rng: random.Random, group: Any) -> dict[str, int]:
     return {"bytes": both.bytes_sent, "ragged": len(set(case.sharding.sizes)) > 1}
 
 
+def chain(rng: random.Random, group: Any) -> dict[str, int]:
+    """A small vocoder: layers one behind the other with a residual one, and all their gradients."""
+    rank, n = group.rank(), group.size()
+    size, dtype = rng.randint(n, 12), rng.choice(DTYPES)
+    cuts = bounds(rng, size, n)
+    x = integers(rng, (1, size, 2), dtype, 2)
+    shapes = {"up": (2, 4, 2), "same": (2, 3, 2), "post": (1, 5, 2)}
+    weights = {name: integers(rng, shape, dtype, 2) for name, shape in shapes.items()}
+    c = integers(rng, (1, 2 * size, 1), dtype, 1)
+
+    def whole(weights: Any, x: mx.array) -> mx.array:
+        y = mx.maximum(polyconv.conv_transpose1d(x, weights["up"], 2, 1), 0)
+        y = y + polyconv.conv1d(y, weights["same"], padding=2, dilation=2)
+        return (polyconv.conv1d(y, weights["post"], padding=2) * c).sum()
+
+    def sharded(weights: Any, x: mx.array) -> mx.array:
+        y, s = distributed.conv_transpose1d(x, weights["up"], 2, 1, sharding=cuts)
+        y = mx.maximum(y, 0)
+        z, s = distributed.conv1d(y, weights["same"], padding=2, dilation=2, sharding=s)
+        z, s = distributed.conv1d(y + z, weights["post"], padding=2, sharding=s)
+        return (z * piece(c, 1, s, rank)).sum()
+
+    _, (dw, dx) = mx.value_and_grad(whole, argnums=(0, 1))(weights, x)
+    _, (my_dw, my_dx) = mx.value_and_grad(sharded, argnums=(0, 1))(weights, piece(x, 1, cuts, rank))
+    assert same(my_dx, piece(dx, 1, cuts, rank)), (rank, cuts, dtype, "dx", my_dx, dx)
+    assert all(same(my_dw[name], dw[name]) for name in dw), (rank, cuts, dtype, my_dw, dw)
+    only = mx.grad(sharded)(weights, piece(x, 1, cuts, rank))  # of the weights alone
+    assert all(same(only[name], dw[name]) for name in dw), (rank, cuts, dtype, only, dw)
+    return {}
+
+
+def large(rng: random.Random, group: Any) -> dict[str, int]:
+    """Messages longer than what sockets hold, both ways at once."""
+    n, size = group.size(), 1 << 21
+    x = mx.full((1, size, 4), group.rank(), mx.float32)
+    y = distributed.with_halo(x, Sharding.even(size * n, n), size, size)
+    first, last = max(0, group.rank() - 1), min(n - 1, group.rank() + 1)
+    assert y[0, ::size, 0].tolist() == list(range(first, last + 1))
+    return {}
+
+
 def planned_bytes(case: Case, outputs: Sharding, rank: int) -> tuple[int, int]:
     """Bytes that a rank sends for the output, and for the gradient, by the plan."""
     ndim, options = case.x.ndim - 2, dict(case.options)

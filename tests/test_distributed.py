@@ -85,10 +85,10 @@ def ended(processes: list[subprocess.Popen[str]], limit: float) -> list[tuple[in
 @pytest.mark.parametrize(
     ("n", "tasks"),
     [
-        (1, ("sequence=40", "layer=10", "pieces=10", "refusals=1")),
-        (2, ("sequence=80", "layer=20", "pieces=15", "refusals=1")),
-        (3, ("sequence=40", "layer=10", "pieces=10", "refusals=1")),
-        (4, ("sequence=25", "layer=8", "pieces=6", "refusals=1")),
+        (1, ("sequence=40", "chain=4", "layer=10", "pieces=10", "large=1", "refusals=1")),
+        (2, ("sequence=80", "chain=10", "layer=20", "pieces=15", "large=1", "refusals=1")),
+        (3, ("sequence=40", "chain=6", "layer=10", "pieces=10", "large=1", "refusals=1")),
+        (4, ("sequence=25", "chain=4", "layer=8", "pieces=6", "large=1", "refusals=1")),
     ],
 )
 def test_several_processes_compute_what_one_does(tmp_path, n, tasks):
@@ -96,7 +96,7 @@ def test_several_processes_compute_what_one_does(tmp_path, n, tasks):
         assert status == 0, errors
         found = json.loads(out)
         assert found["size"] == n
-        assert [f"{name}={found[name]}" for name in ("sequence", "layer", "pieces")] == [*tasks[:3]]
+        assert all(found[name] == int(cases) for name, cases in [t.split("=") for t in tasks])
         assert n == 1 or found["ragged"] > 10
         assert n == 1 or found["bytes"] > 0
 

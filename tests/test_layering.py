@@ -96,14 +96,15 @@ ARROWS = {
     ),
     "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
     "sharding": ({"arguments", "spec", "phases"}, False),
-    "exchanging": ({"arguments", "sharding", "slicing"}, True),
+    "messages": ({"arguments", "sharding", "slicing"}, True),
+    "exchanging": ({"arguments", "messages", "sharding", "slicing"}, True),
     "sharded": (
-        {"arguments", "spec", "calls", "device", "exchanging", "ops", "packing", "sharding"}
-        | {"slicing"},
+        {"arguments", "spec", "calls", "device", "exchanging", "messages", "ops", "packing"}
+        | {"sharding", "slicing"},
         True,
     ),
-    "parallel": ({"arguments", "layers", "ops", "sharded", "slicing"}, True),
-    "distributed": ({"exchanging", "parallel", "sharded", "sharding"}, False),
+    "parallel": ({"arguments", "layers", "messages", "ops", "sharded", "slicing"}, True),
+    "distributed": ({"exchanging", "messages", "parallel", "sharded", "sharding"}, False),
     "tracing": (
         {"spec", "calls", "explanation", "inspection", "patching", "transforms", "traversal"},
         True,
