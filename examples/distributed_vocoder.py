@@ -137,6 +137,12 @@ def wait_for_all(group: Any) -> None:
     mx.eval(mx.distributed.all_sum(mx.ones((group.size(),)), group=group))
 
 
+def wait_no_longer(seconds: float | None) -> None:
+    """Ends this process, and tells where it was, if it is not called again for so long."""
+    if seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+
 def run(arguments: argparse.Namespace, group: Any, mel: Mel) -> dict[str, Any]:
     """Makes and writes this rank's part; tells of it."""
     path = arguments.out / "distributed.wav"
@@ -149,9 +155,9 @@ def run(arguments: argparse.Namespace, group: Any, mel: Mel) -> dict[str, Any]:
     mx.reset_peak_memory()
     n_samples, begin = 0, time.perf_counter()
     with distributed.traffic() as sent:
+        wait_no_longer(arguments.patience)
         for done, first, samples in rank.chunks(progress.done):
-            if arguments.patience:
-                faulthandler.dump_traceback_later(arguments.patience, exit=True)
+            wait_no_longer(arguments.patience)
             part.write(first, samples)
             progress.write(done)
             checks.keep(first, samples)

@@ -29,7 +29,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from polyconv.arguments import refuse, shown
+from polyconv.arguments import count, refuse, shown
 from polyconv.phases import n_phases, phase_dilation, phase_stride, split
 from polyconv.spec import Axis
 
@@ -62,7 +62,7 @@ class Sharding:
     @classmethod
     def even(cls, size: int, n_ranks: int) -> Sharding:
         """Pieces that differ by one sample at most, the longer ones first."""
-        each, more = divmod(size, n_ranks)
+        each, more = divmod(size, count("Sharding.even", "n_ranks", n_ranks))
         return cls.of_sizes([each + (rank < more) for rank in range(n_ranks)])
 
     @property

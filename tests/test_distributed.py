@@ -109,8 +109,9 @@ def test_by_mlx_s_own_launcher(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [LAUNCHER, "-n", "2", "--backend", "ring", "--starting-port", str(port), "--"]
-    command += [sys.executable, WORKER, "sequence=5"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    command += ["python", WORKER, "sequence=5"]  # older ones take a path for a script
+    environment = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
     found = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert sorted(each["rank"] for each in found) == [0, 1], ran.stderr
 
@@ -255,6 +256,12 @@ def test_bounds_that_are_none(bounds):
     with pytest.raises(ValueError) as error:
         Sharding(bounds)
     assert str(error.value).startswith("[Sharding] bounds must be a tuple of ints that rise from 0")
+
+
+def test_pieces_of_no_ranks():
+    with pytest.raises(ValueError) as error:
+        Sharding.even(4, 0)
+    assert str(error.value) == "[Sharding.even] n_ranks must be at least 1; got 0"
 
 
 def test_one_process_alone_needs_no_launcher():

@@ -11,8 +11,8 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
-from snippets import PAGES, ROOT, snippets
 import vocoder_halos
+from snippets import PAGES, ROOT, snippets
 
 import polyconv
 from polyconv import scores

@@ -57,15 +57,16 @@ def run(arguments: argparse.Namespace, halo: str, ranks: int) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     report = out / "report.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, str(EXAMPLE), "--seconds", str(arguments.seconds)]
+    command = ["python", str(EXAMPLE), "--seconds", str(arguments.seconds)]
     command += ["--variant", arguments.variant, "--halo", halo, "--patience", "300"]
     command += ["--out", str(out), "--report", str(report)]
     if ranks > 1:
-        launcher = str(Path(sys.executable).with_name("mlx.launch"))
         port = ["--starting-port", str(_free_port())]
-        command = [launcher, "-n", str(ranks), "--backend", "ring", *port, "--", *command]
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env={**os.environ, **threads}, stdin=subprocess.PIPE) as process:
+        command = ["mlx.launch", "-n", str(ranks), "--backend", "ring", *port, "--", *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # Both are those beside this Python, whether or not its environment is active.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
         if ranks > 1:
             _fill(process)
         process.wait()
