@@ -11,7 +11,15 @@ DOCS = Path(__file__).parent
 # Sections of the sidebar. A page that is in none lands in the last one, "More".
 NAVIGATION = {
     "Understand": ["polyphase", "choosing", "explain", "The Metal guarantee <macs>"],
-    "Use": ["switching", "training", "streaming", "memory", "distributed"],
+    "Use": [
+        "switching",
+        "training",
+        "streaming",
+        "memory",
+        "threads",
+        "distributed",
+        "griffin_lim",
+    ],
     "Compare": ["benchmarks/README", "differences", "gallery"],
     "Look up": ["api", "reference", "cli", "design"],
 }

@@ -162,5 +162,5 @@ def test_arrows(module):
     expected, mlx = ARROWS[module]
     assert ours == expected
     assert any(name.startswith("mlx") for name in names) == mlx
-    if module not in ("bench", "calibration", "peers", "extension", "resampling"):
+    if module not in ("bench", "calibration", "peers", "extension", "resampling", "tiles"):
         assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "scipy", "jax"}
