@@ -20,6 +20,10 @@ EXHIBITS = {
         "examples/vocoder_upsampler.py --native-seconds 0",
         "build/vocoder/vocoder.png",
     ),
+    "griffin_lim": (
+        "examples/istft_vocoder.py",
+        "build/griffin_lim/griffin_lim.png",
+    ),
     "training": (
         "examples/train_upsampler.py --restart",
         "build/upsampler/loss.png",

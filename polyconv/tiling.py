@@ -2,7 +2,7 @@
 
 A tile is a part of a plan: some items of the batch, and along the longest axis some frames, or for
 the gradient of the input some samples. It is computed by the plan's own convolutions with the
-plan's own packed weights, so its numbers are the plan's. Standard library only.
+plan's own packed weights, so exact numbers are the plan's. Standard library only.
 """
 
 from __future__ import annotations
