@@ -90,8 +90,9 @@ def _read_safetensors(path: Path) -> Any:
         # NumPy has no bfloat16, and every tensor of a generator is a float anyway.
         arrays: Any = mx.load(str(path), format="safetensors")
         return {key: np.array(value.astype(mx.float32)) for key, value in arrays.items()}
-    except RuntimeError as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
+    except (RuntimeError, ValueError) as error:  # MLX's, or that of a name that is no text
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: damaged or not a safetensors file ({reason})") from error
 
 
 def _find_generator(raw: Any) -> Arrays:
@@ -114,7 +115,7 @@ def _to_mlx(generator: Generator, tensors: Arrays) -> list[tuple[str, mx.array]]
             raise ValueError(f"{name} of shape {_torch_shape(name, shape)} is missing")
     for name, tensor in tensors.items():
         if name not in expected:
-            raise ValueError(f"{name} of shape {tensor.shape} is unexpected")
+            raise ValueError(f"{' '.join(name.split())[:80]} of shape {tensor.shape} is unexpected")
         wanted = _torch_shape(name, expected[name])
         if tensor.shape != wanted:
             raise ValueError(f"{name} has shape {tensor.shape} where {wanted} was expected")

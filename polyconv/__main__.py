@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from polyconv import benching, inspection, report, tracing
+from polyconv.arguments import one_line
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, Explanation, predict_row
 from polyconv.metalrules import DeviceLimits
 
+_LONGEST = 320
 _OPTIONS = (
     "stride",
     "padding",
@@ -30,7 +32,7 @@ _OPTIONS = (
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, where argparse prints the usage as well."""
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        print(f"{self.prog}: {one_line(message, _LONGEST)}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"polyconv {args.command}: {reason}", file=sys.stderr)
+        print(f"polyconv {args.command}: {one_line(str(reason), _LONGEST)}", file=sys.stderr)
         return 2
     return 0
 

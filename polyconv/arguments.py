@@ -5,11 +5,22 @@ Every error of the library has the one form that `refuse` gives it. Standard lib
 
 from __future__ import annotations
 
+import numbers
 import operator
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 _LONGEST_SHOWN = 80
+_LONGEST = 290
+# What is beyond is no size on any machine, and Python does not print all of it.
+_MOST = 2**63
+_LONGEST_READ = 8
+
+# Shows the ends of what is long without making the text of all of it.
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 40
+_SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
 
 
 class NoRoomError(ValueError):
@@ -17,14 +28,25 @@ class NoRoomError(ValueError):
 
 
 def refuse(op: str, must: str, got: str, error: type[ValueError] = ValueError) -> NoReturn:
-    """Raises `[op] what must hold; got what`."""
-    raise error(f"[{op}] {must}; got {got}")
+    """Raises `[op] what must hold; got what`, on one line and not too long."""
+    most = max(_LONGEST_SHOWN - 20, _LONGEST - len(op) - len(must))
+    raise error(f"[{op}] {must}; got {one_line(got, most)}")
 
 
 def shown(value: object) -> str:
-    """A value as its repr, on one line and not too long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    """A value as its repr, on one line and not too long; of large arrays the shape."""
+    if getattr(value, "ndim", 0) and _size(value) > _LONGEST_SHOWN:
+        return f"{type(value).__name__} of shape {value.shape}"  # type: ignore[attr-defined]
+    try:
+        return one_line(_SHORT.repr(value), _LONGEST_SHOWN)
+    except Exception:  # a `__repr__` of the caller's, or an int of thousands of digits
+        return f"{type(value).__name__} that has no repr"
+
+
+def one_line(text: str, most: int) -> str:
+    """A text on one line, and not longer than so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
@@ -35,13 +57,16 @@ def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
     ...
     ValueError: [conv_transpose3d] stride must be an int or 3 ints, one per spatial axis; got (2, 2)
     """
-    if type(value) is int:
+    if type(value) is int and -_MOST < value < _MOST:
         return (value,) * ndim
     items = _items(value)
-    ints = [_int(item) for item in ([value] * ndim if items is None else items)]
-    numbers = tuple(number for number in ints if number is not None)
-    if len(numbers) == len(ints) == ndim:
-        return numbers
+    items = [value] * ndim if items is None else items
+    ints = [_int(item) for item in items] if len(items) == ndim else []
+    read = tuple(number for number in ints if number is not None)
+    if len(read) == ndim:
+        for number in read:
+            _check_64_bits(op, name, number)
+        return read
     count = "1 int" if ndim == 1 else f"{ndim} ints, one per spatial axis"
     refuse(op, f"{name} must be an int or {count}", shown(value))
 
@@ -87,6 +112,25 @@ def transposed_options(
     )
 
 
+def plain_options(
+    op: str,
+    ndim: int,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
+    groups: object = 1,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Reads the options of `conv1d/2d/3d`: as in MLX pairs of padding are `conv_general`'s."""
+    options = (
+        per_axis(op, "stride", stride, ndim),
+        per_axis(op, "padding", padding, ndim),
+        per_axis(op, "dilation", dilation, ndim),
+        count(op, "groups", groups),
+    )
+    positive(op, "dilation", min(options[2]))  # `kernel_dilation` further on
+    return options
+
+
 def general_options(
     op: str,
     ndim: int,
@@ -120,13 +164,54 @@ def count(op: str, name: str, value: object) -> int:
     number = None if isinstance(value, bool) else _int(value)
     if number is None:
         refuse(op, f"{name} must be an int", shown(value))
+    _check_64_bits(op, name, number)
     return positive(op, name, number)
+
+
+def sizes(op: str, name: str, value: object) -> tuple[int, ...]:
+    """Reads a shape."""
+    items = _items(value)
+    ints = [_int(item) for item in items] if items is not None else [None]
+    read = tuple(number for number in ints if number is not None)
+    if len(read) < len(ints):
+        refuse(op, f"{name} must be a shape, ints in a list or tuple", shown(value))
+    if min(read, default=0) < 0:
+        refuse(op, f"sizes of {name} must be at least 0", shown(value))
+    for number in read:
+        _check_64_bits(op, f"sizes of {name}", number)
+    return read
 
 
 def positive(op: str, name: str, value: int) -> int:
     """Refuses what is below 1."""
     if value < 1:
         refuse(op, f"{name} must be at least 1", str(value))
+    return value
+
+
+def integer(op: str, name: str, value: object) -> int:
+    """Reads one int of any sign, such as an axis."""
+    number = None if isinstance(value, bool) else _int(value)
+    if number is None:
+        refuse(op, f"{name} must be an int", shown(value))
+    _check_64_bits(op, name, number)
+    return number
+
+
+def real(op: str, name: str, value: object) -> float:
+    """Reads one real number."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):
+            pass
+    refuse(op, f"{name} must be a real number", shown(value))
+
+
+def choice(op: str, name: str, value: object, options: Collection[str]) -> str:
+    """Reads one of some words."""
+    if not isinstance(value, str) or value not in options:
+        refuse(op, f"{name} must be one of {', '.join(options)}", shown(value))
     return value
 
 
@@ -140,8 +225,13 @@ def switch(op: str, name: str, value: object) -> bool:
 def _int(value: object) -> int | None:
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except Exception:  # `TypeError`, or what an `__index__` of the caller's raises
         return None
+
+
+def _check_64_bits(op: str, name: str, number: int) -> None:
+    if not -_MOST < number < _MOST:
+        refuse(op, f"{name} must fit in 64 bits", shown(number))
 
 
 def _items(value: object) -> Sequence[object] | None:
@@ -149,5 +239,12 @@ def _items(value: object) -> Sequence[object] | None:
     if isinstance(value, (list, tuple)):
         return value
     if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
-        return list(value.tolist())
+        # A view may be far larger than its memory; what is too long is refused by its length.
+        size = _size(value)
+        return list(value.tolist()) if size <= _LONGEST_READ else range(size)
     return None
+
+
+def _size(value: object) -> int:
+    size = getattr(value, "size", 0)
+    return size if isinstance(size, int) else 0

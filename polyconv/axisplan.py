@@ -17,6 +17,9 @@ from polyconv.once import cached_property
 from polyconv.phases import Phase, n_phases, phase_dilation, phase_stride, split
 from polyconv.spec import Axis
 
+# A fold pads the kernel to so many times the taps that it holds, at most.
+_MOST_PADDED = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -369,12 +372,15 @@ def _fold(phases: Sequence[Phase], leads: Sequence[int], window: int, axis: Axis
 
     Tap u of the window is kernel index `start_i + step (u - lead_i)` for phase i. A fold is that
     with `start_i - step lead_i = first - i`: always so for a transposed convolution whose phases
-    are not dilated, where output i + 1 meets the kernel one tap earlier than output i.
+    are not dilated, where output i + 1 meets the kernel one tap earlier than output i. Of few taps
+    and a large stride it would be nearly all padding, as long as the stride.
     """
     step = phases[0].taps.step
     starts = [phase.taps.start - step * lead for phase, lead in zip(phases, leads, strict=True)]
     first = starts[0]
     if len(phases) > step or starts != list(range(first, first - len(phases), -1)):
+        return None
+    if step > _MOST_PADDED * len(phases):
         return None
     pad_lo = len(phases) - 1 - first
     return Fold(pad_lo, step * window - axis.kernel_size - pad_lo, step)

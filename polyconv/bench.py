@@ -264,7 +264,9 @@ def _rival(
 ) -> dict[str, Callable[[], Any]]:
     known = {**peers.PEERS, **peers.TRAINING}
     if name not in known:
-        arguments.refuse("bench", f"rivals must be among {', '.join(peers.PEERS)}", repr(name))
+        arguments.refuse(
+            "bench", f"rivals must be among {', '.join(peers.PEERS)}", arguments.shown(name)
+        )
     if op not in TRANSPOSED:
         if name in _TRANSPOSED_ONLY:
             return {}

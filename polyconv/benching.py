@@ -107,7 +107,8 @@ def _more(args: argparse.Namespace) -> dict[str, Any]:
 def _cases(args: argparse.Namespace) -> None:
     chosen = [each for each in cases.read(args.cases) if (args.case or "") in each["name"]]
     if not chosen:
-        raise ValueError(f"no case of {args.cases} is named like {args.case!r}")
+        must = f"--case must be like the name of a case of {args.cases}"
+        arguments.refuse("bench", must, arguments.shown(args.case))
     rows = []
     for case in _track(chosen, "timing"):
         rows += bench.bench_cases([case], **_more(args))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from polyconv.arguments import refuse, shown
+
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 
 
@@ -23,18 +25,29 @@ def read(path: Path) -> list[dict[str, Any]]:
         OSError: If it cannot be read.
     """
     if path.suffix == ".csv":
-        return list(rows(path.read_text()))
+        try:
+            return list(rows(path.read_text()))
+        except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
+            must = f"{path.name} must hold a layer in each row, as tests/data/real_layers.csv"
+            refuse("bench", must, "something else")
     try:
         tomllib = importlib.import_module("tomllib")
     except ImportError:
-        raise ValueError("--cases needs Python 3.11 or later for TOML") from None
+        refuse("bench", "--cases needs Python 3.11 or later for TOML", "an older one")
     try:
         found = tomllib.loads(path.read_text()).get("case", [])
-    except ValueError as error:
-        raise ValueError(f"{path} must be TOML: {error}") from error
-    if not found:
-        raise ValueError(f"{path} must hold cases as [[case]]")
+    except (ValueError, RecursionError) as error:
+        refuse("bench", f"{path.name} must be TOML", str(error))
+    if not isinstance(found, list) or not found or not all(map(_is_case, found)):
+        must = f"{path.name} must hold cases as [[case]] with name, op, input and weight"
+        refuse("bench", must, shown(found))
     return [dict(case) for case in found]
+
+
+def _is_case(case: Any) -> bool:
+    if not isinstance(case, dict) or not {"name", "op", "input", "weight"} <= case.keys():
+        return False
+    return isinstance(case["name"], str) and isinstance(case["op"], str)
 
 
 def rows(text: str) -> Iterator[dict[str, Any]]:

@@ -94,6 +94,10 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         arguments.refuse("convert", "model must be an mlx.nn.Module", arguments.shown(model))
+    if predicate is not None and not callable(predicate):
+        must = "predicate must be callable, given path and layer"
+        arguments.refuse("convert", must, arguments.shown(predicate))
+    arguments.switch("convert", "exploit_sparsity", exploit_sparsity)
     paths: dict[int, list[str]] = {}
     found: dict[int, nn.Module] = {}
     for path, module in modules(model):

@@ -50,7 +50,7 @@ def conv1d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(1, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
+    return _conv(1, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
 
 
 def conv2d(
@@ -86,7 +86,7 @@ def conv2d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(2, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
+    return _conv(2, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
 
 
 def conv3d(
@@ -122,7 +122,7 @@ def conv3d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(3, x, w, (stride, padding, dilation, 1, groups), stream, method, max_workspace)
+    return _conv(3, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
 
 
 def _conv(
@@ -135,7 +135,6 @@ def _conv(
     max_workspace: int | None,
 ) -> mx.array:
     op = f"conv{ndim}d"
-    stride, padding, *others = given
-    # As in `mx.conv1d/2d/3d` both ends are padded alike; pairs are `conv_general`'s.
-    padding = arguments.per_axis(op, "padding", padding, ndim)
-    return general(op, ndim, x, w, (stride, padding, *others, False), stream, method, max_workspace)
+    stride, padding, dilation, groups = arguments.plain_options(op, ndim, *given)
+    options = (stride, padding, dilation, 1, groups, False)
+    return general(op, ndim, x, w, options, stream, method, max_workspace)

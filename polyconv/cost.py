@@ -51,6 +51,9 @@ CUDA_RATES = Rates(
 METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
 
 
+_MUST = "the file must hold rates as `polyconv bench --calibrate` writes them"
+
+
 def read_rates(op: str, text: str) -> dict[str, Rates]:
     """The rates by device that a file of `polyconv bench --calibrate` holds.
 
@@ -58,14 +61,21 @@ def read_rates(op: str, text: str) -> dict[str, Rates]:
         ValueError: If it does not, or a rate is no number of seconds.
     """
     try:
-        found = {name: Rates(**rates) for name, rates in json.loads(text)["rates"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        must = "the file must hold rates as `polyconv bench --calibrate` writes them"
-        refuse(op, must, f"{type(error).__name__}: {error}")
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        refuse(op, _MUST, f"no JSON: {error}")
+    given = tree.get("rates") if isinstance(tree, dict) else None
+    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
+        refuse(op, _MUST, shown(given))
+    try:
+        found = {name: Rates(**rates) for name, rates in given.items()}
+    except TypeError:  # fields that are missing, or unknown
+        refuse(op, _MUST, f"other fields, {shown([*map(list, given.values())])}")
     for name, rates in found.items():
         for value in astuple(rates):
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                refuse(op, f"rates of {name} must be seconds, 0 or more and below 1", shown(value))
+                must = "rates must be seconds, 0 or more and below 1"
+                refuse(op, must, f"{shown(value)} for {shown(name)}")
     return found
 
 

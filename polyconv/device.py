@@ -13,6 +13,7 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv import devices
+from polyconv.arguments import refuse, shown
 from polyconv.cost import Rates, read_rates
 from polyconv.devices import CPU, CUDA, Device, Host, Metal
 from polyconv.kernels import rules_for
@@ -160,9 +161,19 @@ def use_rates(path: str | os.PathLike[str] | None) -> None:
         OSError: If it cannot be read.
     """
     global _hosts
-    found = {} if path is None else read_rates("use_rates", Path(path).read_text())
+    found = {} if path is None else _rates_in("use_rates", path)
     with ALONE:
         _hosts = _hosts_of(found)
+
+
+def _rates_in(op: str, path: str | os.PathLike[str]) -> dict[str, Rates]:
+    if not isinstance(path, (str, os.PathLike)):
+        refuse(op, "path must be a str or a path", shown(path))
+    try:
+        text = Path(path).read_text()
+    except ValueError as error:  # a name that no file can have, or bytes that are no text
+        refuse(op, "path must be that of a text file", f"{shown(path)}: {error}")
+    return read_rates(op, text)
 
 
 def _host(name: str) -> Host:
@@ -170,8 +181,8 @@ def _host(name: str) -> Host:
     if _hosts is None:
         with ALONE:
             if _hosts is None and "POLYCONV_RATES" in os.environ:
-                text = Path(os.environ["POLYCONV_RATES"]).read_text()
-                _hosts = _hosts_of(read_rates("POLYCONV_RATES", text))
+                found = _rates_in("POLYCONV_RATES", os.environ["POLYCONV_RATES"])
+                _hosts = _hosts_of(found)
             _hosts = _hosts or _hosts_of({})
     return _hosts[name]
 

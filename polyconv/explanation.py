@@ -164,8 +164,7 @@ def problem_of(
         if name not in _OPTIONS[op in TRANSPOSED]:
             must = f"options must be among {', '.join(_OPTIONS[op in TRANSPOSED])}"
             arguments.refuse(op, must, name)
-    if min((*x, *w), default=0) < 0:
-        arguments.refuse(op, "sizes must be at least 0", f"{x} and {w}")
+    x, w = arguments.sizes(op, "x", x), arguments.sizes(op, "weight", w)
     ndim = TRANSPOSED.get(op) or spec.spatial_ndim(op, x)
     return read_call(op, ndim, x, w, (dtype, dtype), **options)
 

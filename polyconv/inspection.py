@@ -49,15 +49,13 @@ def explain(
     Raises:
         ValueError: As the op itself would, or if the op, dtype or device is not known.
     """
-    if op not in OPS:
-        arguments.refuse("explain", f"op must be one of {', '.join(OPS)}", arguments.shown(op))
-    if dtype not in DTYPES:
-        must = f"dtype must be one of {', '.join(DTYPES)}"
-        arguments.refuse("explain", must, arguments.shown(dtype))
+    arguments.choice("explain", "op", op, OPS)
+    arguments.choice("explain", "dtype", dtype, DTYPES)
     metal = metal_named(device)
-    problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
+    x, w = arguments.sizes("explain", "input", input), arguments.sizes("explain", "weight", weight)
+    problem = problem_of(op, x, w, dtype, options)
     given = ", ".join(f"{name}={value}" for name, value in options.items())
-    call = f"{op}({tuple(input)}, {tuple(weight)}{', ' if given else ''}{given}) {dtype}"
+    call = f"{op}({x}, {w}{', ' if given else ''}{given}) {dtype}"
     if max_workspace is not None:
         max_workspace = arguments.count("explain", "max_workspace", max_workspace)
     return explain_problem(problem, call, op, metal, staleness(), max_workspace)
@@ -71,7 +69,8 @@ def metal_named(name: str | None) -> Metal:
     present = device.present()
     if name is None and present is not None:
         return present
-    return devices.device("explain", name or "m4-max", rules_for(device.version()))
+    name = "m4-max" if name is None else name
+    return devices.device("explain", name, rules_for(device.version()))
 
 
 def staleness() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,6 +25,7 @@ _OPS: dict[int, Callable[..., mx.array]] = {
 }
 
 
+_DEFAULTS = {"groups": 1, "max_workspace": None}
 _OPTIONS = ("stride", "padding", "dilation", "output_padding")
 
 
@@ -85,9 +86,8 @@ class PolyConvTranspose(nn.Module):
             channels.
     """
 
-    # Of a layer of MLX's that `convert` made one of these.
-    groups = 1
-    max_workspace: int | None = None
+    groups: int
+    max_workspace: int | None
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class PolyConvTranspose(nn.Module):
         for option in ("kernel_size", "stride", "dilation"):
             arguments.positive(name, option, min(per_axis[option]))
         sizes = per_axis.pop("kernel_size")
+        spec.check_int32(name, in_channels, out_channels * math.prod(sizes) * in_channels // groups)
         scale = math.sqrt(1 / (in_channels // groups * math.prod(sizes)))
         self.weight = mx.random.uniform(
             low=-scale, high=scale, shape=(out_channels, *sizes, in_channels // groups)
@@ -136,6 +137,15 @@ class PolyConvTranspose(nn.Module):
         self.groups = groups
         if max_workspace is not None:
             self.max_workspace = arguments.count(name, "max_workspace", max_workspace)
+
+    def __getattr__(self, key: str) -> Any:
+        """Of a layer of MLX's that `convert` made one of these, what it does not have.
+
+        No attributes of the class, which would hide what MLX keeps elsewhere: arrays and lists.
+        """
+        if key in _DEFAULTS and key not in self:
+            return _DEFAULTS[key]
+        return super().__getattr__(key)
 
     def _extra_repr(self) -> str:
         out_channels, *kernel_size, channels = self.weight.shape
@@ -240,6 +250,7 @@ def _rank(name: str, ndim: int | None, options: dict[str, IntOrTuple]) -> int:
             must = "the rank must be told by ndim, or by the length of every tuple argument"
             arguments.refuse(name, must, " and ".join(map(str, told)) or "neither")
         ndim = told[0]
-    if arguments.count(name, "ndim", ndim) not in _OPS:
+    ndim = arguments.count(name, "ndim", ndim)
+    if ndim not in _OPS:
         arguments.refuse(name, "the rank must be 1, 2 or 3", str(ndim))
     return ndim

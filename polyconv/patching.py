@@ -139,7 +139,7 @@ def intercepted(listener: Listener) -> Iterator[None]:
 def _options(op: str, cpu_convs: bool, max_workspace: int | None) -> Options:
     if max_workspace is not None:
         max_workspace = arguments.count(op, "max_workspace", max_workspace)
-    return Options(bool(cpu_convs), max_workspace)
+    return Options(arguments.switch(op, "cpu_convs", cpu_convs), max_workspace)
 
 
 def _restore() -> None:

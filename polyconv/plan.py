@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from polyconv.arguments import refuse
+from polyconv.arguments import refuse, shown
 from polyconv.axisplan import (
     AxisPlan,
     Block,
@@ -192,7 +192,7 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
     """
     if method != "auto":
         if method not in METHODS:
-            refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", repr(method))
+            refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
         forced = METHODS[method](spec, device)
         if isinstance(forced, Rejection):
             refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")

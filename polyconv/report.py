@@ -166,7 +166,7 @@ def _cells(line: Line, chosen: str) -> tuple[str, ...]:
         str(line.n_convs),
         "x".join(map(str, line.taps)),
         si(line.macs).strip(),
-        f"{line.macs_on_zeros / line.macs:.1%}",
+        f"{line.macs_on_zeros / line.macs:.1%}" if line.macs else "-",
         ", ".join(path for path, _ in line.kernels),
         _bytes(line.unfold_bytes),
         _bytes(line.temporary_bytes),

@@ -23,6 +23,8 @@ _WINDOWS = {
     "bartlett": np.bartlett,
     "boxcar": np.ones,
 }
+# A filter has 20 taps for each: of more its design would take seconds, and gigabytes.
+_MOST = 2**20
 _BACKGROUNDS = ("mean", "median", "minimum", "maximum")
 
 
@@ -56,13 +58,13 @@ def upfirdn(
     Raises:
         ValueError: If an argument does not fit.
     """
-    taps = _filter("upfirdn", h, x)
+    axis = _axis("upfirdn", x, axis)
+    taps = _filter("upfirdn", h).astype(x.dtype)
     up = arguments.count("upfirdn", "up", up)
     down = arguments.count("upfirdn", "down", down)
-    if mode not in MODES:
-        must = f"mode must be one of {', '.join(MODES)}"
-        arguments.refuse("upfirdn", must, arguments.shown(mode))
-    n, n_taps = _length("upfirdn", x, axis), taps.shape[0]
+    arguments.choice("upfirdn", "mode", mode, MODES)
+    cval = arguments.real("upfirdn", "cval", cval)
+    n, n_taps = x.shape[axis], taps.shape[0]
     n_out = ((n - 1) * up + n_taps - 1) // down + 1
     return _resampled(taps, x, up, down, axis, (n_taps - 1, n_out), mode, cval)
 
@@ -100,12 +102,15 @@ def resample_poly(
         ValueError: If an argument does not fit.
     """
     up, down = _ratio("resample_poly", up, down)
-    n = _length("resample_poly", x, axis)
-    if padtype not in (*MODES, *_BACKGROUNDS):
-        must = f"padtype must be one of {', '.join((*MODES, *_BACKGROUNDS))}"
-        arguments.refuse("resample_poly", must, arguments.shown(padtype))
+    axis = _axis("resample_poly", x, axis)
+    n = x.shape[axis]
+    arguments.choice("resample_poly", "padtype", padtype, (*MODES, *_BACKGROUNDS))
+    if cval is not None:
+        cval = arguments.real("resample_poly", "cval", cval)
     if cval is not None and padtype != "constant":
-        arguments.refuse("resample_poly", "cval goes with padtype 'constant'", repr(padtype))
+        arguments.refuse(
+            "resample_poly", "cval goes with padtype 'constant'", arguments.shown(padtype)
+        )
     if up == down:
         return x
     taps = design("resample_poly", up, down, window, x)
@@ -181,9 +186,8 @@ class ResampleStream:
         Raises:
             ValueError: If the chunk has other channels than the stream.
         """
-        if np.iscomplexobj(x) or getattr(x, "dtype", None) == mx.complex64:
-            arguments.refuse("resample_chunk", "x must be real", "complex")
-        samples = x if isinstance(x, mx.array) else mx.array(np.asarray(x, np.float32))
+        arguments.switch("resample_chunk", "last", last)
+        samples = _array("resample_chunk", "x", x)
         mono = samples.ndim == 1
         lines = samples[:, None] if mono else samples
         if lines.ndim != 2 or lines.shape[1] != self._channels:
@@ -208,18 +212,28 @@ def design(op: str, up: int, down: int, window: Window, x: mx.array) -> mx.array
     (scipy/signal/_signaltools.py, `resample_poly`, and `firwin`.)
     """
     if not isinstance(window, (str, tuple)):
-        return _filter(op, window, x) * up
+        return _filter(op, window).astype(x.dtype) * up
     most = max(up, down)
+    if most > _MOST:
+        must = (
+            f"up and down, without common divisors, must be at most {_MOST} for a filter of its own"
+        )
+        arguments.refuse(op, must, f"{up} and {down}")
     m = np.arange(-10 * most, 10 * most + 1)
     h = np.sinc(m / most) / most * _window(op, window, len(m))
     return mx.array((h / h.sum() * up).astype(np.float32)).astype(x.dtype)
 
 
 def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
-    if isinstance(window, tuple) and len(window) == 2 and window[0] == "kaiser":
-        return np.kaiser(n, window[1])
-    if window in _WINDOWS:
-        return np.asarray(_WINDOWS[window](n))  # type: ignore[index]
+    if isinstance(window, str) and window in _WINDOWS:
+        return np.asarray(_WINDOWS[window](n))
+    if (
+        isinstance(window, tuple)
+        and len(window) == 2
+        and isinstance(window[0], str)
+        and window[0] == "kaiser"
+    ):
+        return np.kaiser(n, arguments.real(op, "beta of the kaiser window", window[1]))
     try:
         from scipy.signal import get_window
     except ImportError:
@@ -227,21 +241,32 @@ def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
         arguments.refuse(op, f"window must be {known}, without SciPy", arguments.shown(window))
     try:
         return np.asarray(get_window(window, n, fftbins=False))
-    except ValueError as error:
-        arguments.refuse(op, "window must be one of scipy.signal's", f"{window!r}: {error}")
+    except Exception as error:  # SciPy's, of many types
+        reason = f"{arguments.shown(window)}: {error}"
+        arguments.refuse(op, "window must be one of scipy.signal's", reason)
 
 
-def _filter(op: str, h: Filter, x: mx.array) -> mx.array:
-    if not isinstance(x, mx.array):
-        arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
-    if not isinstance(h, mx.array) and np.iscomplexobj(h):
-        arguments.refuse(op, "filter and signal must be real", "complex")
-    taps = h if isinstance(h, mx.array) else mx.array(np.asarray(h, np.float32))
-    if mx.complex64 in (taps.dtype, x.dtype):
-        arguments.refuse(op, "filter and signal must be real", "complex")
+def _filter(op: str, h: Filter) -> mx.array:
+    taps = _array(op, "the filter", h)
     if taps.ndim != 1 or taps.shape[0] == 0:
         arguments.refuse(op, "the filter must have one axis and a tap", str(tuple(taps.shape)))
-    return taps.astype(x.dtype)
+    return taps
+
+
+def _array(op: str, name: str, a: Any) -> mx.array:
+    """Reads real numbers: an array of MLX's as it is, of NumPy's or a list as float32."""
+    if not isinstance(a, mx.array):
+        is_real = isinstance(a, (np.ndarray, list, tuple)) and not np.iscomplexobj(a)
+        try:
+            a = mx.array(np.asarray(a if is_real else None, np.float32))
+        except (TypeError, ValueError, OverflowError):
+            is_real = False
+        if not is_real:
+            must = f"{name} must be an array or a list of real numbers"
+            arguments.refuse(op, must, arguments.shown(a))
+    if a.dtype == mx.complex64:
+        arguments.refuse(op, f"{name} must be real", "complex64")
+    return a
 
 
 def _ratio(op: str, up: int, down: int) -> tuple[int, int]:
@@ -250,16 +275,18 @@ def _ratio(op: str, up: int, down: int) -> tuple[int, int]:
     return up // common, down // common
 
 
-def _length(op: str, x: mx.array, axis: int) -> int:
+def _axis(op: str, x: mx.array, axis: int) -> int:
+    """The axis, counted from the first, of a signal that can be resampled along it."""
     if not isinstance(x, mx.array):
         arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        must = f"axis must be one of the {x.ndim} of x"
-        arguments.refuse(op, must, arguments.shown(axis))
-    n: int = x.shape[axis]
-    if n == 0:
+    if x.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+        arguments.refuse(op, "x must be float16, bfloat16 or float32", str(x.dtype)[9:])
+    axis = arguments.integer(op, "axis", axis)
+    if not -x.ndim <= axis < x.ndim:
+        arguments.refuse(op, f"axis must be one of the {x.ndim} of x", str(axis))
+    if x.shape[axis] == 0:
         arguments.refuse(op, "x must have a sample along the axis", "none")
-    return n
+    return axis % x.ndim
 
 
 def _resampled(
@@ -278,7 +305,6 @@ def _resampled(
     as far as the filter reaches.
     """
     lo, n_out = ends
-    axis %= x.ndim
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
     lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
     if mode != "constant" or cval:

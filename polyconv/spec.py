@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polyconv.arguments import positive, refuse
+from polyconv.arguments import positive, refuse, shown
 
 INT32_MAX = 2**31 - 1
 
@@ -272,15 +272,16 @@ def _spec(
     groups: int,
     flip: bool,
 ) -> ConvSpec:
-    dtype = _check_dtypes(op, *dtypes)
+    dtype = promoted(op, *dtypes)
     spec = ConvSpec(x_shape[0], x_shape[-1], w_shape[0], axes, groups, flip, dtype)
     _check_int32(op, spec)
-    if dtype == "float64" and spec.is_input_dilated:
+    if dtype == "float64" and not _takes_float64(spec):
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", dtype)
     return spec
 
 
-def _check_dtypes(op: str, x: str, w: str) -> str:
+def promoted(op: str, x: str, w: str) -> str:
+    """The result dtype; refuses what is no float input, or a complex weight."""
     if x not in _FLOATS:
         refuse(op, "x must be float16, bfloat16 or float32", x)
     if w == "complex64":
@@ -294,5 +295,16 @@ def _check_int32(op: str, spec: ConvSpec) -> None:
         numbers += (a.stride, a.input_dilation, a.kernel_dilation, a.dilated_size, a.window)
         numbers += (abs(a.padding_lo), abs(a.padding_hi))
         numbers.append(a.dilated_size + max(a.padding_lo, 0) + max(a.padding_hi, 0))
+    check_int32(op, *numbers)
+
+
+def _takes_float64(spec: ConvSpec) -> bool:
+    """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
+    is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
+    return not is_dilated and (spec.groups == 1 or spec.ndim == 1)
+
+
+def check_int32(op: str, *numbers: int) -> None:
+    """Refuses sizes that MLX cannot count."""
     if max(numbers) > INT32_MAX:
-        refuse(op, "every size must fit in int32, as MLX counts in int32", str(max(numbers)))
+        refuse(op, "every size must fit in int32, as MLX counts in int32", shown(max(numbers)))

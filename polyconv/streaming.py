@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from polyconv import arguments, ops, spec
-from polyconv.calls import Weight
+from polyconv.calls import Weight, dtype_names
 from polyconv.packing import PackedWeight, evaluate
 from polyconv.timeline import Piece, Timeline
 
@@ -52,16 +52,18 @@ def stream_init(
     Raises:
         ValueError: If the op is none of these, or would refuse the arguments.
     """
-    if op not in _OPS:
-        arguments.refuse("stream_init", f"op must be one of {', '.join(_OPS)}", arguments.shown(op))
+    arguments.choice("stream_init", "op", op, _OPS)
     _check_weight("stream_init", weight)
     if dtype is not None and not isinstance(dtype, mx.Dtype):
         arguments.refuse("stream_init", "dtype must be one of MLX's", arguments.shown(dtype))
-    arguments.count("stream_init", "batch", batch)
+    dtype = weight.dtype if dtype is None else dtype
+    spec.promoted("stream_init", *dtype_names((dtype, weight.dtype)))
+    batch = arguments.count("stream_init", "batch", batch)
     timeline, groups, flip = _read(op, weight.shape, options)
     channels = weight.shape[2] * groups
     spec.check_groups("stream_init", channels, weight.shape[0], groups)
-    tail = mx.zeros((batch, timeline.history, channels), dtype or weight.dtype)
+    spec.check_int32("stream_init", *map(abs, timeline), batch * timeline.history * channels)
+    tail = mx.zeros((batch, timeline.history, channels), dtype)
     evaluate([tail])  # or only this thread could begin
     return StreamState(tail, timeline.start, timeline, groups, flip)
 
@@ -78,16 +80,20 @@ def _read(
             pair = spec.transposed_padding((kernel,), padding, dilation, output_padding)
             given = (1, stride[0], dilation[0], pair[0][0], pair[1][0])
             flip = True
+        elif op == "conv1d":
+            stride, padding, dilation, groups = arguments.plain_options(op, 1, **options)
+            given = (stride[0], 1, dilation[0], padding[0], padding[0])
+            flip = False
         else:
-            options = dict(options)
-            if op == "conv1d" and "dilation" in options:
-                options["kernel_dilation"] = options.pop("dilation")
             read = arguments.general_options(op, 1, **options)
             step, (lo, hi), kernel_dilation, input_dilation, groups, flip = read
             given = (step[0], input_dilation[0], kernel_dilation[0], lo[0], hi[0])
     except TypeError as error:
         arguments.refuse("stream_init", f"options must be those of {op}", str(error))
-    for name, value in zip(("stride", "input_dilation", "kernel_dilation"), given):
+    names = ("stride", "input_dilation", "kernel_dilation")
+    if op == _TRANSPOSED:
+        names = ("stride", "stride", "dilation")
+    for name, value in zip(names, given):
         arguments.positive(op, name, value)
     return Timeline(kernel, *given), groups, flip
 
@@ -114,6 +120,8 @@ def stream_step(
         ValueError: If the chunk is not of the stream's batch and channels.
     """
     _check("stream_step", state, weight)
+    if reset is not None:
+        _check_reset(reset, state.tail.shape[0])
     check_chunk("stream_step", x, state.tail.shape[0], state.tail.shape[2])
     tail = state.tail
     if reset is not None:
@@ -175,10 +183,37 @@ def _check_weight(op: str, weight: Any) -> None:
 def _check(op: str, state: Any, weight: Any) -> None:
     if not isinstance(state, StreamState):
         arguments.refuse(op, "state must be a StreamState", type(state).__name__)
+    if not _is_whole(state):
+        arguments.refuse(op, "state must be one that stream_init made", "other fields")
     _check_weight(op, weight)
     if weight.shape[1] != state.timeline.kernel_size:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
         arguments.refuse(op, must, str(weight.shape[1]))
+
+
+def _check_reset(reset: Any, batch: int) -> None:
+    is_one = isinstance(reset, mx.array) and reset.dtype == mx.bool_
+    if not is_one or reset.shape != (batch,):
+        got = (
+            f"{reset.dtype} {reset.shape}" if isinstance(reset, mx.array) else type(reset).__name__
+        )
+        arguments.refuse("stream_step", f"reset must be an array of {batch} booleans", got)
+
+
+def _is_whole(state: StreamState) -> bool:
+    """Whether a state can be one of a stream's: it is a tuple, and anybody can make one."""
+    line = state.timeline
+    if not (isinstance(line, Timeline) and isinstance(state.tail, mx.array)):
+        return False
+    ints = (*line, state.position, state.groups)
+    if not all(isinstance(number, int) for number in ints) or not isinstance(state.flip, bool):
+        return False
+    return (
+        min(*line[:4], state.groups) > 0
+        and max(map(abs, ints)) <= spec.INT32_MAX
+        and state.tail.ndim == 3
+        and state.tail.shape[1] == line.history
+    )
 
 
 def check_chunk(op: str, x: Any, batch: int | None = None, channels: int | None = None) -> None:

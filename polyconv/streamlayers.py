@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import convs
+from polyconv import arguments, convs, spec
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.packing import PackedWeight
@@ -91,6 +91,10 @@ class _Streaming(nn.Module):
 
     def _own(self, cache: StreamCache | None) -> StreamCache:
         if cache is not None:
+            is_one = isinstance(cache, StreamCache)
+            if not is_one or not isinstance(cache.state, (StreamState, type(None))):
+                got = "another state in it" if is_one else arguments.shown(cache)
+                arguments.refuse(type(self).__name__, "cache must be a StreamCache", got)
             return cache
         if "_cache" not in vars(self):
             self.reset_state()
@@ -143,9 +147,34 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
     _op = "conv_general"
     causal = False
 
-    def __init__(self, *args: Any, causal: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.causal = causal
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        causal: bool = False,
+    ) -> None:
+        name = type(self).__name__
+        in_channels = arguments.count(name, "in_channels", in_channels)
+        out_channels = arguments.count(name, "out_channels", out_channels)
+        (kernel_size,) = arguments.per_axis(name, "kernel_size", kernel_size, 1)
+        arguments.positive(name, "kernel_size", kernel_size)
+        read = arguments.plain_options(name, 1, stride, padding, dilation, groups)
+        (stride,), (padding,), (dilation,), groups = read
+        arguments.positive(name, "stride", stride)
+        spec.check_groups(name, in_channels, out_channels, groups)
+        spec.check_int32(name, in_channels, kernel_size * in_channels * out_channels // groups)
+        bias = arguments.switch(name, "bias", bias)
+        super().__init__(
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        )
+        self.causal = arguments.switch(name, "causal", causal)
 
     def _ends(self) -> tuple[list[int], list[int]]:
         if self.causal:

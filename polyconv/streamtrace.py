@@ -79,6 +79,9 @@ _POINTWISE_MODULES = (
 )
 
 
+_PLAIN = (bool, int, float, complex, type(None))
+
+
 class UnstreamableError(Exception):
     """Why something cannot be computed chunk by chunk."""
 
@@ -206,6 +209,8 @@ class Graph:
         """A function of signals, and of numbers or arrays without time."""
         given = [*args, *kwargs.values()]
         for each in given:
+            if not isinstance(each, (Symbol, mx.Dtype, *_PLAIN)) and not hasattr(each, "shape"):
+                raise UnstreamableError(f"combines a signal with {arguments.shown(each)}")
             shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
             if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
                 raise UnstreamableError(f"combines a signal with an array {shape} along time")

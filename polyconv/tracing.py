@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import transforms
+from polyconv import arguments, transforms
 from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
-from polyconv.inspection import metal_named, staleness
+from polyconv.inspection import DTYPES, metal_named, staleness
 from polyconv.patching import intercepted
-from polyconv.spec import ConvSpec
+from polyconv.spec import ConvSpec, check_int32
 from polyconv.traversal import names_of
 
 Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
@@ -56,8 +56,14 @@ def explain_model(
         its `Explanation`; the one with the largest peak by any method comes first.
     """
     metal = metal_named(device)
+    if not callable(model):
+        arguments.refuse("explain_model", "model must be callable", arguments.shown(model))
+    arguments.choice("explain_model", "dtype", dtype, DTYPES)
+    shapes = [arguments.sizes("explain_model", "an input", shape) for shape in inputs]
+    for shape in shapes:
+        check_int32("explain_model", *shape, 0)
     with recorded(model) as calls:
-        model(*[mx.zeros(tuple(shape), getattr(mx, dtype)) for shape in inputs])
+        model(*[mx.zeros(shape, getattr(mx, dtype)) for shape in shapes])
     told = []
     for found, n_calls in Counter(calls).items():
         problem = found.problem

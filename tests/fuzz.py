@@ -187,7 +187,9 @@ KINDS = ("result", "error", "unclear", "crash", "hang")
 
 
 def table(found: dict[str, Found]) -> list[str]:
-    rows = [f"{'':28}{'inputs':>9}{'results':>9}{'errors':>9}{'unclear':>9}{'crashes':>9}{'hangs':>7}"]
+    rows = [
+        f"{'':28}{'inputs':>9}{'results':>9}{'errors':>9}{'unclear':>9}{'crashes':>9}{'hangs':>7}"
+    ]
     rows[0] += f"{'seconds':>9}{'slowest':>9}"
     total = Found()
     for name, each in found.items():

@@ -45,6 +45,8 @@ def legal(rng: random.Random, op: str) -> tuple[tuple[int, ...], tuple[int, ...]
         if op in ("conv1d", "conv2d", "conv3d"):
             options["padding"] = [max(p) for p in zip(case.general["lo"], case.general["hi"])]
             options["dilation"] = options.pop("kernel_dilation")
+            if ndim == 1 and rng.random() < 0.7:
+                (options["padding"],) = options["padding"]
             options = {name: options[name] for name in PLAIN}
             general = read(op, ndim, case.w_shape, options)
             if general is None or min(shape_of(case.x_shape, case.w_shape, general)[1:-1]) < 1:
@@ -202,7 +204,7 @@ def _check(
         exact = named.get("method") == "per_phase" and x.shape == x.shape
         expected = Expected(x, wide, general, dtype, exact)
         wrong = wrong_convolution(y, expected)
-        if wrong or not differentiates or y.size > 2000 or wide is not w:
+        if wrong or not differentiates or wide is not w or max(y.shape) > 500:
             return wrong
         return _wrong_gradients(op, x, w, options, named, y, general)
 

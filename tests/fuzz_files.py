@@ -133,7 +133,21 @@ def _damaged(rng: random.Random, content: bytes) -> bytes:
 
 def _odd_json(rng: random.Random, value: Any) -> Any:
     """The same tree with one of its values exchanged."""
-    odd_values = (None, [], {}, "x", -1, 2.5, 1e400, 10**400, True, [[1]], "1e-9", {"a": 1}, "\ud800")
+    odd_values = (
+        None,
+        [],
+        {},
+        "x",
+        -1,
+        2.5,
+        1e400,
+        10**400,
+        True,
+        [[1]],
+        "1e-9",
+        {"a": 1},
+        "\ud800",
+    )
     if rng.random() < 0.3 or not isinstance(value, (dict, list)) or not value:
         return rng.choice(odd_values)
     made = dict(value) if isinstance(value, dict) else list(value)
@@ -200,7 +214,9 @@ def cases_file(rng: random.Random) -> Input:
     name, content = rng.choice((("c.toml", _TOML), ("c.csv", _CSV)))
     if rng.random() < 0.4:
         words = re.split(rb"(\W)", content)
-        words[rng.randrange(len(words))] = rng.choice((b"", b"x", b"-1", b"0", b"9" * 30, b"\x00", b"2x2x2"))
+        words[rng.randrange(len(words))] = rng.choice(
+            (b"", b"x", b"-1", b"0", b"9" * 30, b"\x00", b"2x2x2")
+        )
         content = b"".join(words)
     else:
         content = _damaged(rng, content)
@@ -339,7 +355,9 @@ def _torch_content(rng: random.Random) -> tuple[str, bytes]:
     if kind == 6:
         return "random", bytes(rng.randrange(256) for _ in range(rng.choice((0, 1, 30, 900))))
     if kind == 7:
-        ops = rng.choice((b"\x80\x02.", b"(d.", b"]q\x00h\x00.", b"\x80\x02]q\x00h\x00a.", b"I1\n."))
+        ops = rng.choice(
+            (b"\x80\x02.", b"(d.", b"]q\x00h\x00.", b"\x80\x02]q\x00h\x00a.", b"I1\n.")
+        )
         return "pickle", ops
     return "whole", writer(tree, {"0": data})
 
@@ -378,7 +396,9 @@ def checkpoint_reader(rng: random.Random) -> Input:
     elif kind == 1:
         del tensors[key]
     elif kind == 2:
-        tensors[rng.choice(("x", "a\nb", "", "weight_g", "ups.0.weight_v"))] = np.ones(2, np.float32)
+        tensors[rng.choice(("x", "a\nb", "", "weight_g", "ups.0.weight_v"))] = np.ones(
+            2, np.float32
+        )
     elif kind == 3:
         tensors[key] = np.full_like(tensors[key], rng.choice((np.nan, np.inf)))
     safetensors = rng.random() < 0.5
@@ -400,7 +420,22 @@ def checkpoint_reader(rng: random.Random) -> Input:
 
 # ---- the command line
 
-_WORDS = ("", "0", "-1", "2", "1,2", "1,,2", "x", "2.5", "9" * 30, "9" * 5000, "1,8,2", "a\nb", "--", "²")
+_WORDS = (
+    "",
+    "0",
+    "-1",
+    "2",
+    "1,2",
+    "1,,2",
+    "x",
+    "2.5",
+    "9" * 30,
+    "9" * 5000,
+    "1,8,2",
+    "a\nb",
+    "--",
+    "²",
+)
 _OPTIONS = ("stride", "padding", "dilation", "output-padding", "kernel-dilation", "input-dilation")
 _MORE = ("padding-lo", "padding-hi", "groups", "dtype", "device", "max-workspace", "batch", "model")
 
@@ -418,7 +453,15 @@ def _argv(rng: random.Random, command: str) -> list[str]:
         option = rng.choice((*_OPTIONS, *_MORE, "flip", "json", "nonsense"))
         argv.append(f"--{option}")
         if option not in ("flip", "json"):
-            words = (*_WORDS, "m4-max", "float16", "float64", "json:loads", "nowhere:x", "os:nothing")
+            words = (
+                *_WORDS,
+                "m4-max",
+                "float16",
+                "float64",
+                "json:loads",
+                "nowhere:x",
+                "os:nothing",
+            )
             argv.append(rng.choice(words) if option != "batch" else _rows_file(rng))
     return argv
 
@@ -456,7 +499,12 @@ def _bench_argv(rng: random.Random) -> list[str]:
     if rng.random() < 0.2:
         argv += ["--rivals", rng.choice(("nobody", "", ",", "upfirdn"))]
     if rng.random() < 0.1:
-        argv += ["--calibrate", "/nowhere/at/all/rates.json", "--layers", rng.choice(("0", "x", "1"))]
+        argv += [
+            "--calibrate",
+            "/nowhere/at/all/rates.json",
+            "--layers",
+            rng.choice(("0", "x", "1")),
+        ]
     return argv
 
 

@@ -89,7 +89,7 @@ _ARRAYS: tuple[Callable[[], Any], ...] = (
     lambda: mx.array([]),
     lambda: mx.array(True),
     lambda: mx.zeros((2, 0)),
-    lambda: mx.broadcast_to(mx.array(1), (2**20,)),
+    lambda: mx.broadcast_to(mx.array(1), (2**12,)),
 )
 
 
@@ -102,11 +102,15 @@ def index_of(value: Any) -> int | None:
 
 
 def shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and len(value) < 9:
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, mx.array) or (isinstance(value, np.ndarray) and value.size > 4):
+        return f"array {tuple(value.shape)} {value.dtype}".replace("mlx.core.", "mx.")
     try:
         text = repr(value)
     except Exception as error:
         text = f"<{type(value).__name__}, unprintable: {type(error).__name__}>"
-    return text if len(text) < 200 else f"{text[:200]}..."
+    return text if len(text) < 90 else f"{text[:40]}..."
 
 
 def numbers(rng: random.Random, shape: Sequence[int], special: bool = False) -> np.ndarray:
@@ -122,7 +126,8 @@ def numbers(rng: random.Random, shape: Sequence[int], special: bool = False) -> 
 def array(rng: random.Random, shape: Sequence[int], dtype: str, special: bool = False) -> mx.array:
     """An array of this shape, however it lies in memory."""
     view = rng.choice(VIEWS)
-    return view(rng, tuple(shape), special).astype(getattr(mx, dtype))
+    a = view(rng, tuple(shape), special)
+    return (mx.abs(a) if dtype.startswith("u") else a).astype(getattr(mx, dtype))
 
 
 def _plain(rng: random.Random, shape: tuple[int, ...], special: bool) -> mx.array:

@@ -12,11 +12,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from fuzz_calls import NO_ROOM, UNSUITED, convolution, legal, names_of, read
-from fuzz_inputs import FLOATS, array, no_array, numbers, odd, odd_array, shown
-from fuzz_judge import Expected, Input, values, wrong_convolution
-from reference import conv_general as reference_conv
+from fuzz_calls import NO_ROOM, legal, names_of, read
+from fuzz_inputs import FLOATS, array, no_array, odd, shown
+from fuzz_judge import Expected, Input, wrong_convolution
 
 import polyconv
 
@@ -25,7 +23,9 @@ Maker = Callable[[random.Random], Input]
 
 
 def _told(name: str, args: Any, kwargs: Any = None) -> str:
-    given = [shown(a) if not isinstance(a, mx.array) else f"array {a.shape} {a.dtype}" for a in args]
+    given = [
+        shown(a) if not isinstance(a, mx.array) else f"array {a.shape} {a.dtype}" for a in args
+    ]
     given += [f"{k}={shown(v)}" for k, v in (kwargs or {}).items()]
     return f"{name}({', '.join(given)})"
 
@@ -91,7 +91,8 @@ def layer(name: str) -> Maker:
             dtype = (mx.zeros((), x.dtype) * mx.zeros((), weight.dtype)).dtype
             return wrong_convolution(y, Expected(x, weight, general, dtype))
 
-        return Input(f"{_told(name, (), kwargs)} {how}", call, check, allowed=(NO_ROOM,))
+        told = f"{_told(name, (x,), kwargs)} {how} {attribute}={shown(value)}"
+        return Input(told, call, check, allowed=(NO_ROOM,))
 
     return draw
 
@@ -141,11 +142,13 @@ _LAYERS_OWN = ((Exception, r""),)
 def convert(rng: random.Random) -> Input:
     model = _small_model(rng)
     predicate = rng.choice((None, None, lambda path, layer: True, odd(rng)))
+    if isinstance(predicate, type) or predicate is len:  # callable, and fails by itself
+        predicate = None
     kwargs = {"exploit_sparsity": odd(rng)} if rng.random() < 0.3 else {}
 
     def call() -> Any:
         done = polyconv.convert(model, predicate, **kwargs)
-        str(done), repr(model)
+        str(done)
         polyconv.convert(model)
         if rng.random() < 0.5:
             copy.deepcopy(model)

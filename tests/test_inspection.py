@@ -154,7 +154,7 @@ def test_a_bad_row_of_a_batch_is_named(row, reason, tmp_path, capsys):
 
 
 def test_sizes_below_zero_are_refused(capsys):
-    with pytest.raises(ValueError, match="sizes must be at least 0"):
+    with pytest.raises(ValueError, match="sizes of weight must be at least 0"):
         polyconv.explain("conv_transpose1d", (1, 4, 4), (-4, 4, 4), stride=2)
 
 

@@ -45,7 +45,7 @@ ARROWS = {
         | {"plan", "report", "tiling"},
         False,
     ),
-    "device": ({"cost", "devices", "kernels", "locking", "metalrules"}, True),
+    "device": ({"arguments", "cost", "devices", "kernels", "locking", "metalrules"}, True),
     "room": ({"device", "devices", "tiling"}, False),
     "tiles": ({"device", "slicing", "tiling"}, True),
     "transforms": (
@@ -87,7 +87,10 @@ ARROWS = {
     "timeline": (set(), False),
     "extension": (set(), False),
     "streaming": ({"arguments", "calls", "ops", "packing", "spec", "timeline"}, True),
-    "streamlayers": ({"convs", "layers", "ops", "packing", "streaming"}, True),
+    "streamlayers": (
+        {"arguments", "convs", "layers", "ops", "packing", "spec", "streaming"},
+        True,
+    ),
     "streamgraph": ({"arguments", "packing", "streaming"}, True),
     "streamtrace": (
         {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}
@@ -106,7 +109,8 @@ ARROWS = {
     "parallel": ({"arguments", "layers", "messages", "ops", "sharded", "slicing"}, True),
     "distributed": ({"exchanging", "messages", "parallel", "sharded", "sharding"}, False),
     "tracing": (
-        {"spec", "calls", "explanation", "inspection", "patching", "transforms", "traversal"},
+        {"arguments", "spec", "calls", "explanation", "inspection", "patching", "transforms"}
+        | {"traversal"},
         True,
     ),
     "watching": (
@@ -119,7 +123,7 @@ ARROWS = {
         True,
     ),
     "peers": ({"spec"}, False),
-    "cases": (set(), False),
+    "cases": ({"arguments"}, False),
     "scores": (set(), False),
     "bench": ({"arguments", "device", "explanation", "ops", "peers", "plan", "spec"}, True),
     "benching": (
@@ -134,7 +138,8 @@ ARROWS = {
         True,
     ),
     "__main__": (
-        {"benching", "devices", "explanation", "inspection", "metalrules", "report", "tracing"},
+        {"arguments", "benching", "devices", "explanation", "inspection", "metalrules"}
+        | {"report", "tracing"},
         False,
     ),
 }
