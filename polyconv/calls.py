@@ -13,7 +13,7 @@ from polyconv.device import STREAM_TYPES, StreamOrDevice, device_for, on
 from polyconv.devices import Device
 from polyconv.packing import PackedWeight
 from polyconv.room import room_on
-from polyconv.shared import filtered, temporaries
+from polyconv.shared import filtered, is_short, temporaries
 from polyconv.slicing import contiguous
 from polyconv.tiling import Room, workspace
 from polyconv.transforms import Bilinear, Problem, convolution
@@ -152,6 +152,8 @@ def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) 
     On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
     """
     _, device, _, room, max_workspace = where
+    if not is_short(problem.axes[0]):
+        return False
     of_all = replace(problem, in_channels=channels, out_channels=channels, groups=channels)
     limit = workspace(op, of_all, "y", room, max_workspace)
     itemsize = spec.ITEMSIZE[problem.dtype]

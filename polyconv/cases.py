@@ -27,7 +27,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         try:
             return list(rows(path.read_text()))
-        except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
             must = f"{path.name} must hold a layer in each row, as tests/data/real_layers.csv"
             refuse("bench", must, "something else")
     try:

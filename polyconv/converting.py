@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,7 @@ from polyconv.locking import ALONE
 from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
 from polyconv.sparsity import blocks_of
+from polyconv.spec import INT32_MAX
 from polyconv.traversal import modules
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
@@ -209,9 +211,10 @@ def _saving(module: nn.Module) -> float | None:
         stride = module.stride if hasattr(module, "stride") else getattr(module, "_stride", None)
     except Exception:  # a property, or a `__getattr__` of the module's
         return None
-    if isinstance(stride, (tuple, list)):
-        stride = prod(stride)
-    return float(stride) if isinstance(stride, int) and not isinstance(stride, bool) else None
+    strides = stride if isinstance(stride, (tuple, list)) else (stride,)
+    if not all(type(step) is int and 0 < step <= INT32_MAX for step in strides):
+        return None
+    return float(prod(strides))
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
@@ -225,15 +228,17 @@ def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
             yield value, blocks_of(value)
 
 
-_CLASSES: dict[tuple[type, bool], type] = {}
+# Only as long as some layer is of them: they hold the classes that they are made from.
+_CLASSES: WeakValueDictionary[tuple[type, bool], type] = WeakValueDictionary()
 
 
 def _class_for(cls: type, sparse: bool) -> type:
     """The class of converted layers of a class."""
     with ALONE:
-        if (cls, sparse) not in _CLASSES:
-            _CLASSES[cls, sparse] = _new_class(cls, sparse)
-        return _CLASSES[cls, sparse]
+        made = _CLASSES.get((cls, sparse))
+        if made is None:
+            made = _CLASSES[cls, sparse] = _new_class(cls, sparse)
+        return made
 
 
 def _new_class(cls: type, sparse: bool) -> type:

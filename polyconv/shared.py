@@ -21,6 +21,8 @@ from polyconv.spec import Axis
 # Inputs and outputs of a block. A block reads as many inputs more as the filter reaches, so short
 # ones multiply less; and BLAS wants some rows and terms.
 _INPUTS, _OUTPUTS = 16, 512
+# A block as large as a stride of many thousands asks for would not be listed in any time.
+_MOST_TAPS = 2**22
 
 
 class Blocks(NamedTuple):
@@ -47,13 +49,8 @@ def blocks(axis: Axis, flip: bool) -> Blocks:
     outputs have one matrix, whatever the length of the input.
     """
     s, p, d, lo = axis.input_dilation, axis.stride, axis.kernel_dilation, axis.padding_lo
-    period, step = n_phases(axis), phase_stride(axis)
-    reach = -(-d * (axis.kernel_size - 1) // s)
-    n_steps = max(1, -(-reach // step), min(_INPUTS // step, _OUTPUTS // period))
-    outputs = n_steps * period
-    first = -(lo // s)
-    last = (p * (outputs - 1) + d * (axis.kernel_size - 1) - lo) // s
-    span = max(1, last - first + 1)
+    n_steps, outputs, first, span = _sizes(axis)
+    step = phase_stride(axis)
     rows = []
     for m in range(outputs):
         row = []
@@ -63,6 +60,24 @@ def blocks(axis: Axis, flip: bool) -> Blocks:
             row.append((axis.kernel_size - 1 - k if flip else k) if reads else axis.kernel_size)
         rows.append(tuple(row))
     return Blocks(n_steps * step, span, -first, tuple(rows))
+
+
+def _sizes(axis: Axis) -> tuple[int, int, int, int]:
+    """Steps and outputs of a block, the first of the inputs that it reads, and how many."""
+    s, p, d, lo = axis.input_dilation, axis.stride, axis.kernel_dilation, axis.padding_lo
+    period, step = n_phases(axis), phase_stride(axis)
+    reach = -(-d * (axis.kernel_size - 1) // s)
+    n_steps = max(1, -(-reach // step), min(_INPUTS // step, _OUTPUTS // period))
+    outputs = n_steps * period
+    first = -(lo // s)
+    last = (p * (outputs - 1) + d * (axis.kernel_size - 1) - lo) // s
+    return n_steps, outputs, first, max(1, last - first + 1)
+
+
+def is_short(axis: Axis) -> bool:
+    """Whether a block is of a size to be listed, tap by tap."""
+    _, outputs, _, span = _sizes(axis)
+    return outputs * span <= _MOST_TAPS
 
 
 def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:

@@ -79,9 +79,6 @@ _POINTWISE_MODULES = (
 )
 
 
-_PLAIN = (bool, int, float, complex, type(None))
-
-
 class UnstreamableError(Exception):
     """Why something cannot be computed chunk by chunk."""
 
@@ -209,8 +206,8 @@ class Graph:
         """A function of signals, and of numbers or arrays without time."""
         given = [*args, *kwargs.values()]
         for each in given:
-            if not isinstance(each, (Symbol, mx.Dtype, *_PLAIN)) and not hasattr(each, "shape"):
-                raise UnstreamableError(f"combines a signal with {arguments.shown(each)}")
+            if not isinstance(each, (Symbol, mx.array, mx.Dtype, type(None))):
+                _check_numbers(each)
             shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
             if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
                 raise UnstreamableError(f"combines a signal with an array {shape} along time")
@@ -236,6 +233,16 @@ class Graph:
         options = {k: v for k, v in kwargs.items() if k not in ("stream", "method")}
         options |= dict(zip(names, rest))
         return self.add(Convolution(op, weight, options), (x,))
+
+
+def _check_numbers(value: Any) -> None:
+    try:
+        if not isinstance(value, (list, tuple)):
+            mx.array(value)
+            return
+    except Exception:  # MLX's, of many types
+        pass
+    raise UnstreamableError(f"combines a signal with {arguments.shown(value)}")
 
 
 class _Recorder:

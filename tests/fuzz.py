@@ -96,6 +96,7 @@ class Found:
     told: list[str] = field(default_factory=list)
     seconds: float = 0.0
     slowest: float = 0.0
+    at: int = 0  # the number of the slowest
 
 
 def child(name: str, seed: int, first: int, seconds: float) -> None:
@@ -142,7 +143,7 @@ def _watched(name: str, seed: int, first: int, seconds: float, found: Found) -> 
             if outcome:
                 kind, told, spent = outcome
                 found.counts[kind] += 1
-                found.slowest = max(found.slowest, spent)
+                found.slowest, found.at = max((found.slowest, found.at), (spent, number))
                 if told:
                     found.told.append(f"{name} --seed {seed} --replay {number}: {told}")
         code = process.wait()
@@ -203,7 +204,7 @@ def table(found: dict[str, Found]) -> list[str]:
 def _row(name: str, each: Found) -> str:
     counts = [sum(each.counts.values()), *[each.counts[kind] for kind in KINDS]]
     cells = "".join(f"{n:>{9 if i < 5 else 7}}" for i, n in enumerate(counts))
-    return f"{name:28}{cells}{each.seconds:>9.1f}{each.slowest:>9.2f}"
+    return f"{name:28}{cells}{each.seconds:>9.1f}{each.slowest:>9.2f}  {each.at or ''}"
 
 
 def main() -> int:

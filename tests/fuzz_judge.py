@@ -73,7 +73,7 @@ def unclear(error: BaseException, given: Input) -> str:
     if isinstance(error, TypeError) and _SIGNATURE.search(text):
         return "" if not _place(error).startswith("polyconv") else told
     if isinstance(error, OSError):
-        return "" if len(text) <= LONGEST else told
+        return ""
     if not isinstance(error, ValueError) or not FORM.fullmatch(text):
         return told
     if len(text) > LONGEST or _INTERNAL.search(text):

@@ -295,6 +295,8 @@ def explain_model(rng: random.Random) -> Input:
         (TypeError, r"^(conv|unsupported|\w+\(\)|'\w+' object is not callable)"),
         (AttributeError, r""),
         (OverflowError, r""),
+        (IndexError, r"SmallVector out of range"),
+        (ValueError, r"^Cannot perform addition"),
         (RuntimeError, r"no index|no repr"),
     ]
     told = _told("explain_model", (model, *shapes), kwargs)

@@ -254,7 +254,10 @@ def _streamed(rng: random.Random, name: str, model: Any, is_odd: bool) -> Input:
 
     # A model that multiplies by what cannot be multiplied, or gets chunks that its own layers do
     # not take, fails in its own words.
-    own = ((ValueError, r"^\[(matmul|addmm|broadcast_shapes|multiply)"), (TypeError, r"^multiply"))
+    own = (
+        (ValueError, r"^\[(matmul|addmm|broadcast_shapes|multiply)"),
+        (ValueError, r"^\[stream\] the model must be computable chunk by chunk; got [^\n]{1,260}$"),
+    )
     told = f"{name} of {type(model).__name__} {_told('', pieces)}"
     return Input(told, call, check, not is_odd, own if is_odd and name == "stream" else ())
 

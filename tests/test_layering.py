@@ -81,7 +81,8 @@ ARROWS = {
     "patching": ({"arguments", "locking", "originals", "routing"}, True),
     "rebuilding": ({"originals", "routing"}, True),
     "converting": (
-        {"arguments", "layers", "locking", "rebuilding", "routing", "sparsity", "traversal"},
+        {"arguments", "spec", "layers", "locking", "rebuilding", "routing", "sparsity"}
+        | {"traversal"},
         True,
     ),
     "timeline": (set(), False),
