@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import os
 import random
 import resource
 import shutil
@@ -79,13 +80,20 @@ GENERATORS: dict[str, Generator] = {
     "[checkpoint]": fuzz_files.checkpoint_reader,
 }
 
+# What the campaign itself is tested with: not run unless it is named.
+_TESTS: dict[str, Generator] = {
+    "(crash)": lambda rng: Input("crash", os.abort),
+    "(hang)": lambda rng: Input("hang", lambda: time.sleep(1000)),
+    "(unclear)": lambda rng: Input("unclear", lambda: {}["x"]),
+}
+
 _PER_CHILD = 4000  # inputs
 _HANGS = 60.0  # seconds that no input may take
 _MOST_BYTES = 6 << 30  # that a child may hold: beyond it MLX ends the process, which is a crash
 
 
 def drawn(name: str, seed: int, number: int) -> Input:
-    return GENERATORS[name](random.Random(f"{seed}:{name}:{number}"))
+    return {**GENERATORS, **_TESTS}[name](random.Random(f"{seed}:{name}:{number}"))
 
 
 @dataclass
@@ -104,39 +112,40 @@ def child(name: str, seed: int, first: int, seconds: float) -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    small_machine()
     out, begin = sys.stdout, time.monotonic()
     try:
-        for number in range(first, first + _PER_CHILD):
-            if time.monotonic() - begin > seconds:
-                break
-            print(json.dumps([number]), file=out, flush=True)
-            start = time.monotonic()
-            kind, told = judged(drawn(name, seed, number))
-            told = told if kind == "unclear" else ""
-            print(json.dumps([number, kind, told, time.monotonic() - start]), file=out, flush=True)
+        with small_machine():
+            for number in range(first, first + _PER_CHILD):
+                if time.monotonic() - begin > seconds:
+                    break
+                print(json.dumps([number]), file=out, flush=True)
+                start = time.monotonic()
+                kind, told = judged(drawn(name, seed, number))
+                outcome = [kind, told if kind == "unclear" else "", time.monotonic() - start]
+                print(json.dumps([number, *outcome]), file=out, flush=True)
     finally:
         shutil.rmtree(fuzz_files.FOLDER, ignore_errors=True)
 
 
-def campaign(name: str, seed: int, seconds: float, most: int = sys.maxsize) -> Found:
-    """Inputs of a name for so many seconds, or up to so many, in children."""
+def campaign(name: str, seed: int, seconds: float, hangs: float = _HANGS) -> Found:
+    """Inputs of a name for so many seconds, in children; what takes `hangs` seconds hangs."""
     found, number, begin = Found(), 0, time.monotonic()
-    while (left := seconds - (time.monotonic() - begin)) > 0 and number < most:
-        number = _watched(name, seed, number, left, found)
+    while (left := seconds - (time.monotonic() - begin)) > 0 and number < sys.maxsize:
+        number = _watched(name, seed, number, left, hangs, found)
     found.seconds = time.monotonic() - begin
     return found
 
 
-def _watched(name: str, seed: int, first: int, seconds: float, found: Found) -> int:
+def _watched(name: str, seed: int, first: int, seconds: float, hangs: float, found: Found) -> int:
     """One child. The number to go on with."""
     command = [sys.executable, __file__, "--child", name, str(seed), str(first), str(seconds)]
     number, is_begun = first - 1, False
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        watchdog = _Watchdog(process)
-        assert process.stdout is not None
-        for line in process.stdout:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        watchdog = _Watchdog(process, hangs)
+        for line in process.stdout or ():
             watchdog.seen()
             number, *outcome = json.loads(line)
             is_begun = not outcome
@@ -163,8 +172,9 @@ def _watched(name: str, seed: int, first: int, seconds: float, found: Found) -> 
 class _Watchdog:
     """Kills a process that has told nothing for too long."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], hangs: float) -> None:
         self._process, self._last, self.has_killed = process, time.monotonic(), False
+        self._hangs = hangs
         self._pool = ThreadPoolExecutor(1)
         self._is_over = False
         self._pool.submit(self._watch)
@@ -178,7 +188,7 @@ class _Watchdog:
 
     def _watch(self) -> None:
         while not self._is_over and self._process.poll() is None:
-            if time.monotonic() - self._last > _HANGS:
+            if time.monotonic() - self._last > self._hangs:
                 self.has_killed = True
                 self._process.kill()
             time.sleep(0.2)
@@ -223,10 +233,10 @@ def main() -> int:
         return 0
     names = args.only or list(GENERATORS)
     if args.replay is not None:
-        small_machine()
-        given = drawn(names[0], args.seed, args.replay)
-        print(given.shown)
-        print(*judged(given))
+        with small_machine():
+            given = drawn(names[0], args.seed, args.replay)
+            print(given.shown)
+            print(*judged(given))
         return 0
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(names, pool.map(lambda n: campaign(n, args.seed, args.seconds), names)))

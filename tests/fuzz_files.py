@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import checkpoint
 import hifigan
@@ -268,7 +268,7 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined]
     def persistent_id(self, obj: Any) -> Any:
         return obj.pid if isinstance(obj, _Stored) else None
 
-    dispatch = {**pickle._Pickler.dispatch, _Name: save_name, _Tensor: save_tensor}  # type: ignore[attr-defined]
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, _Name: save_name, _Tensor: save_tensor}  # type: ignore[attr-defined]
 
 
 def _pickled(obj: Any) -> bytes:

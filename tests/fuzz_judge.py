@@ -9,10 +9,12 @@ be read; whatever else a contract allows is named by the generator of the input.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -195,13 +197,13 @@ def _with_special(x: np.ndarray, w: np.ndarray, conv: Callable[..., np.ndarray])
     return np.where((nans > 0) | ((plus > 0) & (minus > 0)), float("nan"), y)
 
 
-def small_machine() -> None:
-    """What would allocate more than a small machine has is refused, here as there.
+@contextmanager
+def small_machine() -> Iterator[None]:
+    """What would allocate more than a small machine has is refused inside, here as there.
 
     Else outputs of gigabytes, which are legal here, would be computed for seconds. What is computed
     in tiles is computed at once, and so only planned if it is large; the rest is never evaluated.
     """
-    room._memory = lambda: 2**27  # type: ignore[assignment]
     assembled = transforms.assembled
 
     def planned(tiling: Any, *args: Any) -> mx.array:
@@ -211,5 +213,6 @@ def small_machine() -> None:
             return mx.zeros(spec.output_shape, getattr(mx, spec.dtype))
         return assembled(tiling, *args)
 
-    if assembled.__name__ != "planned":
-        transforms.assembled = planned
+    memory = mock.patch.object(room, "_memory", return_value=2**27)
+    with memory, mock.patch.object(transforms, "assembled", planned):
+        yield

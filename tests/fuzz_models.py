@@ -55,7 +55,7 @@ def layer(name: str) -> Maker:
         }
         if ndim is None and (rank == 1 or rng.random() < 0.5):
             kwargs["ndim"] = rank
-        is_odd = _mutated(rng, kwargs)
+        _mutated(rng, kwargs)
         x = no_array(rng) if rng.random() < 0.2 else array(rng, x_shape, rng.choice(FLOATS))
         if rng.random() < 0.05:
             kwargs["nonsense"] = 1

@@ -256,6 +256,7 @@ def _streamed(rng: random.Random, name: str, model: Any, is_odd: bool) -> Input:
     # not take, fails in its own words.
     own = (
         (ValueError, r"^\[(matmul|addmm|broadcast_shapes|multiply)"),
+        (TypeError, r"^multiply\(\)"),
         (ValueError, r"^\[stream\] the model must be computable chunk by chunk; got [^\n]{1,260}$"),
     )
     told = f"{name} of {type(model).__name__} {_told('', pieces)}"
