@@ -7,8 +7,8 @@ BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
 
 .SECONDARY:
-.PHONY: demo griffin-lim train test test-metal sweep guarantee lint figures gallery docs docs-serve
-.PHONY: distributed bench bench-cuda models clean
+.PHONY: demo griffin-lim train test fuzz leak test-metal sweep guarantee lint figures gallery docs
+.PHONY: docs-serve distributed bench bench-cuda models clean
 
 # MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
@@ -33,6 +33,14 @@ test: $(STAMP)-test ## the whole suite
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python tests/sweep.py --cases 20000
 	$(BIN)/python tests/sweep.py --cases 20000 --device m4-max
+
+FUZZ_SECONDS ?= 20
+
+fuzz: $(STAMP)-test ## odd input to every public name, the command line and the readers of files, FUZZ_SECONDS each
+	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(shell date +%s)
+
+leak: $(STAMP)-test ## a million calls of every kind: does anything grow?
+	$(BIN)/python tests/leak.py
 
 test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, with a report to paste
 	$(BIN)/python -m pytest -q tests/metal

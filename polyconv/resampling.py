@@ -256,8 +256,9 @@ def _filter(op: str, h: Filter) -> mx.array:
 def _array(op: str, name: str, a: Any) -> mx.array:
     """Reads real numbers: an array of MLX's as it is, of NumPy's or a list as float32."""
     if not isinstance(a, mx.array):
-        is_real = isinstance(a, (np.ndarray, list, tuple)) and not np.iscomplexobj(a)
+        is_real = isinstance(a, (np.ndarray, list, tuple))
         try:
+            is_real = is_real and not np.iscomplexobj(a)
             a = mx.array(np.asarray(a if is_real else None, np.float32))
         except (TypeError, ValueError, OverflowError):
             is_real = False

@@ -129,9 +129,11 @@ def convolution(op: str) -> Any:
             if name == "x":
                 x = no_array(rng)
             elif name == "w":
-                w = no_array(rng)
+                w = no_array(rng) if rng.random() < 0.7 else _vast(rng, w_shape)
             elif name in ("method", "stream", "?"):
-                named[rng.choice(("max_workspace", "nonsense")) if name == "?" else name] = odd(rng)
+                name = rng.choice(("max_workspace", "nonsense")) if name == "?" else name
+                is_place = name == "stream" and rng.random() < 0.5
+                named[name] = rng.choice(_PLACES) if is_place else odd(rng)
             else:
                 options[name] = odd(rng)
         args, kwargs = [], dict(options)
@@ -148,9 +150,24 @@ def convolution(op: str) -> Any:
         check = _check(rng, op, x, w, options, named, call)
         native = named.get("method") == "native"
         legal_call = not is_odd and dtypes[0] in FLOATS and not native and _is_real(w)
-        return Input(told, call, check, legal_call and not _is_named(named), (UNSUITED, NO_ROOM))
+        return Input(
+            told, call, check, legal_call and not _is_named(named), (UNSUITED, NO_ROOM, NO_GPU)
+        )
 
     return draw
+
+
+# Machines of the campaign have no GPU: what is asked of one is MLX's to refuse.
+_PLACES = (mx.cpu, mx.gpu, mx.Device(mx.cpu, 0), mx.Device(mx.gpu, 1), mx.default_stream(mx.cpu))
+NO_GPU = (ValueError, r"(?i)no gpu|Cannot (set|use|get) ")
+
+
+def _vast(rng: random.Random, shape: tuple[int, ...]) -> mx.array:
+    """A weight that is nowhere in memory, of taps or output channels beyond any use."""
+    vast = list(shape)
+    axis = rng.randrange(len(shape) - 1)
+    vast[axis] = min(vast[axis] * rng.choice((2**10, 2**16, 2**20 + 1, 2**28)), 2**31 - 1)
+    return mx.broadcast_to(mx.zeros((1,) * len(shape)), vast)
 
 
 def _is_named(named: dict[str, Any]) -> bool:

@@ -12,6 +12,9 @@ from reference import conv_general as reference_conv
 
 import polyconv
 from polyconv.device import pads_explicitly
+from polyconv.execute import run
+from polyconv.explanation import problem_of
+from polyconv.plan import alternatives
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
 
@@ -129,6 +132,36 @@ def differs_infinity():
     return spread == [5] and np.isnan(stacked[5])
 
 
+def differs_infinity_in_the_weight():
+    x, w = mx.ones((1, 5, 1)), mx.array([float("inf"), 1, 1]).reshape(1, 3, 1)
+    exact = [float("inf"), 1] * 5 + [1]
+    assert mx.conv_transpose1d(x, w, 2, stream=mx.cpu).flatten().tolist() == exact
+    for method in ("per_phase", "stacked", "taps", "auto"):
+        y = polyconv.conv_transpose1d(x, w, 2, method=method, stream=mx.cpu).flatten().tolist()
+        if y[:-1] != exact[:-1] or not np.isnan(y[-1]):
+            return False
+    plain = mx.conv1d(x, w, 1, 1, stream=mx.cpu).flatten().tolist()  # without a dilation MLX too
+    ours = polyconv.conv1d(x, w, 1, 1, stream=mx.cpu).flatten().tolist()
+    return np.isnan(plain[0]) and str(plain) == str(ours)
+
+
+def differs_infinity_and_a_shared_filter():
+    x = mx.ones((1, 600, 2))
+    x[0, 1, 0] = float("inf")
+    w = mx.ones((1, 3, 1))
+    with pytest.raises(ValueError, match="groups"):
+        mx.eval(mx.conv_transpose1d(x, w, 2, groups=2))
+    y = np.array(polyconv.conv_transpose1d(x, w, 2, groups=2, stream=mx.cpu))[0]
+    assert np.isinf(y[2:5, 0]).all()
+    others = [
+        0,
+        1,
+        *range(5, 32),
+    ]  # a block is of 32 outputs here: of 16 inputs, by the stride of 2
+    spread = np.flatnonzero(np.isnan(y[:, 0])).tolist()
+    return spread == others and np.isfinite(y[32:]).all() and np.isfinite(y[:, 1]).all()
+
+
 def differs_second_order_of_strides():
     x, w = integers(1, 10, 1), integers(2, 2, 1)
 
@@ -185,6 +218,76 @@ def _general(lo, hi, input_dilation=1, ndim=1):
         "kernel_dilation": [1] * ndim,
         "input_dilation": [input_dilation] * ndim,
     }
+
+
+FORMS = {
+    # channels, groups, and the form: whether a neighbour becomes NaN
+    (1, 1, "per_phase"): False,
+    (1, 1, "stacked"): True,
+    (1, 1, "taps own scaled"): False,
+    (1, 1, "taps shared scaled"): True,
+    (2, 1, "per_phase"): False,
+    (2, 1, "stacked"): True,
+    (2, 1, "taps own flat"): False,
+    (2, 1, "taps shared flat"): True,
+    (4, 2, "per_phase"): False,
+    (4, 2, "stacked"): True,
+    (4, 2, "taps own gathered"): False,
+    (4, 2, "taps shared gathered"): True,
+}
+
+
+@pytest.mark.parametrize("special", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("channels", "groups", "form"), FORMS)
+def test_which_zeros_are_multiplied(channels, groups, form, special):
+    """Two phases of two taps and one: output 5 has the sample in its window, but no tap on it."""
+    x = np.ones((2, 6, channels), np.float32)
+    x[0, 1, 0] = special
+    w = np.ones((channels, 3, channels // groups), np.float32)
+    options = {"stride": 2, "groups": groups}
+    problem = problem_of("conv_transpose1d", x.shape, w.shape, "float32", options)
+    (plan,) = [each for each in alternatives(problem) if each.label == form]
+    with mx.stream(mx.cpu):
+        y = np.array(run(plan, mx.array(x), mx.array(w), True))
+    assert np.isfinite(y[1]).all()
+    reached = ~np.isfinite(y[0, :, 0])
+    assert np.flatnonzero(reached).tolist() == [
+        2,
+        3,
+        4,
+        *([5] if FORMS[channels, groups, form] else []),
+    ]
+    assert not np.isnan(y[0, [2, 3, 4], 0]).any() or np.isnan(special)
+
+
+@pytest.mark.parametrize("method", ["auto", "per_phase", "stacked", "taps", "native"])
+def test_subnormals_are_kept_on_the_cpu(method):
+    with mx.stream(mx.cpu):
+        for channels in (1, 3):
+            x = mx.full((1, 4, channels), 1e-40)
+            y = polyconv.conv_transpose1d(x, mx.ones((2, 2, channels)), 2, method=method)
+            small = polyconv.conv_transpose1d(
+                mx.full((1, 4, channels), 1e-20), mx.full((2, 2, channels), 1e-20), 2, method=method
+            )
+        assert np.allclose(np.array(y), channels * 1e-40, rtol=1e-4, atol=0)
+        assert np.allclose(np.array(small), channels * 1e-40, rtol=1e-4, atol=0)
+        assert np.array(y).min() > 0
+
+
+def test_types_are_taken_and_refused_as_mlx_does():
+    names = ("float32", "float16", "bfloat16", "int32", "uint8", "bool_", "complex64")
+
+    def found(lib, x, w):
+        try:
+            y = lib.conv_transpose1d(X1.astype(getattr(mx, x)), W1.astype(getattr(mx, w)))
+            mx.eval(y)
+            return y.dtype
+        except ValueError:
+            return "refused"
+
+    for x in names:
+        for w in names[:-1]:
+            assert found(polyconv, x, w) == found(mx, x, w)
 
 
 TABLE = {name: check for name, check in globals().items() if name.startswith("differs_")}
