@@ -27,6 +27,10 @@ class NoRoomError(ValueError):
     """What is to be computed does not fit into the memory that may be used."""
 
 
+class FatalError(ValueError):
+    """MLX would not refuse it but end the process."""
+
+
 def refuse(op: str, must: str, got: str, error: type[ValueError] = ValueError) -> NoReturn:
     """Raises `[op] what must hold; got what`, on one line and not too long."""
     most = max(_LONGEST_SHOWN - 20, _LONGEST - len(op) - len(must))
@@ -108,7 +112,7 @@ def transposed_options(
         per_axis(op, "padding", padding, ndim),
         per_axis(op, "dilation", dilation, ndim),
         per_axis(op, "output_padding", output_padding, ndim),
-        count(op, "groups", groups),
+        _groups(op, groups),
     )
 
 
@@ -125,7 +129,7 @@ def plain_options(
         per_axis(op, "stride", stride, ndim),
         per_axis(op, "padding", padding, ndim),
         per_axis(op, "dilation", dilation, ndim),
-        count(op, "groups", groups),
+        _groups(op, groups),
     )
     positive(op, "dilation", min(options[2]))  # `kernel_dilation` further on
     return options
@@ -154,7 +158,7 @@ def general_options(
         padding_pair(op, padding, ndim),
         broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
         broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
-        count(op, "groups", groups),
+        _groups(op, groups),
         switch(op, "flip", flip),
     )
 
@@ -166,6 +170,14 @@ def count(op: str, name: str, value: object) -> int:
         refuse(op, f"{name} must be an int", shown(value))
     _check_64_bits(op, name, number)
     return positive(op, name, number)
+
+
+def _groups(op: str, value: object) -> int:
+    """MLX divides by them before it looks."""
+    number = _int(value)
+    if number is not None and number < 1 and not isinstance(value, bool):
+        refuse(op, "groups must be at least 1", shown(number), FatalError)
+    return count(op, "groups", value)
 
 
 def sizes(op: str, name: str, value: object) -> tuple[int, ...]:

@@ -46,6 +46,8 @@ class PackedWeight:
 
     def taps_of(self, plan: ConvPlan) -> list[mx.array]:
         """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths."""
+        if plan.is_zero:
+            return []
         key = plan.packing_key
         found = self._taps.get(key)
         if found is None:  # by several threads at once, it may be: they find the same

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import prod
+from math import lcm, prod
 
 from polyconv.arguments import refuse, shown
 from polyconv.axisplan import (
@@ -28,7 +28,7 @@ from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, 
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.once import cached_property
 from polyconv.phases import phase_stride
-from polyconv.spec import ITEMSIZE, ConvSpec
+from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
 # How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
 MOST_MACS = 1.15
@@ -391,6 +391,12 @@ def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
             return Rejection("native", "MLX crops before it dilates where padding is negative")
         if cropped <= -axis.size:
             return Rejection("native", "MLX miscounts where negative padding crops a whole axis")
+        common = (
+            lcm(axis.input_dilation, axis.stride),
+            lcm(axis.input_dilation, axis.kernel_dilation),
+        )
+        if axis.input_dilation > 1 and max(common) > INT32_MAX:
+            return Rejection("native", "MLX counts common multiples of its steps in int32")
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
 
 

@@ -24,7 +24,7 @@ _WINDOWS = {
     "boxcar": np.ones,
 }
 # A filter has 20 taps for each: of more its design would take seconds, and gigabytes.
-_MOST = 2**18
+_MOST = 2**17
 _BACKGROUNDS = ("mean", "median", "minimum", "maximum")
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from polyconv import convs, ops
-from polyconv.arguments import NoRoomError
+from polyconv.arguments import FatalError, NoRoomError
 from polyconv.device import is_on_cpu
 from polyconv.originals import ORIGINALS, PLAIN
 
@@ -41,8 +41,8 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
 
     Its to answer are transposed convolutions and, with `cpu_convs`, on a CPU all others. What
     polyconv refuses is left to MLX: what is wrong is then told in MLX's words, and what only MLX
-    computes (complex weights, say) it does. But not what there is no memory for, which in MLX may
-    end the process.
+    computes (complex weights, say) it does. But not what there is no memory for, nor groups below
+    1, which in MLX may end the process.
     """
     own = ORIGINALS[name]
     if not _is_transposed(name, args, kwargs):
@@ -52,7 +52,7 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
     try:
         grouped, named = _by_blocks(name, args, kwargs)
         return _OURS[name](*grouped, **named, max_workspace=options.max_workspace)
-    except NoRoomError:
+    except (NoRoomError, FatalError):
         raise
     except (ValueError, TypeError):
         pass

@@ -9,7 +9,9 @@ import mlx.core as mx
 
 from polyconv import arguments, ops, spec
 from polyconv.calls import Weight, dtype_names
+from polyconv.device import device_for
 from polyconv.packing import PackedWeight, evaluate
+from polyconv.room import room_on
 from polyconv.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
@@ -62,7 +64,9 @@ def stream_init(
     timeline, groups, flip = _read(op, weight.shape, options)
     channels = weight.shape[2] * groups
     spec.check_groups("stream_init", channels, weight.shape[0], groups)
-    spec.check_int32("stream_init", *map(abs, timeline), batch * timeline.history * channels)
+    size = batch * timeline.history * channels
+    spec.check_int32("stream_init", *map(abs, timeline), batch, size)
+    _check_room(size * dtype.size)
     tail = mx.zeros((batch, timeline.history, channels), dtype)
     evaluate([tail])  # or only this thread could begin
     return StreamState(tail, timeline.start, timeline, groups, flip)
@@ -124,6 +128,7 @@ def stream_step(
         _check_reset(reset, state.tail.shape[0])
     check_chunk("stream_step", x, state.tail.shape[0], state.tail.shape[2])
     tail = state.tail
+    spec.check_int32("stream_step", tail.shape[1] + x.shape[1])
     if reset is not None:
         tail = mx.where(reset[:, None, None], mx.zeros((), tail.dtype), tail)
     samples = mx.concatenate([tail, x.astype(tail.dtype)], 1)
@@ -189,6 +194,13 @@ def _check(op: str, state: Any, weight: Any) -> None:
     if weight.shape[1] != state.timeline.kernel_size:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
         arguments.refuse(op, must, str(weight.shape[1]))
+
+
+def _check_room(needed: int) -> None:
+    room = room_on(device_for(None)).largest
+    if needed > room:
+        must = f"the samples that a stream keeps must fit into {room} bytes"
+        arguments.refuse("stream_init", must, str(needed), arguments.NoRoomError)
 
 
 def _check_reset(reset: Any, batch: int) -> None:

@@ -32,6 +32,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
+import fuzz_checkpoints  # noqa: E402
+import fuzz_commands  # noqa: E402
 import fuzz_files  # noqa: E402
 import fuzz_models  # noqa: E402
 import fuzz_streams  # noqa: E402
@@ -74,10 +76,10 @@ GENERATORS: dict[str, Generator] = {
     "upfirdn": fuzz_streams.upfirdn,
     "use_rates": fuzz_files.use_rates,
     "watch": fuzz_models.watch,
-    **{f"[polyconv {c}]": fuzz_files.command_line(c) for c in ("explain", "bench", "doctor")},
+    **{f"[polyconv {c}]": fuzz_commands.command_line(c) for c in ("explain", "bench", "doctor")},
     "[bench --cases]": fuzz_files.cases_file,
-    "[torch_file]": fuzz_files.torch_reader,
-    "[checkpoint]": fuzz_files.checkpoint_reader,
+    "[torch_file]": fuzz_checkpoints.torch_reader,
+    "[checkpoint]": fuzz_checkpoints.checkpoint_reader,
 }
 
 # What the campaign itself is tested with: not run unless it is named.

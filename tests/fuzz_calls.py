@@ -121,7 +121,10 @@ def convolution(op: str) -> Any:
         dtypes = [rng.choice(FLOATS)] * 2
         if rng.random() < 0.2:
             dtypes = [rng.choice(FLOATS), rng.choice(DTYPES)]
-        x, w = array(rng, x_shape, dtypes[0], special), array(rng, w_shape, dtypes[1], special)
+        x, w = (
+            array(rng, x_shape, dtypes[0], special),
+            array(rng, w_shape, dtypes[1], special and dtypes[1] in FLOATS),
+        )
         named: dict[str, Any] = {"method": rng.choice(METHODS)} if rng.random() < 0.7 else {}
         is_odd = rng.random() < 0.6
         for _ in range(rng.choice((1, 1, 2)) if is_odd else 0):

@@ -80,6 +80,21 @@ def differs_no_input_channels():
     return y.shape == (1, 13, 2) and not np.any(np.array(y))
 
 
+def differs_common_multiples():
+    x, w = integers(1, 4, 1), integers(1, 3, 1)
+    for steps in ((2**31 - 1, 1, 8), (1, 65537, 65536)):
+        options = dict(zip(("stride", "kernel_dilation", "input_dilation"), steps))
+        options |= {"padding": steps[1]}
+        with pytest.raises(ValueError, match="MLX counts common multiples"):
+            polyconv.conv_general(x, w, **options, method="native")
+        y = polyconv.conv_general(x, w, **options)
+        general = _general(lo=steps[1], hi=steps[1], input_dilation=steps[2])
+        general |= {"stride": [steps[0]], "kernel_dilation": [steps[1]]}
+        if not agrees(y, x, w, **general):
+            return False
+    return True
+
+
 def differs_no_taps():
     w = mx.zeros((2, 0, 4))
     assert mx.conv_transpose1d(X1, w, 2).shape == (2, 8, 2)

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+from unittest import mock
 
 import checkpoint
+import fuzz_checkpoints
 import fuzz_files
 import fuzz_inputs
 import hifigan
@@ -95,6 +97,13 @@ def test_a_shared_filter_between_strides_of_millions_is_not_listed():
     assert mx.array_equal(y, mx.full((1, 1, 2), 2.0)).item()
 
 
+def test_a_packed_weight_is_not_cut_for_a_call_without_samples():
+    w = polyconv.pack(mx.broadcast_to(mx.zeros((1, 1, 1)), (2, 2**22, 2)))
+    y = polyconv.conv_transpose1d(mx.zeros((0, 6, 2)), w, 2**22)
+    assert y.shape == (0, 6 * 2**22, 2)
+    assert not w._taps  # to name the taps of each phase took minutes
+
+
 def test_a_list_or_array_set_as_groups_is_seen():
     layer = polyconv.PolyConvTranspose1d(4, 2, 3)
     layer.groups = [1, 1]
@@ -146,6 +155,10 @@ def test_a_stream_refuses_states_caches_and_resets_that_are_none():
     assert "cache must be a StreamCache" in refused(layer.flush, cache)
     assert "x must be float" in refused(polyconv.stream_init, "conv1d", W, dtype=mx.int32)
     assert "int32" in refused(polyconv.stream_init, "conv1d", W, dilation=2**40)
+    assert "int32" in refused(polyconv.stream_init, "conv1d", W[:, :1], batch=10**18)
+    with mock.patch("polyconv.room._memory", return_value=2**20):
+        text = refused(polyconv.stream_init, "conv1d", W, dilation=2**18)
+    assert "must fit into 1048576 bytes" in text
 
 
 def test_a_model_that_multiplies_by_no_number_is_not_streamed():
@@ -207,6 +220,14 @@ def test_convert_reads_its_arguments():
         assert polyconv.convert(odd)[0].saving is None
 
 
+def test_groups_that_end_the_process_in_mlx_are_refused_where_patched():
+    with polyconv.patched():
+        for groups in (0, -1):
+            for op, x, w in (("conv_transpose1d", X, W), ("conv1d", X, W), ("conv_general", X, W)):
+                text = refused(getattr(mx, op), x, w, groups=groups)
+                assert text == f"[{op}] groups must be at least 1; got {groups}"
+
+
 def test_classes_of_converted_layers_go_with_the_layers():
     import gc
 
@@ -265,15 +286,15 @@ def test_the_command_line_answers_in_one_short_line(command, capsys):
 # ---- checkpoints: those of PyTorch are read without it, and never executed
 
 
-@pytest.mark.parametrize("write", [fuzz_files.torch_bytes, fuzz_files.legacy_bytes])
+@pytest.mark.parametrize("write", [fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes])
 def test_a_checkpoint_is_read(write, tmp_path):
     data = np.arange(6, dtype=np.float32)
     path = tmp_path / "model.pt"
-    path.write_bytes(write({"a": fuzz_files.tensor("0", (2, 3))}, {"0": data.tobytes()}))
+    path.write_bytes(write({"a": fuzz_checkpoints.tensor("0", (2, 3))}, {"0": data.tobytes()}))
     assert np.array_equal(torch_file.load_torch_file(path)["a"], data.reshape(2, 3))
 
 
-@pytest.mark.parametrize("write", [fuzz_files.torch_bytes, fuzz_files.legacy_bytes])
+@pytest.mark.parametrize("write", [fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes])
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
     trace = tmp_path / "executed"
     text = f"open({str(trace)!r}, 'w')"
@@ -281,7 +302,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
     calls += [(subprocess.getoutput, f"touch {trace}")]
     for call in calls:
         path = tmp_path / "model.pt"
-        evil = fuzz_files._Runs(*call)
+        evil = fuzz_checkpoints._Runs(*call)
         path.write_bytes(write({"a": evil}, {}))
         with pytest.raises(ValueError, match=r"refused to load: the pickle names") as error:
             torch_file.load_torch_file(path)
@@ -294,14 +315,14 @@ def test_such_a_pickle_would_run_if_pickle_read_it(tmp_path):
     import pickle
 
     trace = tmp_path / "executed"
-    pickle.loads(fuzz_files._pickled(fuzz_files._Runs(open, str(trace), "w"))).close()
+    pickle.loads(fuzz_checkpoints._pickled(fuzz_checkpoints._Runs(open, str(trace), "w"))).close()
     assert trace.exists()
 
 
 def test_every_truncation_of_a_checkpoint_is_one_error(tmp_path):
     path = tmp_path / "model.pt"
-    for write in (fuzz_files.torch_bytes, fuzz_files.legacy_bytes):
-        whole = write({"a": fuzz_files.tensor("0", (2, 3))}, {"0": bytes(24)})
+    for write in (fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes):
+        whole = write({"a": fuzz_checkpoints.tensor("0", (2, 3))}, {"0": bytes(24)})
         for n in range(0, len(whole) - 1, 3):
             path.write_bytes(whole[:n])
             with pytest.raises(ValueError, match=r"^[^\n]+model\.pt: [^\n]{1,300}$"):
@@ -311,12 +332,14 @@ def test_every_truncation_of_a_checkpoint_is_one_error(tmp_path):
 def test_declared_sizes_allocate_nothing(tmp_path):
     path = tmp_path / "model.pt"
     for size in (2**40, 2**62, 10**30, -1):
-        for write in (fuzz_files.torch_bytes, fuzz_files.legacy_bytes):
-            path.write_bytes(write({"a": fuzz_files.tensor("0", (size,), size)}, {"0": bytes(24)}))
+        for write in (fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes):
+            path.write_bytes(
+                write({"a": fuzz_checkpoints.tensor("0", (size,), size)}, {"0": bytes(24)})
+            )
             with pytest.raises(ValueError, match=r"model\.pt: "):
                 torch_file.load_torch_file(path)
-    bomb = fuzz_files.torch_bytes(
-        {"a": fuzz_files.tensor("0", (2**20,))}, {"0": bytes(2**22)}, True
+    bomb = fuzz_checkpoints.torch_bytes(
+        {"a": fuzz_checkpoints.tensor("0", (2**20,))}, {"0": bytes(2**22)}, True
     )
     path.write_bytes(bomb)
     assert len(bomb) < 2**16
@@ -325,7 +348,7 @@ def test_declared_sizes_allocate_nothing(tmp_path):
 
 
 def test_names_in_a_checkpoint_that_are_no_text_or_no_line(tmp_path):
-    generator = hifigan.Generator(fuzz_files._GENERATOR)
+    generator = hifigan.Generator(fuzz_checkpoints._GENERATOR)
     path = tmp_path / "model.safetensors"
     arrays = {
         name: mx.zeros(checkpoint._torch_shape(name, value.shape))

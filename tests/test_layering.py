@@ -87,7 +87,10 @@ ARROWS = {
     ),
     "timeline": (set(), False),
     "extension": (set(), False),
-    "streaming": ({"arguments", "calls", "ops", "packing", "spec", "timeline"}, True),
+    "streaming": (
+        {"arguments", "calls", "device", "ops", "packing", "room", "spec", "timeline"},
+        True,
+    ),
     "streamlayers": (
         {"arguments", "convs", "layers", "ops", "packing", "spec", "streaming"},
         True,
