@@ -36,7 +36,7 @@ sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 re
 
 FUZZ_SECONDS ?= 20
 
-fuzz: $(STAMP)-test ## odd input to every public name, the command line and the readers of files, FUZZ_SECONDS each
+fuzz: $(STAMP)-test ## odd input to every public name, file and command, FUZZ_SECONDS each
 	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(shell date +%s)
 
 leak: $(STAMP)-test ## a million calls of every kind: does anything grow?

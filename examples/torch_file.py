@@ -100,12 +100,18 @@ def load_torch_file(path: Path) -> Any:
     except OSError:
         raise
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {_one_line(error)}") from error
     except Exception as error:
         # The pickle machine meets hostile or cut-off bytes with almost any exception type.
         raise ValueError(
-            f"{path}: damaged or not a PyTorch checkpoint ({type(error).__name__}: {error})"
+            f"{path}: damaged or not a PyTorch checkpoint"
+            f" ({type(error).__name__}: {_one_line(error)})"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    """Its text, which may quote any bytes of the file."""
+    return " ".join(str(error).split())[:200]
 
 
 class _Unpickler(pickle.Unpickler):

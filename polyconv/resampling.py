@@ -84,7 +84,8 @@ def resample_poly(
 
     Args:
         x (array): The signal, of any shape.
-        up (int): By how much to upsample.
+        up (int): By how much to upsample. Where the filter is designed, with 20 taps for each of
+            the larger of both, these must be at most 131,072 without their common divisors.
         down (int): By how much to downsample.
         axis (int, optional): Along which axis. Default: ``0``.
         window (str, tuple or array, optional): Of the filter that is designed: ``("kaiser", beta)``

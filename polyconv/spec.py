@@ -301,7 +301,7 @@ def _check_int32(op: str, spec: ConvSpec) -> None:
 def _takes_float64(spec: ConvSpec) -> bool:
     """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
     is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
-    return not is_dilated and (spec.groups == 1 or spec.ndim == 1)
+    return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
 
 
 def check_int32(op: str, *numbers: int) -> None:

@@ -72,6 +72,8 @@ def test_float64_is_refused_wherever_mlx_has_no_kernel():
     x, w = (mx.ones(s).astype(mx.float64, stream=mx.cpu) for s in ((1, 4, 4, 2), (2, 2, 2, 1)))
     for options in ({"groups": 2}, {"groups": 2, "kernel_dilation": 2}):
         assert "dtype must be" in refused(polyconv.conv_general, x, w, **options, stream=mx.cpu)
+    flipped = {"groups": 2, "flip": True, "method": "native", "stream": mx.cpu}
+    assert "dtype must be" in refused(polyconv.conv_general, x[0], w[:, 0], **flipped)
     y = polyconv.conv1d(x[0], w[:, 0], groups=2, stream=mx.cpu)
     assert y.dtype == mx.float64
     assert mx.array_equal(y, mx.full(y.shape, 2.0), stream=mx.cpu).item()
@@ -317,6 +319,16 @@ def test_such_a_pickle_would_run_if_pickle_read_it(tmp_path):
     trace = tmp_path / "executed"
     pickle.loads(fuzz_checkpoints._pickled(fuzz_checkpoints._Runs(open, str(trace), "w"))).close()
     assert trace.exists()
+
+
+def test_errors_that_quote_the_file_are_one_line(tmp_path):
+    path = tmp_path / "model.pt"
+    for content in (b"F1\xff\r\x0b2\n.", b"F" + b"\x85\x0b" * 400 + b"\n.", b"c\na\x0bb\nc\n."):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.pt: ") as error:
+            torch_file.load_torch_file(path)
+        assert len(str(error.value).removeprefix(str(path)).splitlines()) == 1
+        assert len(str(error.value).removeprefix(str(path))) < LONGEST
 
 
 def test_every_truncation_of_a_checkpoint_is_one_error(tmp_path):
