@@ -243,7 +243,8 @@ def main() -> int:
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(names, pool.map(lambda n: campaign(n, args.seed, args.seconds), names)))
     for each in found.values():
-        print("\n".join(each.told[: args.most]))
+        for line in each.told[: args.most]:
+            print(line)
     print("\n".join(table(found)))
     failed = sum(each.counts[kind] for each in found.values() for kind in KINDS[2:])
     return 1 if failed else 0
