@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 DOCS = Path(__file__).parent
-WIDTH, COLOURS = 900, 64
+WIDTH, COLOURS = 800, 64
 
 # name: (what is run in the repository's root, the picture that it writes)
 EXHIBITS = {

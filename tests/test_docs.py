@@ -41,6 +41,7 @@ def test_the_page_of_the_distributed_vocoder_is_what_was_measured(monkeypatch):
     spec.loader.exec_module(figures)
     found = json.loads((where / "distributed.json").read_text())
     assert (where / "distributed.md").read_text() == figures.page(found)
+    assert figures.in_words(found) in (ROOT / "docs" / "distributed.md").read_text()
 
 
 @pytest.fixture

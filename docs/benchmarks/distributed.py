@@ -131,6 +131,23 @@ def row(found: dict[str, Any], seconds: str, it: dict[str, Any]) -> str:
     )
 
 
+def in_words(found: dict[str, Any]) -> str:
+    """What the guide says of the hour: one exchange of mel, by one process and by two."""
+    one, two = sorted(
+        [it for it in found["3600"] if it["halo"] == "once"], key=lambda it: len(it["ranks"])
+    )
+    alone = one["ranks"][0]["seconds"]
+    slowest = max(each["seconds"] for each in two["ranks"])
+    halo = sum(each["halo_bytes"] for each in two["ranks"])
+    peak = max(each["peak_bytes"] for each in two["ranks"]) / 1e6
+    return (
+        f"An hour of sound took one process {alone:.0f} s and two {slowest:.0f} s, "
+        f"{alone / slowest:.2f} times as fast,\n"
+        f"with at most {peak:.0f} MB of MLX's memory each and {halo:,} bytes "
+        f"of halo in all ({two['machine']}, one\nthread each, OpenBLAS preloaded)."
+    )
+
+
 def _kind(it: dict[str, Any]) -> tuple[str, str]:
     return it["variant"], it["halo"]
 
