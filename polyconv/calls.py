@@ -38,7 +38,7 @@ def general(
     max_workspace: int | None,
 ) -> mx.array:
     """`conv_general`, of one rank if `ndim` is given, under the name `op`."""
-    _check_types(op, x, w, stream, method)
+    check_types(op, x, w, stream, method)
     if ndim is None:
         ndim = spec.spatial_ndim(op, x.shape)
     options = arguments.general_options(op, ndim, *given)
@@ -61,7 +61,7 @@ def transposed(
     max_workspace: int | None,
 ) -> mx.array:
     op = f"conv_transpose{ndim}d"
-    _check_types(op, x, w, stream, method)
+    check_types(op, x, w, stream, method)
     options = arguments.transposed_options(op, ndim, *given)
     where = _where(op, method, stream, max_workspace)
     if _shares_filter(x, w, options[4]):
@@ -196,7 +196,8 @@ def dtype_names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
     return x, w
 
 
-def _check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
+def check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
+    """Refuses what has not the type of such an argument."""
     for name, value in (("x", x), ("weight", w)):
         packed = name == "weight" and isinstance(value, PackedWeight)
         if not (packed or isinstance(value, mx.array)):

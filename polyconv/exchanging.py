@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from polyconv import arguments
-from polyconv.messages import Group, evaluate, pass_on
+from polyconv.messages import Group, evaluate, group_of, pass_on
 from polyconv.sharding import Exchange, Sharding, Span, Transfer, common
 from polyconv.slicing import cut, pad
 
@@ -24,7 +24,7 @@ def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sh
         Sharding: The same on every rank.
     """
     _check_axis("sharding_of", x, axis)
-    group = group or mx.distributed.init()
+    group = group_of("sharding_of", group)
     sizes = mx.distributed.all_gather(mx.array([x.shape[axis]]), group=group)
     return Sharding.of_sizes([int(size) for size in sizes.tolist()])
 
@@ -58,7 +58,7 @@ def reshard(
         arguments.refuse("reshard", "to must be a Sharding for as many ranks", arguments.shown(to))
     if to.size != sharding.size:
         arguments.refuse("reshard", f"to must be of {sharding.size} samples", str(to.size))
-    group = group or mx.distributed.init()
+    group = group_of("reshard", group)
     check_piece("reshard", x, sharding, axis, group)
     return gathered(x, Exchange(sharding, to.spans), axis, group)
 
@@ -90,13 +90,18 @@ def with_halo(
     Raises:
         ValueError: If the piece or the number of ranks is not the sharding's.
     """
-    for name, n in (("before", before), ("behind", behind)):
-        if type(n) is not int or n < 0:
-            arguments.refuse("with_halo", f"{name} must be an int of at least 0", repr(n))
-    group = group or mx.distributed.init()
+    before, behind = [_margin(*each) for each in (("before", before), ("behind", behind))]
+    group = group_of("with_halo", group)
     check_piece("with_halo", x, sharding, axis, group)
     spans = [(max(0, a - before), min(sharding.size, b + behind)) for a, b in sharding.spans]
     return gathered(x, Exchange(sharding, tuple(spans)), axis, group)
+
+
+def _margin(name: str, value: object) -> int:
+    n = arguments.integer("with_halo", name, value)
+    if n < 0:
+        arguments.refuse("with_halo", f"{name} must be at least 0", str(n))
+    return n
 
 
 def check_piece(op: str, x: mx.array, sharding: Sharding, axis: int, group: Group) -> None:

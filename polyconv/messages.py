@@ -23,6 +23,15 @@ Group: TypeAlias = "mx.distributed.Group"
 Pieces: TypeAlias = "dict[Transfer, mx.array]"
 
 
+def group_of(op: str, group: Any) -> Group:
+    """The group that is given, or else that of all ranks."""
+    if group is None:
+        return mx.distributed.init()
+    if not isinstance(group, mx.distributed.Group):
+        arguments.refuse(op, "group must be one of mx.distributed", arguments.shown(group))
+    return group
+
+
 @dataclass
 class Traffic:
     """What this rank sent and received of samples and of their gradients."""

@@ -9,7 +9,7 @@ is split by groups.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,7 +17,7 @@ from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv import arguments, ops
 from polyconv.layers import PolyConvTranspose
-from polyconv.messages import Group
+from polyconv.messages import Group, group_of
 from polyconv.sharded import HALVES, rounded_once
 from polyconv.slicing import contiguous, cut
 
@@ -32,6 +32,7 @@ class _Sharded(PolyConvTranspose):
 
     _ndim: int
     _kind: str
+    _divided: str
 
     def __init__(
         self,
@@ -49,11 +50,13 @@ class _Sharded(PolyConvTranspose):
         max_workspace: int | None = None,
     ) -> None:
         name = type(self).__name__
-        group = group or mx.distributed.init()
+        group = group_of(name, group)
         n = group.size()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
-        sizes = {key: arguments.count(name, key, value) for key, value in counts.items()}
-        for key in self._split(groups):
+        whole = {key: arguments.count(name, key, value) for key, value in counts.items()}
+        sizes = dict(whole)
+        # With groups all three: each rank has some of the groups.
+        for key in (self._divided,) if whole["groups"] == 1 else counts:
             if sizes[key] % n:
                 must = f"{key} must be divisible by the {n} ranks"
                 arguments.refuse(name, must, str(sizes[key]))
@@ -63,14 +66,16 @@ class _Sharded(PolyConvTranspose):
         more = {"ndim": self._ndim, "max_workspace": max_workspace}
         super().__init__(*channels, kernel_size, *options, **more)
         # Of all input channels of a group, as in an undivided layer.
-        self.weight = self.weight * math.sqrt(channels[0] / sizes["groups"] * groups / in_channels)
+        per_group = whole["in_channels"] // whole["groups"]
+        self.weight = self.weight * math.sqrt(self.weight.shape[-1] / per_group)
         self.group = group
-        self._channels = (in_channels, out_channels, groups)
+        self._channels = tuple(whole.values())
+        if "bias" in self:
+            self.bias = mx.zeros((self._n_biases(),))
 
-    @staticmethod
-    def _split(groups: int) -> tuple[str, ...]:
-        """What of the layer is divided."""
-        raise NotImplementedError
+    def _n_biases(self) -> int:
+        """Of the output channels that this rank has."""
+        return self.weight.shape[0]
 
     def _extra_repr(self) -> str:
         in_channels, out_channels, groups = self._channels
@@ -83,6 +88,15 @@ class _Sharded(PolyConvTranspose):
             f"{told}bias={'bias' in self}"
         )
 
+    def _check(self, x: Any, channels: int | None = None) -> None:
+        """Refuses what is no input, or not of so many channels, of which each rank takes some."""
+        name = type(self).__name__
+        if not isinstance(x, mx.array):
+            arguments.refuse(name, "x must be an mlx.core.array", type(x).__name__)
+        if channels is not None and (x.ndim != self._ndim + 2 or x.shape[-1] != channels):
+            must = f"x must have {self._ndim + 2} axes, the last of {channels} channels"
+            arguments.refuse(name, must, arguments.shown(x.shape))
+
     def _convolve(self, x: mx.array, w: mx.array) -> mx.array:
         options = (self.stride, self.padding, self.dilation, self.output_padding, self.groups)
         return _OPS[self._ndim](x, w, *options, max_workspace=self.max_workspace)
@@ -92,6 +106,11 @@ class _Sharded(PolyConvTranspose):
         n = array.shape[axis] // self.group.size()
         start = self.group.rank() * n
         return cut(array, axis, start, start + n, 1)
+
+    def to_packed(self) -> NoReturn:
+        """Not for these: a packed layer would be one of this rank alone."""
+        must = "layer must have all its channels to be packed"
+        arguments.refuse(type(self).__name__, must, f"those of one of {self.group.size()} ranks")
 
     @classmethod
     def from_conv_transpose(cls, layer: nn.Module, *, group: Group | None = None) -> _Sharded:
@@ -120,16 +139,10 @@ class _Sharded(PolyConvTranspose):
         made._take(layer.weight, layer.bias if bias else None, groups)
         return made
 
-    def _take(self, weight: mx.array, bias: mx.array | None, groups: int) -> None:
-        raise NotImplementedError
-
 
 class _AllToSharded(_Sharded):
     _kind = "all-to-sharded"
-
-    @staticmethod
-    def _split(groups: int) -> tuple[str, ...]:
-        return ("out_channels",) if groups == 1 else ("out_channels", "in_channels", "groups")
+    _divided = "out_channels"
 
     def _take(self, weight: mx.array, bias: mx.array | None, groups: int) -> None:
         self.weight = contiguous(self._mine(weight, 0))
@@ -137,6 +150,7 @@ class _AllToSharded(_Sharded):
             self.bias = contiguous(self._mine(bias, 0))
 
     def __call__(self, x: mx.array) -> mx.array:
+        self._check(x, self._channels[0])
         w, dtypes = self.weight, (x.dtype, self.weight.dtype)
         halves = x.dtype in HALVES
         # The gradient is summed up over ranks in float32, then rounded.
@@ -153,15 +167,10 @@ class _AllToSharded(_Sharded):
 
 class _ShardedToAll(_Sharded):
     _kind = "sharded-to-all"
+    _divided = "in_channels"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if "bias" in self:
-            self.bias = mx.zeros((self._channels[1],))
-
-    @staticmethod
-    def _split(groups: int) -> tuple[str, ...]:
-        return ("in_channels",) if groups == 1 else ("in_channels", "out_channels", "groups")
+    def _n_biases(self) -> int:
+        return self._channels[1]
 
     def _take(self, weight: mx.array, bias: mx.array | None, groups: int) -> None:
         self.weight = contiguous(self._mine(weight, weight.ndim - 1 if groups == 1 else 0))
@@ -169,6 +178,7 @@ class _ShardedToAll(_Sharded):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
+        self._check(x)
         y = self._joined(x) if self._channels[2] != 1 else self._summed(x)
         return y + self.bias if "bias" in self else y
 
@@ -286,9 +296,7 @@ def shard_conv_transpose(
         ValueError: If `sharding` is neither, or the layer is none or cannot be divided.
     """
     op = "shard_conv_transpose"
-    if sharding not in ("all-to-sharded", "sharded-to-all"):
-        must = "sharding must be 'all-to-sharded' or 'sharded-to-all'"
-        arguments.refuse(op, must, arguments.shown(sharding))
+    arguments.choice(op, "sharding", sharding, ("all-to-sharded", "sharded-to-all"))
     weight = getattr(layer, "weight", None)
     ndim = weight.ndim - 2 if isinstance(weight, mx.array) else 0
     return _CLASSES[sharding, min(max(ndim, 1), 3)].from_conv_transpose(layer, group=group)

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv import arguments, ops, spec
-from polyconv.calls import Weight, dtype_names
+from polyconv.calls import Weight, check_types, dtype_names
 from polyconv.device import StreamOrDevice
 from polyconv.exchanging import check_piece, gathered, sharding_of
-from polyconv.messages import Group, summed_gradient
+from polyconv.messages import Group, group_of, summed_gradient
 from polyconv.packing import PackedWeight
 from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
 from polyconv.slicing import cut
@@ -165,6 +165,10 @@ def conv1d(
     """As :func:`polyconv.conv1d`, of a sequence in pieces; see :func:`conv_transpose1d`."""
     where = _where(axis, group, sharding, output_sharding, stream, method, max_workspace)
     padding = arguments.per_axis("conv1d", "padding", padding, 1)
+    _check_types("conv1d", x, w, where)
+    stride, padding, dilation, groups = arguments.plain_options(
+        "conv1d", 1, stride, padding, dilation, groups
+    )
     return _general("conv1d", 1, x, w, (stride, padding, dilation, 1, groups, False), where)
 
 
@@ -210,6 +214,7 @@ def _transposed(
     ndim: int, x: mx.array, w: Weight, given: tuple[Any, Any, Any, Any, Any], where: _Where
 ) -> Result:
     op = f"conv_transpose{ndim}d"
+    _check_types(op, x, w, where)
     read = arguments.transposed_options(op, ndim, *given)
     return _sharded(op, x, w, where, lambda *shapes: spec.transposed(op, *shapes, *read))
 
@@ -217,15 +222,20 @@ def _transposed(
 def _general(
     op: str, ndim: int | None, x: mx.array, w: Weight, given: tuple[Any, ...], where: _Where
 ) -> Result:
+    _check_types(op, x, w, where)
     ndim = spec.spatial_ndim(op, x.shape) if ndim is None else ndim
     read = arguments.general_options(op, ndim, *given)
     return _sharded(op, x, w, where, lambda *shapes: spec.general(op, *shapes, *read))
 
 
+def _check_types(op: str, x: Any, w: Any, where: _Where) -> None:
+    check_types(op, x, w, where.options["stream"], where.options["method"])
+
+
 def _sharded(
     op: str, x: mx.array, w: Weight, where: _Where, problem_of: Callable[..., spec.ConvSpec]
 ) -> Result:
-    group = where.group or mx.distributed.init()
+    group = group_of(op, where.group)
     axis = where.axis
     sharding = where.sharding
     if sharding is None:

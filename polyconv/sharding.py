@@ -29,11 +29,15 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from polyconv.arguments import count, refuse, shown
+from polyconv import arguments
+from polyconv.arguments import refuse, shown
 from polyconv.phases import n_phases, phase_dilation, phase_stride, split
 from polyconv.spec import Axis
 
 Span = tuple[int, int]
+
+# No machine has them, and a list of more would take minutes.
+_MOST_RANKS = 2**20
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,22 @@ class Sharding:
     @classmethod
     def of_sizes(cls, sizes: Iterable[int]) -> Sharding:
         """Of the number of samples that each rank has."""
-        return cls((0, *accumulate(sizes)))
+        op = "Sharding.of_sizes"
+        try:
+            listed = [*sizes]
+        except Exception:  # of an `__iter__` of the caller's
+            refuse(op, "sizes must be ints, one for each rank", shown(sizes))
+        return cls((0, *accumulate(arguments.sizes(op, "sizes", listed))))
 
     @classmethod
     def even(cls, size: int, n_ranks: int) -> Sharding:
         """Pieces that differ by one sample at most, the longer ones first."""
-        each, more = divmod(size, count("Sharding.even", "n_ranks", n_ranks))
+        op = "Sharding.even"
+        (size,) = arguments.sizes(op, "a sequence", [size])
+        n_ranks = arguments.count(op, "n_ranks", n_ranks)
+        if n_ranks > _MOST_RANKS:
+            refuse(op, f"n_ranks must be at most {_MOST_RANKS}", shown(n_ranks))
+        each, more = divmod(size, n_ranks)
         return cls.of_sizes([each + (rank < more) for rank in range(n_ranks)])
 
     @property

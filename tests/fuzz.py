@@ -34,6 +34,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
 import fuzz_checkpoints  # noqa: E402
 import fuzz_commands  # noqa: E402
+import fuzz_distributed  # noqa: E402
 import fuzz_files  # noqa: E402
 import fuzz_models  # noqa: E402
 import fuzz_streams  # noqa: E402
@@ -47,7 +48,8 @@ _CONVOLUTIONS += ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _LAYERS = ("", "1d", "2d", "3d")
 _STREAMING = ("StreamingConv1d", "StreamingConvTranspose1d")
 
-# Each name of `polyconv.__all__`; what stands in brackets is no name but takes input too.
+# Each name of `polyconv.__all__` and of `polyconv.distributed.__all__`;
+# what stands in brackets is no name but takes input too.
 GENERATORS: dict[str, Generator] = {
     **{op: convolution(op) for op in _CONVOLUTIONS},
     **{name: fuzz_models.layer(name) for name in [f"PolyConvTranspose{n}" for n in _LAYERS]},
@@ -56,6 +58,7 @@ GENERATORS: dict[str, Generator] = {
     "StreamCache": fuzz_streams.stream_cache,
     "StreamState": fuzz_streams.stream_state,
     "StreamedModel": fuzz_streams.streamed_model,
+    **{f"distributed.{name}": each for name, each in fuzz_distributed.GENERATORS.items()},
     "convert": fuzz_models.convert,
     "doctor": fuzz_files.doctor,
     "explain": fuzz_files.explain,

@@ -112,8 +112,11 @@ def _listed(value: Any, ndim: int, is_general: bool, default: int = 1) -> list[i
     return None if len(ints) != ndim or None in ints else ints  # type: ignore[return-value]
 
 
-def convolution(op: str) -> Any:
-    """The generator of an op: a legal call, often with one or two arguments gone odd."""
+def convolution(op: str, function: Any = None) -> Any:
+    """The generator of an op: a legal call, often with one or two arguments gone odd.
+
+    Of another `function` than polyconv's of that name it need only be right where it does answer.
+    """
 
     def draw(rng: random.Random) -> Input:
         x_shape, w_shape, options = legal(rng, op)
@@ -144,15 +147,15 @@ def convolution(op: str) -> Any:
             args, kwargs = [kwargs.pop(name) for name in names_of(op)], {}
         packed = isinstance(w, mx.array) and rng.random() < 0.15
         told = f"{op}({_array(x)}, {_array(w)}, {_options(options)}, {_options(named)})"
-        function = getattr(polyconv, op)
+        own = getattr(polyconv, op)
 
         def call() -> Any:
             weight = polyconv.pack(w) if packed else w
-            return function(x, weight, *args, **kwargs, **named)
+            return (function or own)(x, weight, *args, **kwargs, **named)
 
         check = _check(rng, op, x, w, options, named, call)
         native = named.get("method") == "native"
-        legal_call = not is_odd and dtypes[0] in FLOATS and not native and _is_real(w)
+        legal_call = not (is_odd or function) and dtypes[0] in FLOATS and not native and _is_real(w)
         return Input(
             told, call, check, legal_call and not _is_named(named), (UNSUITED, NO_ROOM, NO_GPU)
         )

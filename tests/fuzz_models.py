@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import operator
 import random
 import warnings
 from collections.abc import Callable
@@ -39,9 +40,10 @@ def _mutated(rng: random.Random, kwargs: dict[str, Any], share: float = 0.6) -> 
     return True
 
 
-def layer(name: str) -> Maker:
+def layer(name: str, *more: tuple[type[BaseException], str]) -> Maker:
     """Construction, a call, and one of: packed, an attribute set to something odd, a copy."""
     ndim = None if name == "PolyConvTranspose" else int(name[-2])
+    cls = operator.attrgetter(name)(polyconv)
 
     def draw(rng: random.Random) -> Input:
         rank = ndim or rng.choice((1, 2, 3))
@@ -65,7 +67,7 @@ def layer(name: str) -> Maker:
         made: list[Any] = []
 
         def call() -> Any:
-            model = getattr(polyconv, name)(**kwargs)
+            model = cls(**kwargs)
             repr(model)
             if how == "packed":
                 packed = model.to_packed()
@@ -92,7 +94,7 @@ def layer(name: str) -> Maker:
             return wrong_convolution(y, Expected(x, weight, general, dtype))
 
         told = f"{_told(name, (x,), kwargs)} {how} {attribute}={shown(value)}"
-        return Input(told, call, check, allowed=(NO_ROOM,))
+        return Input(told, call, check, allowed=(NO_ROOM, *more))
 
     return draw
 

@@ -300,7 +300,7 @@ def test_one_process_alone_needs_no_launcher():
         ),
         (
             lambda x, w: distributed.with_halo(x, Sharding((0, 9)), 1, -1),
-            "[with_halo] behind must be an int of at least 0; got -1",
+            "[with_halo] behind must be at least 0; got -1",
         ),
         (
             lambda x, w: distributed.reshard(x, Sharding((0, 9)), Sharding((0, 8))),
@@ -313,8 +313,22 @@ def test_one_process_alone_needs_no_launcher():
         ),
         (
             lambda x, w: distributed.shard_conv_transpose(None, "all"),
-            "[shard_conv_transpose] sharding must be 'all-to-sharded' or 'sharded-to-all'; "
+            "[shard_conv_transpose] sharding must be one of all-to-sharded, sharded-to-all; "
             "got 'all'",
+        ),
+        (
+            lambda x, w: distributed.conv1d(x, w, group=2),
+            "[conv1d] group must be one of mx.distributed; got 2",
+        ),
+        (
+            lambda x, w: distributed.AllToShardedConvTranspose1d(4, 6, 3, groups=2)(x),
+            "[AllToShardedConvTranspose1d] x must have 3 axes, the last of 4 channels; "
+            "got (1, 9, 3)",
+        ),
+        (
+            lambda x, w: distributed.ShardedToAllConvTranspose1d(3, 6, 3).to_packed(),
+            "[ShardedToAllConvTranspose1d] layer must have all its channels to be packed; "
+            "got those of one of 1 ranks",
         ),
     ],
 )
