@@ -111,7 +111,9 @@ def test_a_list_or_array_set_as_groups_is_seen():
     layer.groups = [1, 1]
     assert "groups must be an int" in refused(layer, X)
     layer.groups = mx.array(2)
-    assert "weight's last axis must be" in refused(layer, X)
+    # Before 0.32 MLX's arrays are no index of Python's.
+    read = hasattr(mx.array, "__index__")
+    assert ("weight's last axis must be" if read else "groups must") in refused(layer, X)
     converted = nn.ConvTranspose1d(4, 2, 3)
     polyconv.convert(converted)
     assert converted.groups == 1
@@ -122,7 +124,7 @@ def test_layers_refuse_sizes_that_mlx_cannot_count():
     for sizes in ((2**31, 1, 1), (1, 2**31, 1), (1, 1, 2**40), (2**16, 2**16, 1)):
         for kind in (polyconv.PolyConvTranspose1d, polyconv.StreamingConv1d):
             assert "must fit in" in refused(kind, *sizes)
-    assert polyconv.PolyConvTranspose(1, 1, 3, ndim=mx.array(2))(mx.ones((1, 2, 2, 1))).ndim == 4
+    assert polyconv.PolyConvTranspose(1, 1, 3, ndim=np.int64(2))(mx.ones((1, 2, 2, 1))).ndim == 4
 
 
 @pytest.mark.parametrize(
