@@ -24,7 +24,7 @@ train: $(STAMP)-examples ## trains a 4x speech upsampler
 	$(PRELOAD) $(BIN)/python examples/train_upsampler.py
 
 LENGTH ?= --seconds 60
-distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or LENGTH="--hours 1"; writes docs/benchmarks/distributed.md
+distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or LENGTH="--hours 1"; figures into build/distributed
 	$(PRELOAD) $(BIN)/python docs/benchmarks/distributed.py $(LENGTH)
 
 test: $(STAMP)-test ## the whole suite

@@ -21,12 +21,17 @@ def at_least(minimum: float, kind: type, below: float = float("inf")) -> Callabl
     def parse(text: str) -> float:
         value: float = kind(text)
         if not minimum <= value < below:
-            limit = "" if below == float("inf") else f" and below {below}"
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {minimum}{limit}")
+            limit = "" if below == float("inf") else f" and below {_told(below)}"
+            must = f"a number of at least {_told(minimum)}{limit}"
+            raise argparse.ArgumentTypeError(f"{text} is not {must}")
         return value
 
     parse.__name__ = kind.__name__  # what argparse calls a value that is no number at all
     return parse
+
+
+def _told(number: float) -> str:
+    return f"{number:.2g}" if isinstance(number, float) else str(number)
 
 
 class Display:

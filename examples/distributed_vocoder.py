@@ -24,6 +24,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from command_line import at_least, reason
 from hifigan import VARIANTS, Generator
 from mel import HOP, SAMPLE_RATE, log_mel
 from sound_file import SoundPart, create
@@ -41,6 +42,9 @@ REPORT_BYTES = 2048
 # A stretch computes the margins at its ends anew, so it should be long.
 CHUNK_SECONDS = {"once": 0.5, "layers": 4.0}
 
+# A frame of mel; and a WAV cannot be longer than 4 GiB.
+SHORTEST, MOST_HOURS = HOP / SAMPLE_RATE, 27
+
 Span = tuple[int, int]
 
 
@@ -51,23 +55,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variant", choices=VARIANTS, default="v3", help="default: v3")
     parser.add_argument("--weights", type=Path, help="HiFi-GAN checkpoint of this variant")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--hours", type=float, help="of sound")
-    length.add_argument("--seconds", type=float, default=60.0, help="of sound; default: 60")
+    sound = at_least(SHORTEST / 3600, float, MOST_HOURS)
+    length.add_argument("--hours", type=sound, help="of sound")
+    sound = at_least(SHORTEST, float, 3600 * MOST_HOURS)
+    length.add_argument("--seconds", type=sound, default=60.0, help="of sound; default: 60")
     parser.add_argument("--halo", choices=("once", "layers"), default="once", help="default: once")
     chunk_help = "of a rank at a time; default: 0.5, for layers 4"
-    parser.add_argument("--chunk-seconds", type=float, help=chunk_help)
+    parser.add_argument("--chunk-seconds", type=at_least(SHORTEST, float, 3600), help=chunk_help)
     parser.add_argument("--out", type=Path, default=Path("build/distributed"))
     parser.add_argument("--report", type=Path, help="rank 0 writes the figures here, as JSON")
     parser.add_argument("--resume", action="store_true", help="go on where a run was ended")
-    parser.add_argument("--patience", type=float, help="seconds without a chunk that end a rank")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    patience_help = "seconds without a chunk that end a rank"
+    parser.add_argument("--patience", type=at_least(1, float, 1e6), help=patience_help)
+    seed = at_least(0, int, 2**32)
+    parser.add_argument("--seed", type=seed, default=0, help="of random weights")
     arguments = parser.parse_args(argv)
     seconds = 3600 * arguments.hours if arguments.hours else arguments.seconds
     arguments.frames = round(seconds * SAMPLE_RATE / HOP)
     chunk_seconds = arguments.chunk_seconds or CHUNK_SECONDS[arguments.halo]
     arguments.chunk = round(chunk_seconds * SAMPLE_RATE / HOP)
-    if arguments.frames < 1 or arguments.chunk < 1:
-        parser.error("the sound and a chunk must be as long as a frame of mel, 12 ms, at least")
     return arguments
 
 
@@ -208,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mel = Mel(log_mel(read_speech(arguments.wav)))
         report = run(arguments, group, mel)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(f"distributed_vocoder: {reason(error)}", file=sys.stderr)
         return 1
     reports = gathered(report, group)
     if group.rank() == 0:

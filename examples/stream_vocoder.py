@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 import soundfile
 from checkpoint import load_checkpoint
+from command_line import reason
 from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
 from mel import HOP, SAMPLE_RATE, log_mel
 from numpy.typing import NDArray
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed_weights(generator, arguments.seed)
         mel = mx.array(log_mel(read_speech(arguments.wav)))[None, : arguments.frames]
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(f"stream_vocoder: {reason(error)}", file=sys.stderr)
         return 1
     mx.eval(generator.parameters(), mel)
     frames = max(1, round(arguments.chunk_ms / 1e3 * SAMPLE_RATE / HOP))

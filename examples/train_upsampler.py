@@ -26,6 +26,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import soundfile
+from command_line import reason
 from hifigan import PolyConv1d
 from mel import SAMPLE_RATE
 from mlx.utils import tree_flatten, tree_unflatten
@@ -228,7 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not clips:
         half = len(clip) // 2
         clips, held_out = [clip[:half]], clip[half:]
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"train_upsampler: {reason(error)}", file=sys.stderr)
+        return 2
     if args.restart:
         (args.out / "checkpoint.safetensors").unlink(missing_ok=True)
     seconds = sum(map(len, clips)) / SAMPLE_RATE

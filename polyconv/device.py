@@ -176,13 +176,30 @@ def _rates_in(op: str, path: str | os.PathLike[str]) -> dict[str, Rates]:
     return read_rates(op, text)
 
 
+def _rates_of_environment() -> dict[str, Rates]:
+    path = os.environ["POLYCONV_RATES"]
+    try:
+        return _rates_in("POLYCONV_RATES", path)
+    except OSError as error:  # of a call that has nothing to do with files
+        must = "it must name a file of rates that can be read"
+        refuse("POLYCONV_RATES", must, f"{shown(path)}: {error.strerror}")
+
+
+def rates_told() -> str:
+    """Whose rates are in force, for CPU and CUDA."""
+    measured = [name for name in ("cpu", "cuda") if _host(name) not in (CPU, CUDA)]
+    if not measured:
+        return "rates: those that polyconv brings along"
+    where = os.environ.get("POLYCONV_RATES")
+    return f"rates: measured for {' and '.join(measured)}" + (f" ({where})" if where else "")
+
+
 def _host(name: str) -> Host:
     global _hosts
     if _hosts is None:
         with ALONE:
             if _hosts is None and "POLYCONV_RATES" in os.environ:
-                found = _rates_in("POLYCONV_RATES", os.environ["POLYCONV_RATES"])
-                _hosts = _hosts_of(found)
+                _hosts = _hosts_of(_rates_of_environment())
             _hosts = _hosts or _hosts_of({})
     return _hosts[name]
 

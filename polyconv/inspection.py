@@ -87,6 +87,7 @@ def doctor() -> str:
         f"polyconv {__version__}, MLX {mx.__version__}, Python {platform.python_version()}",
         f"default device: {mx.default_device()}; {_backend()}",
         f"kernel rules in force: {rules.name}",
+        device.rates_told(),
         *staleness(),
         *_cache(),
     ]

@@ -72,7 +72,9 @@ class Sharding:
     def even(cls, size: int, n_ranks: int) -> Sharding:
         """Pieces that differ by one sample at most, the longer ones first."""
         op = "Sharding.even"
-        (size,) = arguments.sizes(op, "a sequence", [size])
+        size = arguments.integer(op, "size", size)
+        if size < 0:
+            refuse(op, "size must be at least 0", shown(size))
         n_ranks = arguments.count(op, "n_ranks", n_ranks)
         if n_ranks > _MOST_RANKS:
             refuse(op, f"n_ranks must be at most {_MOST_RANKS}", shown(n_ranks))

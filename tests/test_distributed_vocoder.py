@@ -148,9 +148,14 @@ def test_what_the_paper_counts():
 
 
 def test_its_command_line(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        distributed_vocoder.main(["--seconds", "0.001"])
-    assert "must be as long as a frame of mel" in capsys.readouterr().err
+    for option, value in (
+        *(("--seconds", "0.001"), ("--hours", "0"), ("--hours", "nan"), ("--hours", "inf")),
+        *(("--chunk-seconds", "0"), ("--patience", "0"), ("--seed", "-1")),
+    ):
+        with pytest.raises(SystemExit):
+            distributed_vocoder.main([option, value])
+        told = capsys.readouterr().err
+        assert f"argument {option}: {value} is not a number of at least" in told
     assert distributed_vocoder.main(["--wav", str(tmp_path / "none.wav")]) == 1
     assert "none.wav" in capsys.readouterr().err
     arguments = distributed_vocoder.parse_arguments(["--hours", "1"])

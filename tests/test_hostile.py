@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import checkpoint
@@ -23,6 +25,7 @@ from polyconv.__main__ import main
 from polyconv.shared import is_short
 from polyconv.spec import Axis
 
+ROOT = Path(__file__).parents[1]
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
 
 
@@ -373,3 +376,12 @@ def test_names_in_a_checkpoint_that_are_no_text_or_no_line(tmp_path):
         with pytest.raises(ValueError, match=r"^[^\n]+model\.safetensors: [^\n]+$"):
             checkpoint.load_checkpoint(generator, path)
         path.write_bytes(path.read_bytes().replace(b"a\\nb", b"a\xff\xfe\xfd"))
+
+
+def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
+    script = "import polyconv, mlx.core as mx\n"
+    script += "try: polyconv.conv1d(mx.zeros((1, 3, 1)), mx.zeros((1, 1, 1)))\n"
+    script += "except ValueError as error: print(error)"
+    known = {**os.environ, "POLYCONV_RATES": str(tmp_path / "none.json"), "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=known)
+    assert ran.stdout.startswith("[POLYCONV_RATES] it must name a file of rates that can be read")

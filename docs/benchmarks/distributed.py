@@ -1,7 +1,7 @@
 """The distributed vocoder by one process and by two: distributed.json and distributed.md.
 
-    make distributed                                   # a minute of mel
-    make distributed LENGTH="--hours 1"                # an hour
+    make distributed                                   # a minute of mel, into build/distributed
+    make distributed LENGTH="--hours 1 --record"       # an hour, into the files beside this one
 
 Every process has one thread, so that two have twice the arithmetic of one. What is measured for a
 length of sound takes the place of what was measured for it before; other lengths stay. Each run is
@@ -174,6 +174,7 @@ def main() -> None:
     """Runs, and writes what each run gave."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hours", type=float)
+    parser.add_argument("--record", action="store_true", help="into docs/benchmarks, to be kept")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--variant", default="v3")
     parser.add_argument("--halo", nargs="+", default=["once"], choices=("once", "layers"))
@@ -183,18 +184,19 @@ def main() -> None:
     if arguments.hours:
         arguments.seconds = 3600 * arguments.hours
     key = f"{arguments.seconds:g}"
+    figures = FIGURES if arguments.record else arguments.build / FIGURES.name
     for halo in arguments.halo:
         for ranks in arguments.ranks:
             it = run(arguments, halo, ranks)
             it["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
             it["mlx"] = version("mlx")
             it["files_apart"] = files_apart(arguments.build, halo, ranks) if ranks > 1 else None
-            found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+            found = json.loads(figures.read_text()) if figures.exists() else {}
             same = (*_kind(it), ranks)
             kept = [o for o in found.get(key, []) if (*_kind(o), len(o["ranks"])) != same]
             found[key] = [*kept, it]
-            FIGURES.write_text(json.dumps(found, indent=1) + "\n")
-            (HERE / "distributed.md").write_text(page(found))
+            figures.write_text(json.dumps(found, indent=1) + "\n")
+            figures.with_suffix(".md").write_text(page(found))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from pathlib import Path
@@ -52,8 +53,10 @@ def main() -> None:
     mx.set_cache_limit(0)  # what is kept for later is no workspace
     rows = [{"limit": limit, "train": train} for train in (False, True) for limit in LIMITS]
     samples: list[list[tuple[float, int]]] = [[] for _ in rows]
+    rng = random.Random(0)
     for _ in range(args.rounds + 1):
-        for row, each in zip(rows, samples, strict=True):
+        # What runs before leaves its mark on the next.
+        for row, each in rng.sample(list(zip(rows, samples, strict=True)), len(rows)):
             each.append(measured(row["limit"], bool(row["train"]), x, w))
     for row, each in zip(rows, samples, strict=True):
         times = [ms for ms, _ in each[1:]]

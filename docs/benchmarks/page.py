@@ -23,7 +23,8 @@ Times in milliseconds of one transposed convolution in float32, medians of inter
 2 CPU cores of a shared machine: quote ratios, not times. MLX with OpenBLAS preloaded, 2 threads for
 everybody, the weights of all but `auto` prepared before. *best rival* is the fastest of PyTorch
 (either layout), ONNX Runtime, JAX and, for one channel, scipy.signal.upfirdn; *ratio* is the median
-over rounds of its time over that of `packed`, above 1 where polyconv is faster. *matmul* is one
+over rounds of its time over that of `packed`, above 1 where polyconv is faster. *MLX* is such a
+ratio to MLX's own op, or to the same lifted to 2D if that is faster. *matmul* is one
 product of as many multiply-accumulates, the limit of a layer without groups. *error* is the largest
 against float64, of `packed` and of PyTorch. *peak* is what MLX allocates for `packed` at most at a
 time, its output included, over the size of the output. *2 GB cache* is `packed` where MLX may keep
