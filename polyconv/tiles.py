@@ -70,7 +70,7 @@ def _part_of(
             parts.append(here.again() if isinstance(here, _Numbers) else here)
         if before is not None:
             parts = [_behind(before, each) for each in parts]
-        return compute(tile, others, *parts).astype(getattr(mx, tiling.plan.problem.dtype))
+        return compute(tile, others, *parts)
 
     return part
 
@@ -84,12 +84,13 @@ def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
     shape, along = list(spec.output_shape), 1 + tiling.axis
     if tiling.result == "x":
         shape = [spec.batch, *[axis.size for axis in spec.axes], spec.in_channels]
-    out = mx.zeros(shape, getattr(mx, spec.dtype))
+    dtype = getattr(mx, spec.dtype)
+    out = mx.zeros(shape, dtype)
     before: mx.array | None = None
     for tile in tiling:
         items = slice(*tile.items)
         place = slice(*(tile.inputs if tiling.result == "x" else tile.outputs))
-        piece = part(tile, before)
+        piece = part(tile, before).astype(dtype)
         out[(items, *[slice(None)] * (along - 1), place)] = piece
         if evaluate:
             mx.eval(out)
@@ -100,14 +101,20 @@ def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
 
 
 def _summed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
+    """Halves are added up as float32: 256 and 1 are 256 in bfloat16."""
+    dtype = getattr(mx, tiling.plan.problem.dtype)
     total: mx.array | None = None
     for tile in tiling:
         found = part(tile, None if evaluate else total)
+        found = found if dtype == mx.float64 else found.astype(mx.float32)
         total = found if total is None else total + found
         del found
         if evaluate:
             mx.eval(total)
     assert total is not None
+    total = total.astype(dtype)
+    if evaluate:
+        mx.eval(total)
     return total
 
 

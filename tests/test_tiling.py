@@ -177,6 +177,16 @@ def test_tiles_leave_the_graph_before_them_to_mlx():
         assert mx.allclose(ours, expected, 1e-4, 1e-4 * mx.abs(expected).max().item())
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_gradients_of_half_weights_are_summed_in_float32(dtype):
+    x, w = mx.ones((4, 3000, 2), dtype), mx.ones((3, 4, 2), dtype)
+    call = lambda w, **more: polyconv.conv_transpose1d(x, w, 2, 1, **more).sum()  # noqa: E731
+    expected = mx.grad(call)(w)
+    for f in (mx.grad(call), mx.compile(mx.grad(lambda w: call(w, max_workspace=5000)))):
+        assert same(f(w), expected)
+    assert same(mx.grad(lambda w: call(w, max_workspace=5000))(w), expected)
+
+
 @pytest.mark.skipif(device.version() < (0, 32), reason="its traces are of all threads")
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_gradients_in_tiles_keep_the_limit(dtype):
