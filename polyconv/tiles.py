@@ -167,9 +167,12 @@ class _Numbers(NamedTuple):
 
     def again(self) -> mx.array:
         """A copy."""
+        array = self.array
+        if min(array.strides, default=0) < 0:  # which MLX does not read
+            array = np.ascontiguousarray(array)
         if self.dtype == mx.bfloat16:
-            return mx.array(self.array).view(mx.bfloat16)
-        return mx.array(self.array, self.dtype)
+            return mx.array(array).view(mx.bfloat16)
+        return mx.array(array, self.dtype)
 
 
 @cache

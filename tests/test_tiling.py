@@ -177,6 +177,22 @@ def test_tiles_leave_the_graph_before_them_to_mlx():
         assert mx.allclose(ours, expected, 1e-4, 1e-4 * mx.abs(expected).max().item())
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_gradients_in_tiles_of_views(dtype):
+    """Reversed, transposed and broadcast: what is read where it lies, backwards too."""
+    a, w = integers(4, 4, 500).astype(dtype), integers(6, 5, 4, seed=1).astype(dtype)
+    views = [
+        lambda a: a[:, :, ::-1].transpose(0, 2, 1),
+        lambda a: a.transpose(1, 2, 0)[::-1, ::-2],
+        lambda a: mx.broadcast_to(a[:1, :1, :4], (3, 500, 4)),
+    ]
+    for view in views:
+        loss = lambda a, w, v=view, **more: polyconv.conv_transpose1d(v(a), w, 3, 2, **more).sum()  # noqa: E731
+        found = mx.grad(lambda a, w, f=loss: f(a, w, max_workspace=LIMIT), (0, 1))(a, w)
+        for ours, expected in zip(found, mx.grad(loss, (0, 1))(a, w), strict=True):
+            assert same(ours, expected)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_gradients_of_half_weights_are_summed_in_float32(dtype):
     x, w = mx.ones((4, 3000, 2), dtype), mx.ones((3, 4, 2), dtype)
