@@ -7,9 +7,11 @@ evaluated before the next begins, and is written into its place in the result.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
@@ -52,7 +54,9 @@ def assembled(
         given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
         known = [_Numbers.of(array) for array in others]
         task = (kind_of(stream), tiling, compute, given, known)
-        return _other_thread().submit(_without_graph, *task).result()
+        done: Future[mx.array] = Future()
+        _other_thread().put((done, task))
+        return done.result()
     return _joined(tiling, _part_of(tiling, compute, cut_up, others), has_numbers)
 
 
@@ -176,12 +180,25 @@ class _Numbers(NamedTuple):
 
 
 @cache
-def _other_thread() -> ThreadPoolExecutor:
-    """Where MLX traces nothing: from 0.32 on a trace is of the thread that runs it.
+def _other_thread() -> SimpleQueue[Any]:
+    """The tasks of a thread where MLX traces nothing: from 0.32 on a trace is of its own thread.
 
     One thread for all, as MLX starts a stream, which is never ended, in each that it is used in.
+    Not an executor of `concurrent.futures`: these end with the main thread, while others go on.
     """
-    return ThreadPoolExecutor(1, "polyconv tiles")
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_work, args=(tasks,), name="polyconv tiles", daemon=True).start()
+    return tasks
+
+
+def _work(tasks: SimpleQueue[Any]) -> None:
+    while True:
+        done, task = tasks.get()
+        try:
+            done.set_result(_without_graph(*task))
+        except BaseException as error:  # told to who waits for it
+            done.set_exception(error)
+        del done, task  # or their arrays would be held until the next
 
 
 if hasattr(os, "register_at_fork"):  # a process that is forked has none of its parent's threads

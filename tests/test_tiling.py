@@ -285,6 +285,32 @@ def test_what_a_workspace_may_be():
     assert plan(problem).device == CPU
 
 
+_AFTER_MAIN = """
+import threading, time
+import mlx.core as mx, polyconv
+x, w = mx.ones((2, 3000, 4)), mx.ones((6, 5, 4))
+mx.eval(x, w)
+f = lambda x: polyconv.conv_transpose1d(x, w, 3, 2, max_workspace=60_000).sum()
+
+def train():
+    threading.main_thread().join()
+    print(mx.grad(f)(x)[0, 9, 0].item())
+
+mx.eval(mx.grad(f)(x))
+threading.Thread(target=train).start()
+"""
+
+
+def test_gradients_in_tiles_after_the_main_thread_has_ended():
+    """As in a program that leaves its work to threads: a pool would take no more tasks."""
+    command, environment = (
+        [sys.executable, "-c", _AFTER_MAIN],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert (ran.returncode, ran.stdout) == (0, "30.0\n"), ran.stderr[-500:]
+
+
 _CHILD = """
 import json, resource, sys
 import mlx.core as mx, polyconv
