@@ -18,7 +18,7 @@ from cases import integers
 from test_plan import transposed
 
 import polyconv
-from polyconv import device
+from polyconv import device, tiles
 from polyconv.arguments import NoRoomError
 from polyconv.devices import CPU
 from polyconv.plan import plan
@@ -244,6 +244,20 @@ def test_packed_weights_layers_and_patches_take_a_limit():
         with polyconv.patched(max_workspace=1), pytest.raises(NoRoomError):
             mx.conv_transpose1d(x, w, 3, 2)
         assert same(mx.conv_transpose1d(x, w, 3, 2), y)
+
+
+def test_a_packed_weight_in_tiles_has_the_gradient_of_the_input_alone(monkeypatch):
+    x, w, call = limited(max_workspace=LIMIT)
+    computed = []
+    assembled = tiles.assembled
+    noted = lambda tiling, *more: computed.append(tiling.result) or assembled(tiling, *more)  # noqa: E731
+    monkeypatch.setattr("polyconv.transforms.assembled", noted)
+    mx.eval(mx.grad(lambda x: call(x, w).sum())(x))
+    assert sorted(computed) == ["w", "x", "y"]  # though nobody asked for that of the weight
+    computed.clear()
+    packed = polyconv.pack(w)
+    mx.eval(mx.grad(lambda x: call(x, packed).sum())(x))
+    assert sorted(computed) == ["x", "y"]
 
 
 def test_one_filter_for_all_channels_keeps_a_limit():
