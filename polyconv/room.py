@@ -15,8 +15,9 @@ try:
 except ImportError:  # not a POSIX system
     resource = None  # type: ignore[assignment]
 
-# What is free changes from call to call, and plans are kept by what it is rounded to.
-_STEP = 2**24
+# What is free changes from call to call, and plans are kept by what it is rounded to: to so many
+# bits, so that there are few of them whatever the limit is, and at least to so many bytes.
+_BITS, _STEP = 4, 2**24
 
 
 def room_on(device: Device) -> Room:
@@ -56,4 +57,6 @@ def _left() -> int:
     except OSError:  # macOS, which keeps no such limit
         return 2**63
     used = pages * resource.getpagesize()
-    return max(0, most - used) // _STEP * _STEP
+    left = max(0, most - used)
+    step = max(_STEP, 1 << max(0, left.bit_length() - _BITS))
+    return left // step * step

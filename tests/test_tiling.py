@@ -18,7 +18,7 @@ from cases import integers
 from test_plan import transposed
 
 import polyconv
-from polyconv import device, tiles
+from polyconv import device, room, tiles
 from polyconv.arguments import NoRoomError
 from polyconv.devices import CPU
 from polyconv.plan import plan
@@ -297,6 +297,22 @@ def test_what_a_workspace_may_be():
         workspace("op", problem, "y", Room(result - 1, MANY), None)
     assert problem.dtype == "float32"
     assert plan(problem).device == CPU
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_what_is_left_of_a_hard_limit_takes_few_values(monkeypatch):
+    """Plans are kept by it."""
+    most = 2**36
+    monkeypatch.setattr(room.resource, "getrlimit", lambda _: (most, most))
+    page = room.resource.getpagesize()
+    found = set()
+    for used in range(0, most, 2**25):
+        statm = f"{used // page} 0 0 0 0 0 0"
+        monkeypatch.setattr(room.Path, "read_text", lambda _, text=statm: text)
+        left = room._left()
+        assert max(0, (most - used) * 7 // 8 - 2**24) <= left <= most - used
+        found.add(left)
+    assert len(found) < 100
 
 
 _AFTER_MAIN = """
