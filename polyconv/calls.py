@@ -146,6 +146,7 @@ def _one_channel(x: mx.array, w: Weight) -> tuple[Any, ...]:
     return (*x.shape[:2], 1), w.shape, dtype_names((x.dtype, w.dtype))
 
 
+@lru_cache(_CACHED)
 def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) -> bool:
     """Whether by one matrix for all channels (`shared.py`), which is not computed in tiles.
 
