@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, ops, packing, spec
+from polyconv.room import check_fits
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
@@ -123,7 +124,9 @@ class PolyConvTranspose(nn.Module):
         for option in ("kernel_size", "stride", "dilation"):
             arguments.positive(name, option, min(per_axis[option]))
         sizes = per_axis.pop("kernel_size")
-        spec.check_int32(name, in_channels, out_channels * math.prod(sizes) * in_channels // groups)
+        size = out_channels * math.prod(sizes) * (in_channels // groups)
+        spec.check_int32(name, in_channels, size)
+        check_fits(name, "the weight", 4 * size)
         scale = math.sqrt(1 / (in_channels // groups * math.prod(sizes)))
         self.weight = mx.random.uniform(
             low=-scale, high=scale, shape=(out_channels, *sizes, in_channels // groups)

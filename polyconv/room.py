@@ -6,7 +6,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-from polyconv.device import memory_of_gpu
+from polyconv.arguments import NoRoomError, refuse
+from polyconv.device import device_for, memory_of_gpu
 from polyconv.devices import Device, Metal
 from polyconv.tiling import Room
 
@@ -32,6 +33,13 @@ def room_on(device: Device) -> Room:
     on_gpu = memory_of_gpu() if device.name == "cuda" else None
     found = on_gpu or min(_memory(), _left())
     return Room(found, found)
+
+
+def check_fits(op: str, what: str, needed: int) -> None:
+    """Refuses what is to lie in memory as a whole and cannot."""
+    room = room_on(device_for(None)).largest
+    if needed > room:
+        refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
 
 
 @cache

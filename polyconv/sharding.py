@@ -250,15 +250,23 @@ def outputs_of(axis: Axis, inputs: Sharding) -> Sharding:
 def read_by(axis: Axis, outputs: Span) -> Span | None:
     """The samples from the first to the last that are read for these outputs, if any are.
 
-    Tap j of phase r reads sample `stride' m + d' j - lo_r` for output `P m + r` (`phases.split`).
+    Tap j of phase r reads sample `stride' m + at` for output `P m + r`, with `at = d' j - lo_r`
+    (`phases.split`). The first sample of a tap rises with `at` where frame m = first is over the
+    input, and before is `at` modulo stride': so the least is among the first stride' of the taps
+    that meet any sample, and likewise the greatest among the last.
     """
     start, stop = outputs
     period, stride, dilation = n_phases(axis), phase_stride(axis), phase_dilation(axis)
     first, behind = axis.size, 0
     for r, taps, lo in split(axis):
-        for at in range(-lo, -lo + dilation * len(taps), dilation):
-            low = max(-((r - start) // period), -(at // stride))
-            high = min((stop - 1 - r) // period, (axis.size - 1 - at) // stride)
+        frames = -((r - start) // period), (stop - 1 - r) // period
+        ats = range(-lo, -lo + dilation * len(taps), dilation)
+        begin = max(0, -((stride * frames[1] - lo) // dilation))
+        end = max(0, (axis.size - 1 - stride * frames[0] + lo) // dilation + 1)
+        meeting = ats[begin:end]
+        for at in {*meeting[:stride], *meeting[-stride:]}:
+            low = max(frames[0], -(at // stride))
+            high = min(frames[1], (axis.size - 1 - at) // stride)
             if low <= high:
                 first = min(first, stride * low + at)
                 behind = max(behind, stride * high + at + 1)

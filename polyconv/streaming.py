@@ -9,9 +9,8 @@ import mlx.core as mx
 
 from polyconv import arguments, ops, spec
 from polyconv.calls import Weight, dtype_names
-from polyconv.device import device_for
 from polyconv.packing import PackedWeight, evaluate
-from polyconv.room import room_on
+from polyconv.room import check_fits
 from polyconv.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
@@ -66,7 +65,7 @@ def stream_init(
     spec.check_groups("stream_init", channels, weight.shape[0], groups)
     size = batch * timeline.history * channels
     spec.check_int32("stream_init", *map(abs, timeline), batch, size)
-    _check_room(size * dtype.size)
+    check_fits("stream_init", "the samples that a stream keeps", size * dtype.size)
     tail = mx.zeros((batch, timeline.history, channels), dtype)
     evaluate([tail])  # or only this thread could begin
     return StreamState(tail, timeline.start, timeline, groups, flip)
@@ -157,7 +156,8 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
 
 def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piece) -> mx.array:
     if piece.n_outputs == 0:
-        return mx.zeros((samples.shape[0], 0, weight.shape[0]), samples.dtype)
+        dtype = spec.promoted("stream_step", *dtype_names((samples.dtype, weight.dtype)))
+        return mx.zeros((samples.shape[0], 0, weight.shape[0]), getattr(mx, dtype))
     line = state.timeline
     samples = samples[:, piece.first : piece.first + piece.n_samples]
     missing = piece.n_samples - samples.shape[1]
@@ -194,13 +194,11 @@ def _check(op: str, state: Any, weight: Any) -> None:
     if weight.shape[1] != state.timeline.kernel_size:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
         arguments.refuse(op, must, str(weight.shape[1]))
-
-
-def _check_room(needed: int) -> None:
-    room = room_on(device_for(None)).largest
-    if needed > room:
-        must = f"the samples that a stream keeps must fit into {room} bytes"
-        arguments.refuse("stream_init", must, str(needed), arguments.NoRoomError)
+    channels = state.tail.shape[2]
+    spec.check_groups(op, channels, weight.shape[0], state.groups)
+    if weight.shape[2] * state.groups != channels:
+        must = f"weight must read {channels // state.groups} channels, as at the beginning"
+        arguments.refuse(op, must, str(weight.shape[2]))
 
 
 def _check_reset(reset: Any, batch: int) -> None:

@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten
 import polyconv
 from polyconv import cases, converting
 from polyconv.__main__ import main
+from polyconv.sharding import read_by
 from polyconv.shared import is_short
 from polyconv.spec import Axis
 
@@ -385,3 +386,31 @@ def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
     known = {**os.environ, "POLYCONV_RATES": str(tmp_path / "none.json"), "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=known)
     assert ran.stdout.startswith("[POLYCONV_RATES] it must name a file of rates that can be read")
+
+
+def test_a_layer_whose_weight_cannot_be_is_refused():
+    """MLX would end the process where it is evaluated."""
+    with mock.patch("polyconv.room._memory", return_value=2**20):
+        text = refused(polyconv.PolyConvTranspose1d, 1000, 100, 10)
+    assert text == ("[PolyConvTranspose1d] the weight must fit into 1048576 bytes; got 4000000")
+
+
+def test_a_stream_goes_on_with_a_weight_of_its_kind():
+    w = mx.ones((4, 6, 1))
+    state = polyconv.stream_init("conv1d", w, stride=2, groups=2)
+    text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((1, 6, 1)))
+    assert "output channels must be divisible by groups=2" in text
+    text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((4, 6, 2)))
+    assert "weight must read 1 channels" in text
+    none, _ = polyconv.stream_step(state, mx.ones((1, 1, 2)).astype(mx.float32), w)
+    half = polyconv.stream_init("conv1d", w, dtype=mx.float16, stride=2, groups=2)
+    none, _ = polyconv.stream_step(half, mx.ones((1, 1, 2), mx.float16), w)
+    assert none.shape == (1, 0, 4)
+    assert none.dtype == mx.float32  # as that of all other chunks
+
+
+def test_the_samples_of_a_vast_kernel_are_found_at_once():
+    taps = 2**28
+    axis = Axis(6, taps, input_dilation=2, padding_lo=taps - 1, padding_hi=taps - 1)
+    assert read_by(axis, (0, axis.output_size)) == (0, 6)
+    assert read_by(axis, (0, 3)) == (0, 2)

@@ -46,7 +46,7 @@ ARROWS = {
         False,
     ),
     "device": ({"arguments", "cost", "devices", "kernels", "locking", "metalrules"}, True),
-    "room": ({"device", "devices", "tiling"}, False),
+    "room": ({"arguments", "device", "devices", "tiling"}, False),
     "tiles": ({"device", "slicing", "tiling"}, True),
     "transforms": (
         {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"}
@@ -61,7 +61,7 @@ ARROWS = {
     ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
-    "layers": ({"arguments", "spec", "ops", "packing"}, True),
+    "layers": ({"arguments", "spec", "ops", "packing", "room"}, True),
     "inspection": (
         {
             "arguments",
@@ -88,7 +88,7 @@ ARROWS = {
     "timeline": (set(), False),
     "extension": (set(), False),
     "streaming": (
-        {"arguments", "calls", "device", "ops", "packing", "room", "spec", "timeline"},
+        {"arguments", "calls", "ops", "packing", "room", "spec", "timeline"},
         True,
     ),
     "streamlayers": (
