@@ -278,11 +278,12 @@ def _blockwise(dense: type) -> Callable[..., Any]:
 
 
 def _diagonal_and_groups(self: Any) -> tuple[mx.array, int]:
-    """What a `PolyConvTranspose` computes with."""
+    """What a `PolyConvTranspose` computes with, also while another thread reverts it."""
+    groups = getattr(self, "groups", 1)
     for weight, n in _blocks(self):
-        if weight is self.weight and self.groups == 1:
+        if weight is self.weight and groups == 1:
             return diagonal(weight, n), n
-    return self.weight, self.groups
+    return self.weight, groups
 
 
 def _blocks(module: nn.Module) -> list[tuple[mx.array, int]]:
