@@ -28,12 +28,11 @@ from command_line import at_least, reason
 from hifigan import VARIANTS, Generator
 from mel import HOP, SAMPLE_RATE, log_mel
 from sound_file import SoundPart, create
-from speech import read_speech
+from speech import BUNDLED_CLIP, read_speech
 from vocoder_parts import Mel, Rank, Samples, make_generator
 
 from polyconv import distributed
 
-BUNDLED_CLIP = Path(__file__).resolve().parent / "data" / "speech.wav"
 # Frames on each side of a place that are compared with the generator called on a window around it.
 CHECKED = 8
 # Sums of float32 in another order: what pieces may differ by from the whole.

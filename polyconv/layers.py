@@ -19,7 +19,7 @@ from polyconv.room import check_fits
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
-_OPS: dict[int, Callable[..., mx.array]] = {
+OPS: dict[int, Callable[..., mx.array]] = {
     1: ops.conv_transpose1d,
     2: ops.conv_transpose2d,
     3: ops.conv_transpose3d,
@@ -27,7 +27,7 @@ _OPS: dict[int, Callable[..., mx.array]] = {
 
 
 _DEFAULTS = {"groups": 1, "max_workspace": None}
-_OPTIONS = ("stride", "padding", "dilation", "output_padding")
+OPTIONS = ("stride", "padding", "dilation", "output_padding")
 
 
 class PackedConvTranspose(nn.Module):
@@ -47,7 +47,7 @@ class PackedConvTranspose(nn.Module):
     ) -> None:
         super().__init__()
         self._call = functools.partial(
-            _OPS[ndim], groups=groups, max_workspace=max_workspace, **options
+            OPS[ndim], groups=groups, max_workspace=max_workspace, **options
         )
         self._packed = ops.pack(weight)
         self._bias = None if bias is None else mx.stop_gradient(bias)
@@ -168,7 +168,7 @@ class PolyConvTranspose(nn.Module):
         Returns:
             PackedConvTranspose: With the same outputs.
         """
-        options = {name: getattr(self, name) for name in _OPTIONS}
+        options = {name: getattr(self, name) for name in OPTIONS}
         bias = self.bias if "bias" in self else None
         sizes = (self.groups, self.max_workspace)
         return PackedConvTranspose(self._ndim, self.weight, bias, options, *sizes)
@@ -184,7 +184,7 @@ class PolyConvTranspose(nn.Module):
         options = (self.stride, self.padding, self.dilation, self.output_padding, groups)
         most = getattr(self, "max_workspace", None)
         ndim = getattr(self, "_ndim", weight.ndim - 2)
-        y = _OPS[ndim](x, weight, *options, max_workspace=most)
+        y = OPS[ndim](x, weight, *options, max_workspace=most)
         if "bias" in self:
             y = y + self.bias
         return y
@@ -254,6 +254,6 @@ def _rank(name: str, ndim: int | None, options: dict[str, IntOrTuple]) -> int:
             arguments.refuse(name, must, " and ".join(map(str, told)) or "neither")
         ndim = told[0]
     ndim = arguments.count(name, "ndim", ndim)
-    if ndim not in _OPS:
+    if ndim not in OPS:
         arguments.refuse(name, "the rank must be 1, 2 or 3", str(ndim))
     return ndim

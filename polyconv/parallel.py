@@ -15,16 +15,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from polyconv import arguments, ops
-from polyconv.layers import PolyConvTranspose
+from polyconv import arguments
+from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
 from polyconv.sharded import HALVES, rounded_once
 from polyconv.slicing import contiguous, cut
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
-_OPS = {1: ops.conv_transpose1d, 2: ops.conv_transpose2d, 3: ops.conv_transpose3d}
 _LAYERS = (PolyConvTranspose, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_OPTIONS = ("stride", "padding", "dilation", "output_padding")
 
 
 class _Sharded(PolyConvTranspose):
@@ -82,7 +80,7 @@ class _Sharded(PolyConvTranspose):
         kernel = self.weight.shape[1:-1]
         size = kernel[0] if len(kernel) == 1 else tuple(kernel)
         told = f"groups={groups}, " if groups != 1 else ""
-        options = ", ".join(f"{name}={getattr(self, name)}" for name in _OPTIONS)
+        options = ", ".join(f"{name}={getattr(self, name)}" for name in OPTIONS)
         return (
             f"{in_channels}, {out_channels}, kernel_size={size}, {options}, "
             f"{told}bias={'bias' in self}"
@@ -99,7 +97,7 @@ class _Sharded(PolyConvTranspose):
 
     def _convolve(self, x: mx.array, w: mx.array) -> mx.array:
         options = (self.stride, self.padding, self.dilation, self.output_padding, self.groups)
-        return _OPS[self._ndim](x, w, *options, max_workspace=self.max_workspace)
+        return OPS[self._ndim](x, w, *options, max_workspace=self.max_workspace)
 
     def _mine(self, array: mx.array, axis: int) -> mx.array:
         """The part of this rank of what all ranks have."""
@@ -132,7 +130,7 @@ class _Sharded(PolyConvTranspose):
             must = f"layer must have {cls._ndim} spatial axes"
             arguments.refuse(name, must, str(len(kernel)))
         groups = getattr(layer, "groups", 1)
-        options = {key: getattr(layer, key) for key in _OPTIONS}
+        options = {key: getattr(layer, key) for key in OPTIONS}
         sizes = (channels * groups, out_channels, kernel[0] if len(kernel) == 1 else tuple(kernel))
         bias = "bias" in layer
         made = cls(*sizes, **options, bias=bias, groups=groups, group=group)

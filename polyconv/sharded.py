@@ -164,7 +164,6 @@ def conv1d(
 ) -> Result:
     """As :func:`polyconv.conv1d`, of a sequence in pieces; see :func:`conv_transpose1d`."""
     where = _where(axis, group, sharding, output_sharding, stream, method, max_workspace)
-    padding = arguments.per_axis("conv1d", "padding", padding, 1)
     _check_types("conv1d", x, w, where)
     stride, padding, dilation, groups = arguments.plain_options(
         "conv1d", 1, stride, padding, dilation, groups

@@ -110,7 +110,7 @@ ARROWS = {
         | {"sharding", "slicing"},
         True,
     ),
-    "parallel": ({"arguments", "layers", "messages", "ops", "sharded", "slicing"}, True),
+    "parallel": ({"arguments", "layers", "messages", "sharded", "slicing"}, True),
     "distributed": ({"exchanging", "messages", "parallel", "sharded", "sharding"}, False),
     "tracing": (
         {"arguments", "spec", "calls", "explanation", "inspection", "patching", "transforms"}
