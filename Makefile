@@ -5,30 +5,43 @@ BIN := .venv/bin
 comma := ,
 BACKEND := $(if $(filter Linux,$(shell uname -s)),cpu$(comma))
 STAMP := .venv/.installed
+# `polyconv run` starts Python on a fast BLAS, since MLX's Linux wheel brings a slow one along.
+RUN := $(BIN)/polyconv run
 
 .SECONDARY:
-.PHONY: demo griffin-lim train test fuzz leak test-metal sweep guarantee lint figures gallery docs
-.PHONY: docs-serve distributed bench bench-cuda models clean
+.PHONY: help environment demo griffin-lim train test test-full test-mac test-metal fuzz leak sweep guarantee
+.PHONY: lint figures gallery docs docs-serve distributed bench bench-cuda models clean
 
-# MLX's Linux wheel brings a slow reference BLAS; OpenBLAS is preloaded where Debian has put it.
-OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
-PRELOAD := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS))
+help: ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)-examples ## mel to waveform on the bundled speech clip, through polyconv and natively
-	$(PRELOAD) $(BIN)/python examples/vocoder_upsampler.py
+	$(RUN) examples/vocoder_upsampler.py
 
 griffin-lim: $(STAMP)-examples ## speech to mel and back without weights, by an inverse STFT in one call
-	$(PRELOAD) $(BIN)/python examples/istft_vocoder.py
+	$(RUN) examples/istft_vocoder.py
 
 train: $(STAMP)-examples ## trains a 4x speech upsampler
-	$(PRELOAD) $(BIN)/python examples/train_upsampler.py
+	$(RUN) examples/train_upsampler.py
 
 LENGTH ?= --seconds 60
 distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or LENGTH="--hours 1"; figures into build/distributed
-	$(PRELOAD) $(BIN)/python docs/benchmarks/distributed.py $(LENGTH)
+	$(RUN) docs/benchmarks/distributed.py $(LENGTH)
 
-test: $(STAMP)-test ## the whole suite
-	$(BIN)/python -m pytest -q
+# Two processes of tests, each with one thread of BLAS. What measures or fills memory runs alone.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) --quiet --cache-limit 0 -m pytest -q
+TWO := -n 2 --dist worksteal
+
+test: $(STAMP)-test ## the suite, without what is long
+	$(PYTEST) $(TWO) -m "not slow"
+
+test-full: $(STAMP)-test ## the whole suite
+	$(PYTEST) $(TWO) -m "not memory"
+	$(PYTEST) -m memory
+
+test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while all runs on the CPU
+	POLYCONV_EMULATE=m2 PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow" -p emulated_mac
+	POLYCONV_EMULATE=paravirtual PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow" -p emulated_mac
 
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python tests/sweep.py --cases 20000
@@ -48,17 +61,17 @@ test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, wi
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
 	$(BIN)/python tests/test_guarantee.py --cases 10000
 
-lint: $(STAMP)-test
+lint: $(STAMP)-lint ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCH := $(PRELOAD) OMP_NUM_THREADS=2 $(BIN)/python -m polyconv bench
+BENCH := OMP_NUM_THREADS=2 $(RUN) -m polyconv bench
 RIVALS := --rivals torch,onnxruntime,jax,upfirdn
 BENCHMARKS := docs/benchmarks
 
 models: $(STAMP)-models ## models of mlx-audio, natively, converted and patched; writes docs/benchmarks/models.json
-	$(PRELOAD) PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/models.py
+	PYTHONPATH=. $(RUN) $(BENCHMARKS)/models.py
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py
@@ -78,7 +91,7 @@ figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
 
 gallery: $(STAMP)-examples ## runs the examples, and writes the pictures of docs/gallery.md
-	$(PRELOAD) $(BIN)/python docs/gallery.py
+	$(RUN) docs/gallery.py
 
 docs: $(STAMP)-docs ## the site, into build/site; a warning is an error
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
@@ -87,12 +100,38 @@ docs: $(STAMP)-docs ## the site, into build/site; a warning is an error
 docs-serve: docs ## the site, at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
-$(BIN)/python:
-	$(PYTHON) -m venv .venv
+# What an environment needs, asked in a way that any Python understands. Prints what is wrong.
+define CHECK
+import platform, sys
+need = "polyconv needs Python 3.10 or newer (on a Mac a native arm64 one, and macOS 14 or newer); "
+mac = platform.mac_ver()[0]
+found = "%s is Python %d.%d" % (sys.executable, sys.version_info[0], sys.version_info[1])
+if sys.version_info < (3, 10):
+    sys.exit(need + found + ": name another one, as in `make demo PYTHON=python3.12`")
+if mac and platform.machine() != "arm64":
+    sys.exit(need + found + " for " + platform.machine() + ", which MLX does not run on")
+if mac and int(mac.split(".")[0]) < 14:
+    sys.exit(need + "this is macOS " + mac)
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit(found + ", which cannot make environments: install python3-venv (Debian's name for it)")
+endef
+export CHECK
 
-$(STAMP)-%: pyproject.toml | $(BIN)/python
+# The environment as it should be. One that no longer works is named, and never half made.
+environment:
+	@if [ ! -e .venv ]; then \
+		$(PYTHON) -c "$$CHECK" || exit 1; \
+		$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }; \
+	elif ! { $(BIN)/python -c "$$CHECK" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+		echo ".venv does not work with polyconv (made by another Python, or by half): run" \
+			"\`make clean\`, then this again" >&2; exit 1; \
+	fi
+
+$(STAMP)-%: pyproject.toml | environment
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(BACKEND)$*]'
 	@touch $@
 
-clean:
+clean: ## removes .venv and build
 	rm -rf .venv build

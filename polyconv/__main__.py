@@ -1,4 +1,4 @@
-"""The command line: `polyconv explain`, `bench` and `doctor`. Parses, calls, prints."""
+"""The command line: `polyconv explain`, `bench`, `doctor` and `run`. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import benching, inspection, report, tracing
+from polyconv import benching, inspection, report, running, tracing
 from polyconv.arguments import one_line
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, Explanation, predict_row
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"polyconv {args.command}: {one_line(str(reason), _LONGEST)}", file=sys.stderr)
         return 2
+    args.then(args)
     return 0
 
 
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     benching.add(timing)
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))
+    running.add(commands.add_parser("run", help="run a program of yours on a fast BLAS"))
+    parser.set_defaults(then=lambda args: None)
     return parser
 
 

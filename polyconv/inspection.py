@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from polyconv import arguments, device, devices, report
+from polyconv import arguments, blas, device, devices, report
 from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
@@ -119,33 +116,19 @@ def _cache() -> list[str]:
     if limit < _ENOUGH_CACHE:
         lines.append(
             "  what is above is given back and faulted in anew at each call: for large outputs "
-            "try mx.set_cache_limit(2 << 30) (docs/benchmarks/rivals.md has what that gives)"
+            "try mx.set_cache_limit(2 << 30), as `polyconv run script.py` does"
         )
     return lines
 
 
 def _blas() -> list[str]:
-    """Which BLAS MLX's products on the CPU run on. The wheel brings the reference one along."""
-    symbol = getattr(ctypes.CDLL(None), "cblas_sgemm", None)
-    if symbol is not None:  # seen by the whole process, and so taken before the wheel's
-        info = _DlInfo()
-        ctypes.CDLL(None).dladdr(symbol, ctypes.byref(info))
-        return [f"BLAS: {os.fsdecode(info.file or b'linked in')}"]
-    found = sorted(Path("/usr/lib").glob("*/openblas-*/libblas.so.3"))
-    here = found[0] if found else Path("/usr/lib/x86_64-linux-gnu/openblas-pthread/libblas.so.3")
-    install = "" if found else " after installing OpenBLAS (Debian: libopenblas0-pthread)"
+    """Which BLAS MLX's products on the CPU run on, and how to start Python with a fast one."""
+    here = blas.in_force()
+    if here is not None:
+        return [f"BLAS: {here}"]
+    first = [] if blas.find() else [f"  first: {blas.INSTALL}"]
     return [
         "BLAS: the reference one of MLX's wheel, some 30 times slower than OpenBLAS",
-        f"  preload that{install}: LD_PRELOAD={here} python ...",
+        *first,
+        "  run your program on a fast one: polyconv run script.py",
     ]
-
-
-class _DlInfo(ctypes.Structure):
-    """What the C library's `dladdr` says of an address."""
-
-    _fields_ = (
-        ("file", ctypes.c_char_p),
-        ("base", ctypes.c_void_p),
-        ("name", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
-    )

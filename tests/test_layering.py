@@ -65,6 +65,7 @@ ARROWS = {
     "inspection": (
         {
             "arguments",
+            "blas",
             "cost",
             "device",
             "devices",
@@ -75,6 +76,9 @@ ARROWS = {
         },
         True,
     ),
+    "elf": (set(), False),
+    "blas": ({"elf"}, False),
+    "running": ({"arguments", "blas", "cost"}, True),
     "traversal": (set(), True),
     "sparsity": (set(), True),
     "routing": ({"arguments", "convs", "device", "ops", "originals"}, True),
@@ -143,7 +147,7 @@ ARROWS = {
     ),
     "__main__": (
         {"arguments", "benching", "devices", "explanation", "inspection", "metalrules"}
-        | {"report", "tracing"},
+        | {"report", "running", "tracing"},
         False,
     ),
 }
