@@ -143,7 +143,7 @@ spends at most {MOST_MACS} times the ideal. Counted, not measured.
 
 CLI = """# Command line
 
-`polyconv`, or `python -m polyconv`, has three commands. A shape is a list with commas, channels last; an
+`polyconv`, or `python -m polyconv`, has four commands. A shape is a list with commas, channels last; an
 option is an int, or a list with one int per spatial axis. Exit code 2 is a usage error, told in one line.
 """
 
@@ -157,6 +157,15 @@ COMMANDS = {
         "([choosing a method](choosing.md)). [What it found](benchmarks/README.md)."
     ),
     "doctor": "Says which MLX, device, BLAS and kernel rules are in force, and what to do about them.",
+    "run": (
+        "Runs a program as `python` would, but fast on a bare Linux machine. MLX's Linux wheel brings a "
+        "slow BLAS along. This command finds a fast one and starts Python with it, so that processes "
+        "which the program starts have it too. It looks for what `POLYCONV_BLAS` names, for the OpenBLAS "
+        "of the extra `openblas` (which `polyconv[cpu]` includes), then for that of conda or the system. "
+        "It makes one copy of the extra's library, under the names that MLX asks for, in "
+        "`~/.cache/polyconv`. It also lets MLX keep more freed memory on a CPU. On a Mac it finds nothing "
+        "to do. It says on one line of standard error what it did."
+    ),
 }
 
 

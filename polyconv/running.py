@@ -1,4 +1,4 @@
-"""`polyconv run`: a program on a fast BLAS and with a larger cache of MLX's, else as `python` does."""
+"""`polyconv run`: a program on a fast BLAS and with a larger cache of MLX, else as by `python`."""
 
 from __future__ import annotations
 

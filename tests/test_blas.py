@@ -1,4 +1,4 @@
-"""`polyconv run`, the BLAS that it starts Python with, and the library whose names lose a prefix."""
+"""`polyconv run`, the BLAS that it starts Python with, and the copy whose names lose a prefix."""
 
 import os
 import platform
