@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 RUN := $(BIN)/polyconv run
 
 .SECONDARY:
-.PHONY: help environment demo griffin-lim train test test-full test-mac test-metal fuzz leak sweep guarantee
+.PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
 .PHONY: lint figures gallery docs docs-serve distributed bench bench-cuda models clean
 
 help: ## these lines
@@ -32,16 +32,18 @@ distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or 
 PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) --quiet --cache-limit 0 -m pytest -q
 TWO := -n 2 --dist worksteal
 
-test: $(STAMP)-test ## the suite, without what is long
-	$(PYTEST) $(TWO) -m "not slow"
+test: $(STAMP)-test ## the suite, without what is long or fills memory
+	$(PYTEST) $(TWO) -m "not slow and not memory"
 
-test-full: $(STAMP)-test ## the whole suite
-	$(PYTEST) $(TWO) -m "not memory"
+test-slow: $(STAMP)-test ## what `make test` leaves out
+	$(PYTEST) $(TWO) -m "slow and not memory"
 	$(PYTEST) -m memory
 
+test-full: test test-slow ## the whole suite
+
 test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while all runs on the CPU
-	POLYCONV_EMULATE=m2 PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow" -p emulated_mac
-	POLYCONV_EMULATE=paravirtual PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow" -p emulated_mac
+	POLYCONV_EMULATE=m2 PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow and not memory" -p emulated_mac
+	POLYCONV_EMULATE=paravirtual PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow and not memory" -p emulated_mac
 
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python tests/sweep.py --cases 20000
