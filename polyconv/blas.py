@@ -15,7 +15,7 @@ from pathlib import Path
 
 from polyconv.elf import without_prefix
 
-INSTALL = "pip install 'polyconv[openblas]'"
+INSTALL = "pip install scipy-openblas32"
 _WHEEL, _PREFIX = "scipy-openblas32", b"scipy_"
 # Where Linux distributions and conda put an OpenBLAS that computes on several threads.
 _FOLDERS = ("/usr/lib/*/openblas-pthread", "/usr/lib64", "/usr/lib", "/usr/lib/*")

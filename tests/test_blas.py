@@ -131,8 +131,8 @@ def test_a_machine_without_a_fast_blas_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(blas, "in_force", lambda: None)
     (told,) = running._with_blas()
     assert "some 30 times slower" in told
-    assert "pip install 'polyconv[openblas]'" in told
-    assert "  first: pip install 'polyconv[openblas]'" in inspection.doctor()
+    assert "pip install scipy-openblas32" in told
+    assert "  first: pip install scipy-openblas32" in inspection.doctor()
 
 
 @linux
