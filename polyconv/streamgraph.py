@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import mlx.core as mx
 
 from polyconv import arguments
+from polyconv.identity import Parameters
 from polyconv.packing import PackedWeight
 from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
 
@@ -126,13 +127,15 @@ class StreamedModel:
     whole input. One stream at a time; make another for another.
     """
 
-    def __init__(self, nodes: Sequence[tuple[Node, tuple[int, ...]]]) -> None:
-        self._nodes = list(nodes)
+    def __init__(
+        self, nodes: Sequence[tuple[Node, tuple[int, ...]]], parameters: Parameters | None = None
+    ) -> None:
+        self._nodes, self._parameters = list(nodes), parameters
         self._template: mx.array | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
         """Another stream that stands where this one does."""
-        made = StreamedModel(copy.deepcopy(self._nodes, memo))
+        made = StreamedModel(copy.deepcopy(self._nodes, memo), self._parameters)
         made._template = self._template
         return made
 
@@ -173,6 +176,9 @@ class StreamedModel:
             node.reset()
 
     def _run(self, how: str, x: mx.array) -> mx.array:
+        if self._parameters is not None and self._parameters.is_another_trained():
+            must = "the stream must be made inside the function whose gradient is taken"
+            arguments.refuse("stream", must, "one made before, which keeps the weights of then")
         values = [x]
         for node, inputs in self._nodes:
             values.append(getattr(node, how)([values[i] for i in inputs]))
