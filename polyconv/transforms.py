@@ -72,6 +72,13 @@ def observed(observer: Observer) -> Iterator[None]:
         _OBSERVER.reset(token)
 
 
+def tell(op: str, spec: ConvSpec) -> None:
+    """Who computes a call, in whatever way, tells it, so that nobody misses it."""
+    observer = _OBSERVER.get()
+    if observer is not None:
+        observer(op, spec)
+
+
 def convolution(problem: Problem) -> Bilinear:
     """The function of `x` and `w` that computes a problem.
 
@@ -85,9 +92,7 @@ def convolution(problem: Problem) -> Bilinear:
     mapped = _bilinear("y", problem)
 
     def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
-        observer = _OBSERVER.get()
-        if observer is not None:
-            observer(problem.op, problem.spec)
+        tell(problem.op, problem.spec)
         if is_own or is_exporting():
             plain = w.array if isinstance(w, PackedWeight) else w
             with on(problem.stream):
