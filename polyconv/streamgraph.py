@@ -64,14 +64,25 @@ class Pointwise:
 
     def step(self, chunks: Chunks) -> mx.array:
         if self._n_inputs == 1:
-            return self._function(chunks[0])
+            return self._of(chunks)
         held = [
             new if old is None or not old.shape[1] else mx.concatenate([old, new], 1)
             for old, new in zip(self._waiting, chunks, strict=True)
         ]
         n = min(each.shape[1] for each in held)
         self._waiting = [each[:, n:] for each in held]
-        return self._function(*[each[:, :n] for each in held])
+        return self._of([each[:, :n] for each in held])
+
+    def _of(self, chunks: Chunks) -> mx.array:
+        """The function of samples, if there are any: with none some of MLX's end on CUDA.
+
+        What it would give of none is known from what it would give of one, which nobody evaluates.
+        """
+        if all(each.size for each in chunks):
+            return self._function(*chunks)
+        like = [mx.zeros((each.shape[0], 1, each.shape[2]), each.dtype) for each in chunks]
+        y = self._function(*like)
+        return mx.zeros((y.shape[0], chunks[0].shape[1], y.shape[2]), y.dtype)
 
     def flush(self, chunks: Chunks) -> mx.array:
         y = self.step(chunks)

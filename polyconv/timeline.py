@@ -86,7 +86,7 @@ class Timeline(NamedTuple):
 
     @property
     def apart(self) -> int:
-        """After how many samples outputs meet samples as they did at first: what resets wait for."""
+        """After how many samples outputs meet samples as at first: what resets wait for."""
         return self._cycle[1]
 
     def begins_at(self, position: int) -> bool:

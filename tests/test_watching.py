@@ -53,7 +53,7 @@ def test_it_sees_what_a_patch_took_over_once_and_compiled_functions_without_a_ti
 
 
 def every_way():
-    """Each way in which a call can be computed: by phases, products, tiles, one filter, in chunks."""
+    """Each way to compute a call: by phases, products, tiles, one filter, in chunks."""
     filters = integers(1, 4, 1)
     for method in (*METHODS, "auto"):
         yield lambda method=method: polyconv.conv_transpose1d(LONG, W, 2, method=method)
