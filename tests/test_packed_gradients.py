@@ -58,7 +58,8 @@ PACKS = {
     ),
     "a plain stream": (
         lambda w, x: functional(polyconv.pack(w), x, "conv1d", stride=2, padding=1),
-        lambda w, x: mx.conv1d(x, w, 2, 1),
+        # Not MLX's, whose gradient of a gradient is wrong in 0.31.2.
+        lambda w, x: polyconv.conv1d(x, w, 2, 1),
     ),
     "one filter for all channels": (
         lambda w, x: polyconv.conv_general(x, polyconv.pack(w[:1, :, :1]), padding=3, groups=4),

@@ -232,7 +232,7 @@ def assigned(layer):
 
 
 def taken_over(layer):
-    layer.weight[...] = 1 - layer.weight
+    layer.weight[:] = 1 - layer.weight
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
