@@ -16,7 +16,7 @@ from polyconv.room import room_on
 from polyconv.shared import filtered, is_short, temporaries
 from polyconv.slicing import contiguous
 from polyconv.tiling import Room, workspace
-from polyconv.transforms import Bilinear, Problem, convolution
+from polyconv.transforms import Bilinear, Problem, convolution, tell
 
 Weight: TypeAlias = "mx.array | PackedWeight"
 
@@ -155,11 +155,15 @@ def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) 
     _, device, _, room, max_workspace = where
     if not is_short(problem.axes[0]):
         return False
-    of_all = replace(problem, in_channels=channels, out_channels=channels, groups=channels)
+    of_all = _of_all_channels(problem, channels)
     limit = workspace(op, of_all, "y", room, max_workspace)
     itemsize = spec.ITEMSIZE[problem.dtype]
     needed = temporaries(problem.axes[0], problem.batch, channels, itemsize)
     return device.name != "cuda" and needed <= limit
+
+
+def _of_all_channels(problem: spec.ConvSpec, channels: int) -> spec.ConvSpec:
+    return replace(problem, in_channels=channels, out_channels=channels, groups=channels)
 
 
 def _filtered(
@@ -171,6 +175,7 @@ def _filtered(
     stream: StreamOrDevice,
 ) -> mx.array:
     _takes_auto(op, method)
+    tell(op, _of_all_channels(problem, x.shape[2]))
     plain = w.array if isinstance(w, PackedWeight) else w
     dtype = getattr(mx, problem.dtype)
     with on(stream):

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, layers
+from polyconv.identity import Held
 from polyconv.locking import ALONE
 from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
@@ -84,9 +85,9 @@ def convert(
         model (nn.Module): The model, or a single layer.
         predicate (callable, optional): Given path and layer, whether to convert it. Default: all.
         exploit_sparsity (bool, optional): Compute a dense weight that has only zeros outside blocks
-            on its diagonal by groups. Such weights are reported in any case. They are compared by
-            identity when called, and a weight that took another's place is computed densely, with a
-            warning; changing one in place is not noticed. Default: ``False``.
+            on its diagonal by groups. Such weights are reported in any case. A weight that took
+            another's place, or was changed in place, is computed densely, with a warning.
+            Default: ``False``.
 
     Returns:
         Conversion: What was done, by layer.
@@ -181,7 +182,7 @@ def _is_candidate(cls: type) -> bool:
 
 def _convert(path: str, module: nn.Module, exploit_sparsity: bool) -> Converted:
     name, cls = type(module).__name__, type(module)
-    blocks = [(w, n) for w, n in _weights(module) if n > 1]
+    blocks = [(Held(w), n) for w, n in _weights(module) if n > 1]
     sparse = exploit_sparsity and bool(blocks)
     note = ""
     if blocks:
@@ -280,19 +281,20 @@ def _blockwise(dense: type) -> Callable[..., Any]:
 def _diagonal_and_groups(self: Any) -> tuple[mx.array, int]:
     """What a `PolyConvTranspose` computes with, also while another thread reverts it."""
     groups = getattr(self, "groups", 1)
-    for weight, n in _blocks(self):
-        if weight is self.weight and groups == 1:
+    weight = self.weight
+    for known, n in _blocks(self):
+        if groups == 1 and known.holds(weight):
             return diagonal(weight, n), n
-    return self.weight, groups
+    return weight, groups
 
 
-def _blocks(module: nn.Module) -> list[tuple[mx.array, int]]:
+def _blocks(module: nn.Module) -> list[tuple[Held, int]]:
     """The weights that were found to be block-diagonal and are still the layer's."""
     known = vars(module).get(_BLOCKS, [])
-    held = [(w, n) for w, n in known if any(value is w for value in module.values())]
+    held = [(w, n) for w, n in known if any(map(w.holds, module.values()))]
     if len(held) < len(known):
         name = type(module).__name__
-        must = "its block-diagonal weight was replaced and is computed densely"
+        must = "its block-diagonal weight was replaced or changed and is computed densely"
         warnings.warn(f"[convert] {name}: {must}; convert it again", stacklevel=4)
     return held
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, ops, packing, spec
+from polyconv.identity import handle_of
 from polyconv.room import check_fits
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
@@ -50,7 +51,7 @@ class PackedConvTranspose(nn.Module):
             OPS[ndim], groups=groups, max_workspace=max_workspace, **options
         )
         self._packed = ops.pack(weight)
-        self._bias = None if bias is None else mx.stop_gradient(bias)
+        self._bias = None if bias is None else handle_of(bias)
         packing.evaluate([] if self._bias is None else [self._bias])
         self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
 

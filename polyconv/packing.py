@@ -8,6 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from polyconv.axisplan import Block
+from polyconv.identity import handle_of, is_traced
 from polyconv.plan import ConvPlan, SubConv
 from polyconv.slicing import contiguous, cut, pad, pad_all
 
@@ -17,19 +18,19 @@ class PackedWeight:
 
     Made by :func:`polyconv.pack`. What is kept belongs to this object and to its `array`, which
     cannot be exchanged, so it cannot grow stale. It is evaluated when it is made, so that any
-    thread may use it.
+    thread may use it. Made from an array under a gradient of it, it has that gradient.
     """
 
     def __init__(self, w: mx.array) -> None:
-        # An array of its own, as `w[...] = ...` changes an array in place.
-        self._w = mx.stop_gradient(w)
+        self._w = handle_of(w)
         self._taps: dict[object, list[mx.array]] = {}
         self._has_numbers = evaluate([self._w])
+        self._is_constant = self._has_numbers and not is_traced([self._w])
 
     @property
     def array(self) -> mx.array:
-        """The weight as it was given."""
-        return self._w
+        """The weight as it was given, in an array object for the caller, who may change it."""
+        return mx.array(self._w)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,14 +45,22 @@ class PackedWeight:
         """Not if it was made where `mx.compile` or `mx.vmap` trace: then it is a weight as any."""
         return self._has_numbers
 
+    @property
+    def is_constant(self) -> bool:
+        """Not if it was made where a gradient of it may be asked for."""
+        return self._is_constant
+
     def taps_of(self, plan: ConvPlan) -> list[mx.array]:
-        """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths."""
+        """`packed_for(plan, array)`, kept for all plans that cut alike, whatever their lengths.
+
+        They have no gradient: who computes with them has a rule of its own for `array`.
+        """
         if plan.is_zero:
             return []
         key = plan.packing_key
         found = self._taps.get(key)
         if found is None:  # by several threads at once, it may be: they find the same
-            found = packed_for(plan, self._w)
+            found = packed_for(plan, mx.stop_gradient(self._w))
             evaluate(found)
             self._taps[key] = found
         return found

@@ -13,12 +13,13 @@ import mlx.core as mx
 from polyconv import convs, ops
 from polyconv.arguments import FatalError, NoRoomError
 from polyconv.device import is_on_cpu
+from polyconv.identity import Held
 from polyconv.originals import ORIGINALS, PLAIN
 
 Function: TypeAlias = "Callable[..., mx.array]"
 
 # A weight that is zero outside its blocks, and how many blocks it has.
-Blocks: TypeAlias = "Sequence[tuple[mx.array, int]]"
+Blocks: TypeAlias = "Sequence[tuple[Held, int]]"
 
 _BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
 
@@ -96,9 +97,9 @@ def _by_blocks(
         return args, kwargs
     placed = len(args) > _GROUPS
     grouped = args[_GROUPS] if placed else kwargs.get("groups", 1)
-    for weight, n_blocks in _BLOCKS.get():
-        if args[1] is weight and grouped == 1:
-            args = (args[0], diagonal(weight, n_blocks), *args[2:])
+    for known, n_blocks in _BLOCKS.get():
+        if grouped == 1 and known.holds(args[1]):
+            args = (args[0], diagonal(args[1], n_blocks), *args[2:])
             if placed:
                 return (*args[:_GROUPS], n_blocks, *args[_GROUPS + 1 :]), kwargs
             return args, {**kwargs, "groups": n_blocks}

@@ -274,6 +274,8 @@ def _computed(
     convolve = _local(problem, axis, part.axis, where.options)
     halves = x.dtype in HALVES
     inputs = gathered(x, cuts.exchange, axis, group, mx.float32 if halves else None)
+    if isinstance(w, PackedWeight) and not w.is_constant:
+        w = w.array  # its gradient is summed over the ranks, as that of any
     if isinstance(w, PackedWeight):
         y = convolve(inputs.astype(x.dtype), w)
     else:

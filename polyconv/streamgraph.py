@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import mlx.core as mx
 
 from polyconv import arguments
+from polyconv.identity import Parameters
 from polyconv.packing import PackedWeight
 from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
 
@@ -63,14 +64,25 @@ class Pointwise:
 
     def step(self, chunks: Chunks) -> mx.array:
         if self._n_inputs == 1:
-            return self._function(chunks[0])
+            return self._of(chunks)
         held = [
             new if old is None or not old.shape[1] else mx.concatenate([old, new], 1)
             for old, new in zip(self._waiting, chunks, strict=True)
         ]
         n = min(each.shape[1] for each in held)
         self._waiting = [each[:, n:] for each in held]
-        return self._function(*[each[:, :n] for each in held])
+        return self._of([each[:, :n] for each in held])
+
+    def _of(self, chunks: Chunks) -> mx.array:
+        """The function of samples, if there are any: with none some of MLX's end on CUDA.
+
+        What it would give of none is known from what it would give of one, which nobody evaluates.
+        """
+        if all(each.size for each in chunks):
+            return self._function(*chunks)
+        like = [mx.zeros((each.shape[0], 1, each.shape[2]), each.dtype) for each in chunks]
+        y = self._function(*like)
+        return mx.zeros((y.shape[0], chunks[0].shape[1], y.shape[2]), y.dtype)
 
     def flush(self, chunks: Chunks) -> mx.array:
         y = self.step(chunks)
@@ -126,13 +138,15 @@ class StreamedModel:
     whole input. One stream at a time; make another for another.
     """
 
-    def __init__(self, nodes: Sequence[tuple[Node, tuple[int, ...]]]) -> None:
-        self._nodes = list(nodes)
+    def __init__(
+        self, nodes: Sequence[tuple[Node, tuple[int, ...]]], parameters: Parameters | None = None
+    ) -> None:
+        self._nodes, self._parameters = list(nodes), parameters
         self._template: mx.array | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
         """Another stream that stands where this one does."""
-        made = StreamedModel(copy.deepcopy(self._nodes, memo))
+        made = StreamedModel(copy.deepcopy(self._nodes, memo), self._parameters)
         made._template = self._template
         return made
 
@@ -173,6 +187,9 @@ class StreamedModel:
             node.reset()
 
     def _run(self, how: str, x: mx.array) -> mx.array:
+        if self._parameters is not None and self._parameters.is_another_trained():
+            must = "the stream must be made inside the function whose gradient is taken"
+            arguments.refuse("stream", must, "one made before, which keeps the weights of then")
         values = [x]
         for node, inputs in self._nodes:
             values.append(getattr(node, how)([values[i] for i in inputs]))

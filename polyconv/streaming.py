@@ -114,17 +114,22 @@ def stream_step(
         x (array): The chunk, ``(N, L, C)``, of any length, also 0.
         weight (array or PackedWeight): The weight, best packed by :func:`polyconv.pack`.
         reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk. What
-            they put out first are ``state.latency[0]`` samples from before their beginning.
+            they put out first are ``state.latency[0]`` samples from before their beginning; behind
+            these it is what a new stream gives.
 
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
 
     Raises:
-        ValueError: If the chunk is not of the stream's batch and channels.
+        ValueError: If the chunk is not of the stream's batch and channels, or if a row is to begin
+            anew where its outputs would not fall in with those of the other rows: with a `stride`
+            after no multiple of it, before ``state.latency[1]`` samples have come, or where the
+            output is ahead of the input.
     """
     _check("stream_step", state, weight)
     if reset is not None:
         _check_reset(reset, state.tail.shape[0])
+        _check_moment(state, reset)
     check_chunk("stream_step", x, state.tail.shape[0], state.tail.shape[2])
     tail = state.tail
     spec.check_int32("stream_step", tail.shape[1] + x.shape[1])
@@ -208,6 +213,29 @@ def _check_reset(reset: Any, batch: int) -> None:
             f"{reset.dtype} {reset.shape}" if isinstance(reset, mx.array) else type(reset).__name__
         )
         arguments.refuse("stream_step", f"reset must be an array of {batch} booleans", got)
+
+
+def _check_moment(state: StreamState, reset: mx.array) -> None:
+    """Refuses to begin rows anew where they would not give what a new stream gives."""
+    line = state.timeline
+    if line.begins_at(state.position) or _is_none(reset):
+        return
+    outputs, inputs = line.latency
+    if outputs < 0:
+        must = "reset must come to a stream whose output is not ahead of its input"
+        arguments.refuse("stream_step", must, f"a latency of {outputs} samples")
+    if (state.position - line.start) % line.stride:
+        must = f"reset must come after a multiple of {line.apart} samples"
+        arguments.refuse("stream_step", must, "another number of them")
+    must = f"reset must come after at least {inputs} samples"
+    arguments.refuse("stream_step", must, "fewer")
+
+
+def _is_none(reset: mx.array) -> bool:
+    try:
+        return not reset.any().item()
+    except ValueError:  # traced
+        return False
 
 
 def _is_whole(state: StreamState) -> bool:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, convs, spec
+from polyconv.identity import Held
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.packing import PackedWeight
@@ -102,10 +103,12 @@ class _Streaming(nn.Module):
         return own
 
     def _weight_once(self) -> PackedWeight:
-        """The weight cut up, anew only if another array took its place."""
+        """The weight cut up, anew only if it was changed in place or another took its place."""
         kept = vars(self).get("_packed")
-        if kept is None or kept[0] is not self.weight:
-            kept = vars(self)["_packed"] = (self.weight, pack(self.weight))
+        weight = self.weight
+        if kept is None or not kept[0].holds(weight):
+            packed = pack(weight)  # which evaluates it, so that it is known again
+            kept = vars(self)["_packed"] = (Held(weight), packed)
         packed: PackedWeight = kept[1]
         return packed
 

@@ -7,6 +7,7 @@ called with a stand-in. The model itself is not changed by it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import mlx.nn as nn
 
 from polyconv import arguments, layers, streamlayers
 from polyconv.converting import original_class
+from polyconv.identity import Parameters, handle_of
 from polyconv.locking import ALONE
 from polyconv.packing import evaluate
 from polyconv.rebuilding import names_in, own_classes, rebuilt
@@ -211,6 +213,8 @@ class Graph:
             shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
             if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
                 raise UnstreamableError(f"combines a signal with an array {shape} along time")
+        # As they are now: `layer.bias += d` changes an array in place.
+        given = [handle_of(each) if isinstance(each, mx.array) else each for each in given]
         evaluate([each for each in given if isinstance(each, mx.array)])
         signals = [each for each in given if isinstance(each, Symbol)]
 
@@ -304,8 +308,8 @@ def stream(model: nn.Module) -> StreamedModel:
     again are aligned, whatever their delays.
 
     Args:
-        model (nn.Module): It is not changed. Convolutions keep the weights that it has now;
-            make another stream after loading others.
+        model (nn.Module): It is not changed. The stream keeps the weights that it has now; make
+            another after loading others, and inside the function whose gradient by them is taken.
 
     Returns:
         StreamedModel: With `step` and `flush`.
@@ -335,7 +339,7 @@ def stream(model: nn.Module) -> StreamedModel:
         arguments.refuse("stream", "the model must give one signal", type(out).__name__)
     if out._index != len(graph.nodes):  # something was computed in vain behind it
         graph.pointwise(lambda a: a, (out,), {})
-    return StreamedModel(graph.nodes)
+    return StreamedModel(graph.nodes, Parameters(model))
 
 
 @contextmanager
@@ -412,9 +416,20 @@ def _leaf(self: Any, graph: Graph, x: Any, *more: Any) -> Any:
         if type(self).__name__ in ("GLU", "Softmax", "LogSoftmax", "Softmin"):
             _check_axis(type(self).__name__, getattr(self, "axis", -1))
         original = _original(type(self))
-        frozen = original.__call__
-        return graph.pointwise(lambda a: frozen(self, a), (x,), {})
+        call, layer = original.__call__, _with_arrays_of_now(self)
+        return graph.pointwise(lambda a: call(layer, a), (x,), {})
     raise UnstreamableError(f"{type(self).__name__} looks at all of time")
+
+
+def _with_arrays_of_now(module: Any) -> Any:
+    """The module, if it has no arrays, or one beside it that goes on with these."""
+    arrays = {name: each for name, each in module.items() if isinstance(each, mx.array)}
+    if not arrays:
+        return module
+    evaluate(list(arrays.values()))
+    kept = copy.copy(module)
+    kept.update({name: handle_of(each) for name, each in arrays.items()})
+    return kept
 
 
 def _with_bias(self: Any, y: Symbol) -> Symbol:

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv.device import StreamOrDevice, kind_of
+from polyconv.identity import is_traced
 from polyconv.slicing import cut
 from polyconv.tiling import Tile, Tiling
 
@@ -50,7 +51,7 @@ def assembled(
     """
     arrays = [*cut_up.values(), *others]
     has_numbers = _has_numbers(arrays)
-    if has_numbers and _keeps_graph(arrays):
+    if has_numbers and is_traced(arrays):  # by `mx.grad`, in which MLX keeps all that is computed
         given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
         known = [_Numbers.of(array) for array in others]
         task = (kind_of(stream), tiling, compute, given, known)
@@ -136,18 +137,6 @@ def _has_numbers(arrays: list[mx.array]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _keeps_graph(arrays: list[mx.array]) -> bool:
-    """Whether `mx.grad` runs, in which MLX keeps all that is computed from a variable.
-
-    MLX tells nobody, but refuses to begin an evaluation there.
-    """
-    try:
-        mx.async_eval([mx.stop_gradient(each[(slice(0, 1),) * each.ndim]) for each in arrays])
-    except ValueError:
-        return True
-    return False
 
 
 class _Numbers(NamedTuple):

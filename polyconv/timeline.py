@@ -84,6 +84,18 @@ class Timeline(NamedTuple):
         outputs = -((self._known + self.padding_lo) // self.stride) - 1
         return outputs, max(0, -(-outputs * self.stride // self.input_dilation))
 
+    @property
+    def apart(self) -> int:
+        """After how many samples outputs meet samples as at first: what resets wait for."""
+        return self._cycle[1]
+
+    def begins_at(self, position: int) -> bool:
+        """Whether a stream that begins anew gives its outputs where one that stands here goes on.
+
+        Its first `latency[0]` outputs are then from before, and none of its own is out already.
+        """
+        return position == self.start - self.stride * self.latency[0] and self.latency[0] >= 0
+
     def step(self, position: int, n: int) -> Piece:
         """When n more samples come."""
         if n == 0:

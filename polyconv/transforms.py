@@ -72,6 +72,13 @@ def observed(observer: Observer) -> Iterator[None]:
         _OBSERVER.reset(token)
 
 
+def tell(op: str, spec: ConvSpec) -> None:
+    """Who computes a call, in whatever way, tells it, so that nobody misses it."""
+    observer = _OBSERVER.get()
+    if observer is not None:
+        observer(op, spec)
+
+
 def convolution(problem: Problem) -> Bilinear:
     """The function of `x` and `w` that computes a problem.
 
@@ -85,9 +92,7 @@ def convolution(problem: Problem) -> Bilinear:
     mapped = _bilinear("y", problem)
 
     def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
-        observer = _OBSERVER.get()
-        if observer is not None:
-            observer(problem.op, problem.spec)
+        tell(problem.op, problem.spec)
         if is_own or is_exporting():
             plain = w.array if isinstance(w, PackedWeight) else w
             with on(problem.stream):
@@ -100,8 +105,13 @@ def convolution(problem: Problem) -> Bilinear:
 
 
 def _with_packed(problem: Problem, w: PackedWeight, x: mx.array) -> mx.array:
-    """The convolution as a function of `x` alone, its weights packed before."""
+    """The convolution by weights packed before, of which a constant one costs no gradient."""
     chosen, tiling = _prepared("y", problem)
+    if not w.is_constant:
+        forward = lambda x, array: _convolved(  # noqa: E731
+            problem, chosen, tiling, x, array, w.taps_of(chosen)
+        )
+        return _bilinear("y", problem, forward)(x, w.array)
 
     @mx.custom_function
     def compute(x: mx.array) -> mx.array:
@@ -119,10 +129,13 @@ def _with_packed(problem: Problem, w: PackedWeight, x: mx.array) -> mx.array:
     return compute(x)
 
 
-def _bilinear(result: str, problem: Problem) -> Callable[[mx.array, mx.array], mx.array]:
-    """The map with a result of this kind, of the other two kinds in the order x, w, y."""
+def _bilinear(result: str, problem: Problem, planned: _Map | None = None) -> _Map:
+    """The map with a result of this kind, of the other two kinds in the order x, w, y.
+
+    `planned` computes it, if it is known how.
+    """
     kinds = "xwy".replace(result, "")
-    planned = _COMPUTE[result](problem)
+    planned = planned or _COMPUTE[result](problem)
 
     @mx.custom_function
     def compute(a: mx.array, b: mx.array) -> mx.array:

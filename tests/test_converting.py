@@ -335,11 +335,37 @@ def test_a_dense_weight_that_emulates_depthwise_is_told_and_exploited(ranked):
         warnings.simplefilter("error")
         assert mx.array_equal(twin(x), y)
     layer.weight = layer.weight + 1
-    with pytest.warns(UserWarning, match="was replaced and is computed densely"):
+    with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
         changed = layer(x)
     polyconv.revert(layer)
     assert mx.array_equal(layer(x), changed)
     assert "_polyconv_blocks" not in vars(layer)
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_block_diagonal_weight_that_is_changed_in_place_is_computed_densely(ranked, dtype):
+    layer = nn.ConvTranspose1d(6, 6, 4, 2, bias=False) if ranked else Passing(6)
+    layer.weight = ((integers(6, 4, 6) + 5) * mx.eye(6)[:, None]).astype(dtype)
+    polyconv.convert(layer, exploit_sparsity=True)
+    x = integers(1, 5, 6).astype(dtype)
+    layer(x)
+    for copied in (layer, copy.deepcopy(layer)):
+        copied.weight += 1
+        with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
+            y = copied(x)
+        polyconv.revert(copied)
+        assert mx.array_equal(y, copied(x))
+
+
+def test_a_copy_of_a_changed_layer_is_computed_densely_too():
+    layer, x = nn.ConvTranspose1d(6, 6, 4, 2, bias=False), integers(1, 5, 6)
+    layer.weight = integers(6, 4, 6) * mx.eye(6)[:, None]
+    polyconv.convert(layer, exploit_sparsity=True)
+    layer.weight += 1
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
+            assert mx.array_equal(twin(x), mx.conv_transpose1d(x, layer.weight, 2))
 
 
 class Everything(nn.Module):

@@ -29,7 +29,7 @@ ARROWS = {
     "memory": ({"spec", "phases", "plan"}, False),
     "tiling": ({"arguments", "spec", "axisplan", "cost", "memory", "plan"}, False),
     "slicing": ({"device"}, True),
-    "packing": ({"axisplan", "plan", "slicing"}, True),
+    "packing": ({"axisplan", "identity", "plan", "slicing"}, True),
     "originals": (set(), True),
     "convolve": ({"spec", "forms", "originals", "plan", "slicing"}, True),
     "weaving": ({"axisplan", "plan", "slicing"}, True),
@@ -47,7 +47,7 @@ ARROWS = {
     ),
     "device": ({"arguments", "cost", "devices", "kernels", "locking", "metalrules"}, True),
     "room": ({"arguments", "device", "devices", "tiling"}, False),
-    "tiles": ({"device", "slicing", "tiling"}, True),
+    "tiles": ({"device", "identity", "slicing", "tiling"}, True),
     "transforms": (
         {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"}
         | {"tiles", "tiling"},
@@ -61,7 +61,7 @@ ARROWS = {
     ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
-    "layers": ({"arguments", "spec", "ops", "packing", "room"}, True),
+    "layers": ({"arguments", "identity", "spec", "ops", "packing", "room"}, True),
     "inspection": (
         {
             "arguments",
@@ -80,13 +80,14 @@ ARROWS = {
     "blas": ({"elf"}, False),
     "running": ({"arguments", "blas", "cost"}, True),
     "traversal": (set(), True),
+    "identity": ({"traversal"}, True),
     "sparsity": (set(), True),
-    "routing": ({"arguments", "convs", "device", "ops", "originals"}, True),
+    "routing": ({"arguments", "convs", "device", "identity", "ops", "originals"}, True),
     "patching": ({"arguments", "locking", "originals", "routing"}, True),
     "rebuilding": ({"originals", "routing"}, True),
     "converting": (
         {"arguments", "spec", "layers", "locking", "rebuilding", "routing", "sparsity"}
-        | {"traversal"},
+        | {"identity", "traversal"},
         True,
     ),
     "timeline": (set(), False),
@@ -96,13 +97,13 @@ ARROWS = {
         True,
     ),
     "streamlayers": (
-        {"arguments", "convs", "layers", "ops", "packing", "spec", "streaming"},
+        {"arguments", "convs", "identity", "layers", "ops", "packing", "spec", "streaming"},
         True,
     ),
-    "streamgraph": ({"arguments", "packing", "streaming"}, True),
+    "streamgraph": ({"arguments", "identity", "packing", "streaming"}, True),
     "streamtrace": (
         {"arguments", "converting", "layers", "rebuilding", "streamgraph", "streamlayers"}
-        | {"locking", "packing", "traversal"},
+        | {"identity", "locking", "packing", "traversal"},
         True,
     ),
     "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
@@ -152,6 +153,8 @@ ARROWS = {
     ),
 }
 
+NUMPY = ("bench", "calibration", "peers", "extension", "identity", "resampling", "tiles")
+
 
 def imports(module):
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
@@ -175,5 +178,5 @@ def test_arrows(module):
     expected, mlx = ARROWS[module]
     assert ours == expected
     assert any(name.startswith("mlx") for name in names) == mlx
-    if module not in ("bench", "calibration", "peers", "extension", "resampling", "tiles"):
+    if module not in NUMPY:
         assert not {name.split(".")[0] for name in names} & {"numpy", "torch", "scipy", "jax"}

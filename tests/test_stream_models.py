@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_converting import Louder, Trimmed, WeightNorm
 
 import polyconv
+from polyconv import streamlayers
 
 
 def chunks(model, x, sizes):
@@ -215,6 +216,59 @@ def test_streaming_layers(make):
     assert [name for name, _ in layer.parameters().items()] == [
         name for name in ("weight", "bias") if name in layer
     ]
+
+
+def added(layer):
+    layer.weight += 1
+
+
+def added_by_name(layer):
+    w = layer.weight
+    w += 1
+
+
+def assigned(layer):
+    layer.weight[0, 1] = layer.weight[0, 1] + 2
+
+
+def taken_over(layer):
+    layer.weight[:] = 1 - layer.weight
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("change", [added, added_by_name, assigned, taken_over])
+def test_a_weight_that_is_changed_in_place_is_used(change, dtype):
+    layer, x = LAYERS[0](), integers(2, 5, 4).astype(dtype)
+    layer.weight = integers(3, 16, 4, seed=3).astype(dtype)
+    layer.bias = mx.zeros(3, dtype)
+    for _ in range(3):
+        y = mx.concatenate([layer.step(x[:, :2]), layer.step(x[:, 2:]), layer.flush()], 1)
+        assert mx.array_equal(y, polyconv.conv_transpose1d(x, mx.array(layer.weight), 8, 4))
+        change(layer)
+
+
+def test_a_weight_is_cut_up_once_for_all_chunks(monkeypatch):
+    made = []
+    monkeypatch.setattr(streamlayers, "pack", lambda w: made.append(1) or polyconv.pack(w))
+    for weight in (integers(3, 16, 4), integers(4, 16, 3).T.astype(mx.bfloat16)):
+        layer, x = LAYERS[0](), integers(1, 4, 4)
+        layer.weight = weight
+        for _ in range(5):
+            layer.step(x)
+        made.append("next")
+    assert made == [1, "next", 1, "next"]
+
+
+def test_a_streamed_model_keeps_what_it_was_made_from():
+    model = whole_numbers(nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(4, 4), Residual()))
+    x, streamed = integers(1, 9, 4), polyconv.stream(model)
+    expected = model(x)
+    for _, module in model.named_modules():
+        for name in ("weight", "bias", "scale"):
+            if name in module:
+                module[name] += 1
+    assert not mx.array_equal(model(x), expected)
+    assert mx.array_equal(mx.concatenate(list(chunks(streamed, x, (2,))), 1), expected)
 
 
 def test_a_weight_that_takes_another_s_place_is_used():

@@ -159,6 +159,98 @@ def test_streams_of_a_batch_begin_at_different_times():
     assert mx.array_equal(row[:, state.latency[0] :], whole)
 
 
+def reset_once(op, options, general, x_shape, w_shape, sizes, rng):
+    """A stream of which some rows begin anew at any chunk, and others later; whether any could.
+
+    The judge is a stream of a row by itself. A reset must be taken where the row's outputs, without
+    the first `latency[0]`, are that stream's, and refused where they cannot be: where these come
+    at other times, or are out already.
+    """
+    batch, channels = 3, x_shape[2]
+    draw = lambda *shape: mx.array(rng.integers(-3, 4, shape).astype(np.float32))  # noqa: E731
+    weight = polyconv.pack(draw(*w_shape))
+    state = stream_init(op, weight, batch=batch, **options)
+    chunks = [draw(batch, size, channels) for size in sizes]
+    at = rng.integers(len(chunks))
+    rows = rng.random(batch) < 0.5
+    stride, _, _, _, s, _ = general
+    n = sum(sizes[:at])
+    outputs, inputs = state.latency
+    is_exact = n * s % stride == 0 and n >= inputs and outputs >= 0
+    found = []
+    for i, chunk in enumerate(chunks):
+        if i == at:
+            try:
+                y, state = stream_step(state, chunk, weight, reset=mx.array(rows))
+            except ValueError as error:
+                assert rows.any()
+                assert not is_exact, error
+                assert str(error).startswith("[stream_step] reset must come ")
+                return False
+            assert is_exact or not rows.any()
+        else:
+            y, state = stream_step(state, chunk, weight)
+        found.append(y)
+    found.append(stream_flush(state, weight)[0])
+    for row in range(batch):
+        since = at if rows[row] else 0
+        one = stream_init(op, weight, **options)
+        alone = []
+        for chunk in chunks[since:]:
+            y, one = stream_step(one, chunk[row : row + 1], weight)
+            alone.append(y)
+        alone = mx.concatenate([*alone, stream_flush(one, weight)[0]], 1)
+        ours = mx.concatenate([each[row : row + 1] for each in found[since:]], 1)
+        assert mx.array_equal(ours[:, outputs if rows[row] else 0 :], alone)
+    return bool(rows.any())
+
+
+def resets(cases, seed):
+    rng, taken = random.Random(seed), 0
+    for n in range(cases):
+        op, options, general, x_shape, w_shape, _ = draw(rng.choice)
+        sizes = [rng.choice((0, 1, 1, 2, 3, 7)) for _ in range(rng.choice((1, 2, 4, 6)))]
+        case = (op, options, general, x_shape, w_shape, sizes)
+        try:
+            taken += reset_once(*case, np.random.default_rng(n))
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
+    return taken
+
+
+def test_resets_at_any_moment_are_new_streams_or_refused():
+    assert resets(150, 3) > 20
+
+
+@pytest.mark.slow
+def test_many_resets_at_any_moment():
+    assert resets(2000, 4) > 250
+
+
+def test_what_a_new_stream_would_give_at_other_times_is_refused():
+    one, stride = mx.ones((1, 1, 1)), {"stride": 2}
+    x = mx.arange(6).astype(mx.float32).reshape(1, 6, 1)
+    all_of_it = mx.array([True])
+    _, state = stream_step(stream_init("conv1d", one, **stride), x[:, :1], one)
+    with pytest.raises(ValueError, match="reset must come after a multiple of 2 samples"):
+        stream_step(state, x, one, reset=all_of_it)
+    y, _ = stream_step(state, x, one, reset=mx.array([False]))  # none of the rows: nothing to do
+    assert y.flatten().tolist() == [1, 3, 5]
+    _, state = stream_step(state, x[:, :1], one)
+    y, _ = stream_step(state, x, one, reset=all_of_it)
+    assert y.flatten().tolist() == [0, 2, 4]
+    early = stream_init("conv1d", mx.ones((1, 3, 1)))
+    with pytest.raises(ValueError, match="reset must come after at least 2 samples"):
+        stream_step(early, x, mx.ones((1, 3, 1)), reset=all_of_it)
+    ahead = stream_init("conv1d", one, padding=3)
+    with pytest.raises(ValueError, match=r"not ahead of its input; got a latency of -3 samples"):
+        stream_step(ahead, x, one, reset=all_of_it)
+    # Where nothing can be evaluated, no row may ask.
+    step = mx.compile(lambda reset: stream_step(early, x, mx.ones((1, 3, 1)), reset=reset)[0])
+    with pytest.raises(ValueError, match="reset must come after at least 2 samples"):
+        step(mx.array([False]))
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_halves(dtype):
     w, x = W.astype(dtype), integers(1, 6, 4).astype(dtype)

@@ -8,8 +8,10 @@ import pytest
 from cases import integers
 
 import polyconv
+from polyconv.plan import METHODS
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)
+LONG = integers(1, 999, 4)  # some tiles
 
 
 def test_calls_are_told_by_place_with_times_and_predictions(capsys):
@@ -48,6 +50,47 @@ def test_it_sees_what_a_patch_took_over_once_and_compiled_functions_without_a_ti
         mx.compile(lambda x: mx.conv_transpose1d(x, W, 2))(X)
     (site,) = seen.sites.values()
     assert site.seconds is None
+
+
+def every_way():
+    """Each way to compute a call: by phases, products, tiles, one filter, in chunks."""
+    filters = integers(1, 4, 1)
+    for method in (*METHODS, "auto"):
+        yield lambda method=method: polyconv.conv_transpose1d(LONG, W, 2, method=method)
+    for w in (W, polyconv.pack(W)):
+        yield lambda w=w: polyconv.conv_transpose1d(LONG, w, 2)
+        yield lambda w=w: polyconv.conv_general(LONG, w, input_dilation=2, padding=3)
+        yield lambda w=w: polyconv.conv_transpose1d(LONG, w, 2, max_workspace=2**15)
+        yield lambda w=w: polyconv.conv_transpose1d(LONG[:0], w, 2)
+    for w in (filters, polyconv.pack(filters)):
+        yield lambda w=w: polyconv.conv_transpose1d(LONG, w, 2, groups=4)
+        yield lambda w=w: polyconv.conv_general(LONG, w, input_dilation=2, groups=4)
+        yield lambda w=w: polyconv.conv_transpose1d(LONG, w, 2, groups=4, max_workspace=2**15)
+        yield lambda w=w: polyconv.conv_transpose1d(LONG[:0], w, 2, groups=4)
+    yield lambda: polyconv.upfirdn(filters[0, :, 0], LONG, 3, 2, axis=1)
+    yield lambda: polyconv.resample_poly(LONG, 3, 2, axis=1)
+    yield lambda: polyconv.ResampleStream(2, 3).resample_chunk(mx.ones(99))
+    yield lambda: polyconv.StreamingConvTranspose1d(4, 3, 4, 2).step(LONG)
+    yield lambda: mx.grad(lambda x: polyconv.conv_transpose1d(x, filters, 2, groups=4).sum())(LONG)
+    yield lambda: mx.compile(lambda x: polyconv.conv_transpose1d(x, filters, 2, groups=4))(LONG)
+    with_patch = lambda: mx.conv_transpose1d(LONG, W, 2)  # noqa: E731
+    yield polyconv.patched()(with_patch)
+
+
+@pytest.mark.parametrize("device", ["cpu", "m4-max", "cuda"])
+def test_no_call_is_missed_whichever_way_it_is_computed(device):
+    with polyconv.planning_for(device), polyconv.watch() as seen:
+        for n, call in enumerate(every_way(), 1):
+            call()
+            assert sum(site.n_calls for site in seen.sites.values()) == n
+
+
+def test_a_filter_for_all_channels_is_told_as_groups():
+    with polyconv.watch() as seen:
+        polyconv.conv_transpose1d(X, integers(1, 4, 1), 2, groups=4)
+        polyconv.conv_transpose1d(X, integers(4, 4, 1), 2, groups=4)
+    (first, second) = [problem for site in seen.sites.values() for problem in site.problems]
+    assert first == second
 
 
 def test_nothing_seen_is_said_and_an_unknown_device_refused(capsys):
