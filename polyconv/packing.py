@@ -28,8 +28,8 @@ class PackedWeight:
 
     @property
     def array(self) -> mx.array:
-        """The weight as it was given."""
-        return self._w
+        """The weight as it was given, in an array object for the caller, who may change it."""
+        return mx.array(self._w)
 
     @property
     def shape(self) -> tuple[int, ...]:
