@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from itertools import pairwise
@@ -191,6 +192,70 @@ def test_gradients_in_tiles_of_views(dtype):
         found = mx.grad(lambda a, w, f=loss: f(a, w, max_workspace=LIMIT), (0, 1))(a, w)
         for ours, expected in zip(found, mx.grad(loss, (0, 1))(a, w), strict=True):
             assert same(ours, expected)
+
+
+def drawn_view(rng, shape):
+    """An array and a view of it, of this shape: axes reversed, strided, broadcast, exchanged."""
+    sizes, index = [], []
+    order = rng.sample(range(len(shape)), len(shape))
+    for size in [shape[axis] for axis in order]:
+        step = rng.choice((1, 2, 3)) * rng.choice((1, -1))
+        kinds = ((size, slice(None)), (1, slice(None)), (size + 2, slice(size, 0, -1)))
+        have, taken = rng.choice((*kinds, (abs(step) * size, slice(None, None, step))))
+        sizes.append(have)
+        index.append(taken)
+    back = [order.index(axis) for axis in range(len(shape))]
+    view = lambda a: mx.broadcast_to(a[tuple(index)].transpose(back), shape)  # noqa: E731
+    return integers(*sizes, seed=rng.randrange(2**30)), view
+
+
+def drawn_call(rng):
+    """A function of two arrays, a convolution of views of them, and the arrays."""
+    ndim, groups = rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
+    size = [rng.randint(1, 30 if ndim == 1 else 8) for _ in range(ndim)]
+    kernel = [rng.randint(1, 3) for _ in range(ndim)]
+    stride = tuple(rng.randint(1, 4) for _ in range(ndim))
+    reads, makes = rng.choice((1, 2, 5)), rng.choice((1, 3, 6))
+    x, as_x = drawn_view(rng, (rng.randint(1, 3), *size, groups * reads))
+    w, as_w = drawn_view(rng, (groups * makes, *kernel, reads))
+    op = getattr(polyconv, f"conv_transpose{ndim}d")
+    return (lambda x, w, **more: op(as_x(x), as_w(w), stride, groups=groups, **more)), x, w
+
+
+def tiled_gradients(rng, call, x, w, y):
+    """By the least that is told to be enough, or somewhat more."""
+    limit = 1
+    while True:
+        loss = lambda x, w, n=limit: (call(x, w, max_workspace=n) * y).sum()  # noqa: E731
+        try:
+            return mx.grad(loss, (0, 1))(x, w)
+        except NoRoomError as error:
+            least = int(str(error).split("at least ")[1].split()[0])
+            assert least > limit
+            limit = int(least * rng.choice((1, 1.5)))
+
+
+@pytest.mark.parametrize("cases", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_tiled_gradients_of_random_views(cases):
+    """By `==` with those of the whole, of integers, which `sweep.py` compares with NumPy's."""
+    rng = random.Random(5)
+    for case in range(cases):
+        call, x, w = drawn_call(rng)
+        y = integers(*call(x, w).shape, seed=case)
+        dtype = rng.choice((mx.float32, mx.float32, mx.float16, mx.bfloat16))
+        x, w, y = (mx.clip(a, -1, 1).astype(dtype) for a in (x, w, y))
+        expected = mx.vjp(call, [x, w], [y])[1]
+        for ours, right in zip(tiled_gradients(rng, call, x, w, y), expected, strict=True):
+            assert same(ours, right), case
+
+
+def test_gradients_in_tiles_of_one_backward_sample():
+    """NumPy calls a view contiguous whose axis of one sample has a negative stride."""
+    x, w = integers(1, 28, 5), integers(6, 2, 5, seed=1)
+    loss = lambda x, w, **more: polyconv.conv_transpose1d(x[:, ::-1], w, 4, **more).sum()  # noqa: E731
+    tiled_loss = lambda x, w: loss(x, w, max_workspace=15_386)  # noqa: E731
+    for ours, right in zip(mx.grad(tiled_loss, (0, 1))(x, w), mx.grad(loss, (0, 1))(x, w)):
+        assert same(ours, right)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
