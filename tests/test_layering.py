@@ -49,8 +49,8 @@ ARROWS = {
     "room": ({"arguments", "device", "devices", "tiling"}, False),
     "tiles": ({"device", "slicing", "tiling"}, True),
     "transforms": (
-        {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"}
-        | {"tiles", "tiling"},
+        {"arguments", "spec", "correlation", "plan", "device", "devices", "execute", "packing"}
+        | {"slicing", "tiles", "tiling"},
         True,
     ),
     "shared": ({"spec", "phases", "products", "slicing"}, True),

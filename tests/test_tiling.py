@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import peak
 import pytest
 import sweep
-from cases import integers
+from cases import draw_case, integers
 from test_plan import transposed
 
 import polyconv
@@ -103,6 +104,69 @@ def test_a_limit_of_one_tile_is_told_and_is_enough():
     assert same(y, polyconv.conv_transpose1d(x, w, 2))
     with pytest.raises(NoRoomError):
         polyconv.conv_transpose1d(x, w, 2, max_workspace=least - 1)
+
+
+def drawn_limited(rng):
+    """A function of a limit: a call, or the gradients of one, or one with one filter for all."""
+    kind = rng.choice(("call", "call", "gradients", "packed", "one filter"))
+    if kind == "one filter":
+        channels = rng.randint(2, 9)
+        x, h = integers(rng.randint(1, 3), rng.randint(20, 300), channels), integers(1, 12, 1)
+        stride = rng.randint(1, 4)
+        return lambda n: polyconv.conv_transpose1d(x, h, stride, groups=channels, max_workspace=n)
+    case = draw_case(rng.choice)
+    while not case.has_output:
+        case = draw_case(rng.choice)
+    x, w = (mx.array(a).astype(getattr(mx, case.dtype)) for a in case.data())
+    method = rng.choice(("auto", "auto", "auto", "per_phase", "taps"))
+    call = lambda x, w, n=None: case.call(x, w, method, max_workspace=n)  # noqa: E731
+    if kind == "call":
+        return lambda n: call(x, w, n)
+    if kind == "packed":
+        return lambda n: call(x, polyconv.pack(w), n)
+    y = call(x, w)
+    return lambda n: mx.vjp(lambda x, w: call(x, w, n), [x, w], [y])
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("planned_for", [None, "m4-max"])
+def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases, monkeypatch):
+    """Accepted is what is planned: nothing is computed here."""
+
+    def planned(tiling, *_):
+        spec = tiling.plan.problem
+        x = (spec.batch, *[axis.size for axis in spec.axes], spec.in_channels)
+        kernel = [axis.kernel_size for axis in spec.axes]
+        w = (spec.out_channels, *kernel, spec.in_channels // spec.groups)
+        return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
+
+    monkeypatch.setattr("polyconv.transforms.assembled", planned)
+    rng, told = random.Random(planned_for), 0
+    while told < cases:
+        call = drawn_limited(rng)
+        with polyconv.planning_for(planned_for) if planned_for else nullcontext():
+            least, known = 1, []
+            while least:  # that of a gradient is told once the call itself is accepted
+                try:
+                    call(least)
+                    break
+                except NoRoomError as error:
+                    least = int(str(error).split("at least ")[1].split(" bytes")[0])
+                    known.append(least)
+            for each in known:
+                with pytest.raises(NoRoomError, match=f"least {each} bytes here; got {each - 1}"):
+                    call(each - 1)
+            assert len(known) <= 2  # of the call, and of both gradients
+            told += bool(known)
+
+
+def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch):
+    x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
+    result = 602 * 2 * 6 * 4
+    monkeypatch.setattr("polyconv.calls.room_on", lambda _: Room(MANY, result + 400))
+    for most in (None, 100, MANY):
+        with pytest.raises(NoRoomError, match=r"^\[conv_transpose1d\] the memory that can be had"):
+            polyconv.conv_transpose1d(x, w, 2, max_workspace=most)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1"])
