@@ -8,7 +8,7 @@ from __future__ import annotations
 import numbers
 import operator
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 _LONGEST_SHOWN = 80
@@ -24,14 +24,23 @@ _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
 
 
 class NoRoomError(ValueError):
-    """What is to be computed does not fit into the memory that may be used."""
+    """What is to be computed does not fit into the memory that may be used.
+
+    `least` are the bytes that would do, where no result is too large.
+    """
+
+    def __init__(self, text: str, least: int | None = None) -> None:
+        super().__init__(text)
+        self.least = least
 
 
 class FatalError(ValueError):
     """MLX would not refuse it but end the process."""
 
 
-def refuse(op: str, must: str, got: str, error: type[ValueError] = ValueError) -> NoReturn:
+def refuse(
+    op: str, must: str, got: str, error: Callable[[str], ValueError] = ValueError
+) -> NoReturn:
     """Raises `[op] what must hold; got what`, on one line and not too long."""
     most = max(_LONGEST_SHOWN - 20, _LONGEST - len(op) - len(must))
     raise error(f"[{op}] {must}; got {one_line(got, most)}")

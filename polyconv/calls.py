@@ -20,7 +20,7 @@ from polyconv.transforms import Bilinear, Problem, convolution, tell
 
 Weight: TypeAlias = "mx.array | PackedWeight"
 
-_Where: TypeAlias = "tuple[str, Device, StreamOrDevice, Room, int | None]"
+_Where: TypeAlias = "tuple[str, Device, StreamOrDevice, Room, int | None, int | None]"
 
 # What is cached holds a plan, up to some hundred bytes per phase, and a program that never repeats
 # a shape must not grow for ever.
@@ -45,8 +45,10 @@ def general(
     where = _where(op, method, stream, max_workspace)
     if _shares_filter(x, w, options[4]):
         problem = spec.general(op, *_one_channel(x, w), *options[:4], 1, options[5])
-        if _is_filtered(op, problem, options[4], where):
+        limit, otherwise = _filter_needs(op, problem, options[4], where)
+        if otherwise is not None and otherwise <= limit:
             return _filtered(op, problem, x, w, method, stream)
+        where = (*where[:5], otherwise)
         w = _for_each_channel(op, w, options[4], method)
     return _general(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
 
@@ -66,8 +68,10 @@ def transposed(
     where = _where(op, method, stream, max_workspace)
     if _shares_filter(x, w, options[4]):
         problem = spec.transposed(op, *_one_channel(x, w), *options[:4], 1)
-        if _is_filtered(op, problem, options[4], where):
+        limit, otherwise = _filter_needs(op, problem, options[4], where)
+        if otherwise is not None and otherwise <= limit:
             return _filtered(op, problem, x, w, method, stream)
+        where = (*where[:5], otherwise)
         w = _for_each_channel(op, w, options[4], method)
     return _transposed_of(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
 
@@ -88,11 +92,12 @@ def _transposed_of(
     stream: StreamOrDevice,
     room: Room,
     max_workspace: int | None,
+    otherwise: int | None,
 ) -> Bilinear:
     problem = spec.transposed(
         op, x_shape, w_shape, dtype_names(dtypes), stride, padding, dilation, output_padding, groups
     )
-    return convolution(Problem(op, problem, method, device, stream, room, max_workspace))
+    return convolution(Problem(op, problem, method, device, stream, room, max_workspace, otherwise))
 
 
 @lru_cache(_CACHED)
@@ -112,6 +117,7 @@ def _general(
     stream: StreamOrDevice,
     room: Room,
     max_workspace: int | None,
+    otherwise: int | None,
 ) -> Bilinear:
     problem = spec.general(
         op,
@@ -125,7 +131,7 @@ def _general(
         groups,
         flip,
     )
-    return convolution(Problem(op, problem, method, device, stream, room, max_workspace))
+    return convolution(Problem(op, problem, method, device, stream, room, max_workspace, otherwise))
 
 
 def _where(op: str, method: str, stream: StreamOrDevice, max_workspace: int | None) -> _Where:
@@ -133,7 +139,7 @@ def _where(op: str, method: str, stream: StreamOrDevice, max_workspace: int | No
     if max_workspace is not None:
         max_workspace = arguments.count(op, "max_workspace", max_workspace)
     device = device_for(stream)
-    return method, device, stream, room_on(device), max_workspace
+    return method, device, stream, room_on(device), max_workspace, None
 
 
 def _shares_filter(x: mx.array, w: Weight, groups: int) -> bool:
@@ -147,19 +153,21 @@ def _one_channel(x: mx.array, w: Weight) -> tuple[Any, ...]:
 
 
 @lru_cache(_CACHED)
-def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) -> bool:
-    """Whether by one matrix for all channels (`shared.py`), which is not computed in tiles.
+def _filter_needs(
+    op: str, problem: spec.ConvSpec, channels: int, where: _Where
+) -> tuple[int, int | None]:
+    """What may be allocated, and what one matrix for all channels needs, if that is a way here.
 
-    On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
+    It is not computed in tiles (`shared.py`). On CUDA cuDNN has a kernel for a filter of each
+    channel, faster than products.
     """
-    _, device, _, room, max_workspace = where
-    if not is_short(problem.axes[0]):
-        return False
+    _, device, _, room, max_workspace, _ = where
     of_all = _of_all_channels(problem, channels)
     limit = workspace(op, of_all, "y", room, max_workspace)
+    if device.name == "cuda" or not is_short(problem.axes[0]):
+        return limit, None
     itemsize = spec.ITEMSIZE[problem.dtype]
-    needed = temporaries(problem.axes[0], problem.batch, channels, itemsize)
-    return device.name != "cuda" and needed <= limit
+    return limit, temporaries(problem.axes[0], problem.batch, channels, itemsize)
 
 
 def _of_all_channels(problem: spec.ConvSpec, channels: int) -> spec.ConvSpec:

@@ -173,7 +173,7 @@ class _ShardedToAll(_Sharded):
     def _take(self, weight: mx.array, bias: mx.array | None, groups: int) -> None:
         self.weight = contiguous(self._mine(weight, weight.ndim - 1 if groups == 1 else 0))
         if bias is not None:
-            self.bias = bias
+            self.bias = mx.array(bias)  # a layer's own, as `+=` changes an array object in place
 
     def __call__(self, x: mx.array) -> mx.array:
         self._check(x)

@@ -194,9 +194,15 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
         if method not in METHODS:
             refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
         forced = METHODS[method](spec, device)
+        if spec.dtype == "float64" and method != "taps" and not _has_float64(spec):
+            forced = Rejection(method, "MLX has no convolution of float64 here")
         if isinstance(forced, Rejection):
             refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
         return forced
+    if _is_by_taps_alone(spec, device):
+        return _in_float64(spec, device)
+    if spec.dtype == "float64" and not _has_float64(spec):  # on a GPU, where MLX has it nowhere
+        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
     direct = _lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
@@ -219,12 +225,33 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
 
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
     """All that `auto` compares on a device that is no Apple GPU, each form of `taps` by itself."""
-    lowered = [*by_taps(spec, device), _lower_per_phase(spec, device), _lower_stacked(spec, device)]
+    lowered = by_taps(spec, device)
+    if not _is_by_taps_alone(spec, device):
+        lowered += [_lower_per_phase(spec, device), _lower_stacked(spec, device)]
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     direct = _lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _competes(direct):
         plans.append(direct)
     return plans
+
+
+def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
+    """Whether it is for products only: MLX's CPU convolutions compute float64 in float32."""
+    return spec.dtype == "float64" and device.name == "cpu"
+
+
+def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
+    reason = "MLX's convolutions of float64 are as accurate as those of float32"
+    found = _lower_taps(spec, device)
+    assert isinstance(found, ConvPlan)  # phases over windows of their own can always be taken
+    others = [Rejection(name, reason) for name in METHODS if name != found.method]
+    return replace(found, rejected=tuple(others))
+
+
+def _has_float64(spec: ConvSpec) -> bool:
+    """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
+    is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
+    return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
 
 
 def ideal(spec: ConvSpec) -> int:
@@ -253,6 +280,8 @@ def _competes(direct: ConvPlan) -> bool:
 
     On a CPU not where it would multiply inserted zeros; cuDNN does not, and nothing is unfolded.
     """
+    if _is_by_taps_alone(direct.problem, direct.device):
+        return False
     on_cuda = direct.device.name == "cuda"
     return on_cuda or (direct.metal is None and not direct.problem.is_input_dilated)
 
@@ -366,7 +395,7 @@ def plan_for_gradients(spec: ConvSpec, device: Host, op: str) -> ConvPlan:
     One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
     those of several blocks are put together by some four copies of the kernel more.
     """
-    own = plan(spec, "per_phase", op, device)
+    own = _plan_of(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
     shared = _lower_stacked(spec, device)
     if isinstance(shared, Rejection):
         return own

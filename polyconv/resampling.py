@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv import arguments, ops
+from polyconv import arguments, ops, spec
 from polyconv.extension import MODES, Array, beyond
 from polyconv.streaming import stream_flush, stream_init, stream_step
 
@@ -39,7 +39,8 @@ def upfirdn(
 ) -> mx.array:
     """Puts ``up - 1`` zeros between samples, filters, and keeps every `down`-th sample.
 
-    As :func:`scipy.signal.upfirdn`, differentiable in both `h` and `x`.
+    As :func:`scipy.signal.upfirdn`, differentiable in both `h` and `x`. Halves are summed in
+    float32, and rounded once.
 
     Args:
         h (array): The filter, 1D.
@@ -59,14 +60,17 @@ def upfirdn(
         ValueError: If an argument does not fit.
     """
     axis = _axis("upfirdn", x, axis)
-    taps = _filter("upfirdn", h).astype(x.dtype)
+    taps = _filter("upfirdn", h).astype(mx.float32)
     up = arguments.count("upfirdn", "up", up)
     down = arguments.count("upfirdn", "down", down)
     arguments.choice("upfirdn", "mode", mode, MODES)
     cval = arguments.real("upfirdn", "cval", cval)
     n, n_taps = x.shape[axis], taps.shape[0]
     n_out = ((n - 1) * up + n_taps - 1) // down + 1
-    return _resampled(taps, x, up, down, axis, (n_taps - 1, n_out), mode, cval)
+    spec.check_int32("upfirdn", n_out)
+    wide = x.astype(mx.float32)
+    y = _resampled(taps, wide, up, down, axis, (n_taps - 1, n_out), mode, cval)
+    return y.astype(x.dtype)
 
 
 def resample_poly(
@@ -80,7 +84,7 @@ def resample_poly(
 ) -> mx.array:
     """Resamples a signal by ``up / down`` with a zero-phase low-pass filter.
 
-    As :func:`scipy.signal.resample_poly`.
+    As :func:`scipy.signal.resample_poly`. Halves are summed in float32, and rounded once.
 
     Args:
         x (array): The signal, of any shape.
@@ -113,15 +117,18 @@ def resample_poly(
             "resample_poly", "cval goes with padtype 'constant'", arguments.shown(padtype)
         )
     if up == down:
-        return x
-    taps = design("resample_poly", up, down, window, x)
+        return mx.array(x)  # another array object: `+=` changes one in place
+    taps = design("resample_poly", up, down, window)
     half = (taps.shape[0] - 1) // 2
     ends = taps.shape[0] - 1 - half, -(-n * up // down)
-    if padtype not in _BACKGROUNDS:
-        return _resampled(taps, x, up, down, axis, ends, padtype, cval or 0)
-    reduce = {"minimum": mx.min, "maximum": mx.max}.get(padtype) or getattr(mx, padtype)
-    background = reduce(x, axis, keepdims=True)
-    return _resampled(taps, x - background, up, down, axis, ends, "constant", 0) + background
+    spec.check_int32("resample_poly", ends[1])
+    wide, mode, background = x.astype(mx.float32), padtype, None
+    if padtype in _BACKGROUNDS and x.size:
+        reduce = {"minimum": mx.min, "maximum": mx.max}.get(padtype) or getattr(mx, padtype)
+        background = reduce(wide, axis, keepdims=True)
+        wide, mode = wide - background, "constant"
+    y = _resampled(taps, wide, up, down, axis, ends, mode, cval or 0)
+    return (y if background is None else y + background).astype(x.dtype)
 
 
 class ResampleStream:
@@ -149,7 +156,7 @@ class ResampleStream:
     ) -> None:
         up, down = _ratio("ResampleStream", out_rate, in_rate)
         self._channels = arguments.count("ResampleStream", "num_channels", num_channels)
-        taps = design("ResampleStream", up, down, window, mx.zeros((1,)))
+        taps = design("ResampleStream", up, down, window)
         half = (taps.shape[0] - 1) // 2
         self._packed = ops.pack(taps.reshape(1, -1, 1))
         self._state = stream_init(
@@ -171,7 +178,7 @@ class ResampleStream:
     @property
     def state(self) -> list[mx.array]:
         """The samples that it holds; `mx.eval` them, and another thread may go on."""
-        return [self._state.tail]
+        return [mx.array(self._state.tail)]  # the same numbers in an array object for the caller
 
     def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:
         """Takes a chunk, and gives the samples that are known with it.
@@ -207,13 +214,14 @@ class ResampleStream:
         return np.array(y)
 
 
-def design(op: str, up: int, down: int, window: Window, x: mx.array) -> mx.array:
+def design(op: str, up: int, down: int, window: Window) -> mx.array:
     """The filter of `resample_poly`: a windowed sinc at the lower of both rates, times `up`.
 
+    In float32, whatever it filters: a filter of halves would be another one.
     (scipy/signal/_signaltools.py, `resample_poly`, and `firwin`.)
     """
     if not isinstance(window, (str, tuple)):
-        return _filter(op, window).astype(x.dtype) * up
+        return _filter(op, window).astype(mx.float32) * up
     most = max(up, down)
     if most > _MOST:
         must = (
@@ -222,7 +230,7 @@ def design(op: str, up: int, down: int, window: Window, x: mx.array) -> mx.array
         arguments.refuse(op, must, f"{up} and {down}")
     m = np.arange(-10 * most, 10 * most + 1)
     h = np.sinc(m / most) / most * _window(op, window, len(m))
-    return mx.array((h / h.sum() * up).astype(np.float32)).astype(x.dtype)
+    return mx.array((h / h.sum() * up).astype(np.float32))
 
 
 def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
@@ -304,10 +312,13 @@ def _resampled(
     """`y[t] = sum_k h[k] xd[down t + len(h) - 1 - lo - k]` for t below the second of `ends`.
 
     `lo`, the first of them, is the padding in front. What lies beyond the ends is put there first,
-    as far as the filter reaches.
+    as far as the filter reaches. All in float32, also of halves: their sums are rounded once, and
+    what is large on the way only, as twice an end less a sample, does not overflow.
     """
     lo, n_out = ends
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
+    if not x.size:
+        return mx.zeros((*outer, n_out, *inner), x.dtype)
     lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
     if mode != "constant" or cval:
         n, reach = x.shape[axis], (n_out - 1) * down + taps.shape[0] - 1 - lo
@@ -337,8 +348,10 @@ def _extended(x: mx.array, before: int, behind: int, mode: str, cval: float) -> 
     pieces = []
     for positions in (np.arange(-before, 0), np.arange(n, n + behind)):
         total = mx.zeros((x.shape[0], len(positions), x.shape[2]), x.dtype)
-        for at, by in beyond(mode, positions, n) if len(positions) else ():
-            weights = mx.array(by.astype(np.float32)).astype(x.dtype)[None, :, None]
-            total = total + weights * mx.take(x, mx.array(at), 1)
+        for by, at, above in beyond(mode, positions, n) if len(positions) else ():
+            read = mx.take(x, mx.array(at), 1)
+            if above is not None:
+                read = read - mx.take(x, mx.array(above), 1)
+            total = total + mx.array(by.astype(np.float32))[None, :, None] * read
         pieces.append(total)
     return mx.concatenate([pieces[0], x, pieces[1]], 1)

@@ -275,8 +275,6 @@ def _spec(
     dtype = promoted(op, *dtypes)
     spec = ConvSpec(x_shape[0], x_shape[-1], w_shape[0], axes, groups, flip, dtype)
     _check_int32(op, spec)
-    if dtype == "float64" and not _takes_float64(spec):
-        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", dtype)
     return spec
 
 
@@ -296,12 +294,6 @@ def _check_int32(op: str, spec: ConvSpec) -> None:
         numbers += (abs(a.padding_lo), abs(a.padding_hi))
         numbers.append(a.dilated_size + max(a.padding_lo, 0) + max(a.padding_hi, 0))
     check_int32(op, *numbers)
-
-
-def _takes_float64(spec: ConvSpec) -> bool:
-    """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
-    is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
-    return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
 
 
 def check_int32(op: str, *numbers: int) -> None:

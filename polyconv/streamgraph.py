@@ -178,7 +178,8 @@ class StreamedModel:
     def state(self) -> list[mx.array]:
         """The samples that it holds; `mx.eval` them, and another thread may go on."""
         held = [] if self._template is None else [self._template]
-        return held + [each for node, _ in self._nodes for each in node.held]
+        held += [each for node, _ in self._nodes for each in node.held]
+        return [mx.array(each) for each in held]
 
     def reset_state(self) -> None:
         """Begins anew."""
@@ -193,4 +194,4 @@ class StreamedModel:
         values = [x]
         for node, inputs in self._nodes:
             values.append(getattr(node, how)([values[i] for i in inputs]))
-        return values[-1]
+        return mx.array(values[-1])  # which may be `x`: `+=` changes an array object in place

@@ -188,6 +188,8 @@ def _check_weight(op: str, weight: Any) -> None:
     if len(weight.shape) != 3:
         must = "weight must have 3 axes, (O, K, C / groups)"
         arguments.refuse(op, must, str(tuple(weight.shape)))
+    if weight.shape[1] == 0:
+        arguments.refuse(op, "weight must have at least one tap", str(tuple(weight.shape)))
 
 
 def _check(op: str, state: Any, weight: Any) -> None:

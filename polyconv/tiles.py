@@ -159,10 +159,12 @@ class _Numbers(NamedTuple):
         return _Numbers(self.array[index], self.dtype)
 
     def again(self) -> mx.array:
-        """A copy."""
-        array = self.array
-        if min(array.strides, default=0) < 0:  # which MLX does not read
-            array = np.ascontiguousarray(array)
+        """A copy, of one by NumPy, which has the strides of its shape, whatever those of the view.
+
+        MLX does not read negative ones. To ask for them is not enough: a view with an axis of one
+        sample is contiguous to NumPy whatever the stride of that axis is.
+        """
+        array = np.array(self.array, order="C")
         if self.dtype == mx.bfloat16:
             return mx.array(array).view(mx.bfloat16)
         return mx.array(array, self.dtype)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from polyconv.arguments import NoRoomError, refuse
 from polyconv.axisplan import AxisPlan
@@ -180,25 +181,48 @@ def arranged(
     result: str,
     limit: int,
     others: Callable[[ConvPlan], list[ConvPlan]] | None = None,
+    *,
+    most: int | None = None,
+    otherwise: int | None = None,
 ) -> tuple[ConvPlan, Tiling | None]:
     """A plan of which no more than `limit` bytes are allocated at a time, and its tiles if any.
 
+    Args:
+        op (str): The name that errors are reported under.
+        plan (ConvPlan): What is taken, whole or in tiles, where it can be.
+        result (str): The kind of the map's result.
+        limit (int): In bytes.
+        others (callable, optional): Of the plan, those whose tiles do as well.
+        most (int, optional): The bytes that can be had here, whatever is asked for. Default: more
+            than any plan needs.
+        otherwise (int, optional): Bytes by which the call is computed without a plan.
+
     Raises:
-        ValueError: If the smallest tile of the plan, and of `others` than it, needs more.
+        NoRoomError: If the plan, whole and in its smallest tiles, and the smallest tile of `others`
+            need more. It tells the least of all these, so that is accepted, and nothing below.
     """
     if fits(plan, result, limit):
         return plan, None
+    whole_at_once = _most_elements(plan) <= INT32_MAX
+    least = [temporaries(plan, result)] if whole_at_once else []
+    least += [] if otherwise is None else [otherwise]
     found = tiled(plan, result, limit)
-    least = []
     rest = iter(others(plan) if others and isinstance(found, int) else [])
     while not isinstance(found, Tiling):
         least.append(found)
         other = next(rest, None)
         if other is None:
-            must = f"max_workspace must be at least {min(least)} bytes here"
-            refuse(op, must, str(limit), NoRoomError)
+            _refuse(op, min(least), limit, most)
         found = tiled(other, result, limit)
     return found.plan, found
+
+
+def _refuse(op: str, least: int, limit: int, most: int | None) -> NoReturn:
+    what, got = "max_workspace", limit
+    if most is not None and most < least:
+        what, got = "the memory that can be had", most
+    error = partial(NoRoomError, least=least)
+    refuse(op, f"{what} must be at least {least} bytes here", str(got), error)
 
 
 def tiled(plan: ConvPlan, result: str, limit: int) -> Tiling | int:

@@ -17,15 +17,17 @@ output channels or more groups of the same map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.arguments import NoRoomError
 from polyconv.correlation import correlate, spread
 from polyconv.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.devices import Device, Host
@@ -51,6 +53,8 @@ class Problem:
     """What to compute for which op, by which method, planned for which device, on which stream.
 
     `room` is what may be allocated, results included, and `max_workspace` without them, in bytes.
+    With a `max_workspace` of `least_otherwise` the call is not computed by a plan: what is told to
+    be enough is no more than that.
     """
 
     op: str
@@ -60,6 +64,7 @@ class Problem:
     stream: StreamOrDevice
     room: Room
     max_workspace: int | None = None
+    least_otherwise: int | None = None
 
 
 @contextmanager
@@ -145,6 +150,7 @@ def _bilinear(result: str, problem: Problem, planned: _Map | None = None) -> _Ma
     @compute.vjp
     def pull_back(arrays: Sequence[mx.array], cotangent: mx.array, _: Any) -> list[mx.array]:
         known = {result: cotangent, **dict(zip(kinds, arrays, strict=True))}
+        _check_room(kinds, problem)
         grads = []
         for kind in kinds:
             grad = _bilinear(kind, problem)(*[known[k] for k in "xwy" if k != kind])
@@ -221,7 +227,27 @@ def _prepared(result: str, problem: Problem) -> tuple[ConvPlan, Tiling | None]:
     kind = result if chosen.problem == problem.spec else "y"
     limit = workspace(problem.op, chosen.problem, kind, problem.room, problem.max_workspace)
     is_free = result == "y" and problem.method == "auto"
-    return arranged(problem.op, chosen, kind, limit, others_than if is_free else None)
+    return arranged(
+        problem.op,
+        chosen,
+        kind,
+        limit,
+        others_than if is_free else None,
+        most=workspace(problem.op, chosen.problem, kind, problem.room, None),
+        otherwise=problem.least_otherwise,
+    )
+
+
+def _check_room(results: Iterable[str], problem: Problem) -> None:
+    """Refuses by what needs most, if anything: the number told is then enough for all of them."""
+    errors = []
+    for result in results:
+        try:
+            _prepared(result, problem)
+        except NoRoomError as error:
+            errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: inf if error.least is None else error.least)
 
 
 def _plan_for(result: str, problem: Problem) -> ConvPlan:

@@ -18,7 +18,7 @@ METHODS = ("auto", "auto", "per_phase", "stacked", "taps", "native")
 # A method that is asked for by name cannot compute everything, and says why (docs/api.md).
 UNSUITED = (ValueError, r"\] method must suit the arguments; got ")
 # A bound that no tile keeps is refused with the least that does (docs/memory.md).
-NO_ROOM = (ValueError, r"\] max_workspace must be at least \d+ bytes")
+NO_ROOM = (ValueError, r"\] (max_workspace|the memory that can be had) must be at least \d+ bytes")
 
 TRANSPOSED = ("stride", "padding", "dilation", "output_padding", "groups")
 GENERAL = ("stride", "padding", "kernel_dilation", "input_dilation", "groups", "flip")

@@ -73,14 +73,20 @@ def test_options_of_plain_convolutions_are_one_or_one_per_axis():
 
 
 def test_float64_is_refused_wherever_mlx_has_no_kernel():
+    """By the methods that are convolutions of MLX's; `taps` is products (`test_float64.py`)."""
     x, w = (mx.ones(s).astype(mx.float64, stream=mx.cpu) for s in ((1, 4, 4, 2), (2, 2, 2, 1)))
-    for options in ({"groups": 2}, {"groups": 2, "kernel_dilation": 2}):
-        assert "dtype must be" in refused(polyconv.conv_general, x, w, **options, stream=mx.cpu)
+    for options in ({}, {"kernel_dilation": 2}, {"input_dilation": 2}):
+        for method in ("per_phase", "stacked", "native"):
+            named = {"groups": 2, "method": method, "stream": mx.cpu}
+            text = refused(polyconv.conv_general, x, w, **options, **named)
+            assert text.endswith(f"got {method!r}: MLX has no convolution of float64 here")
     flipped = {"groups": 2, "flip": True, "method": "native", "stream": mx.cpu}
-    assert "dtype must be" in refused(polyconv.conv_general, x[0], w[:, 0], **flipped)
-    y = polyconv.conv1d(x[0], w[:, 0], groups=2, stream=mx.cpu)
+    assert "no convolution of float64" in refused(polyconv.conv_general, x[0], w[:, 0], **flipped)
+    y = polyconv.conv1d(x[0], w[:, 0], groups=2, method="native", stream=mx.cpu)
     assert y.dtype == mx.float64
     assert mx.array_equal(y, mx.full(y.shape, 2.0), stream=mx.cpu).item()
+    with polyconv.planning_for("m4-max"):
+        assert "dtype must be" in refused(polyconv.conv_general, x, w, groups=2)
 
 
 @pytest.mark.parametrize("stride", [10**8, 2**31 - 1])

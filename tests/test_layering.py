@@ -49,8 +49,8 @@ ARROWS = {
     "room": ({"arguments", "device", "devices", "tiling"}, False),
     "tiles": ({"device", "identity", "slicing", "tiling"}, True),
     "transforms": (
-        {"spec", "correlation", "plan", "device", "devices", "execute", "packing", "slicing"}
-        | {"tiles", "tiling"},
+        {"arguments", "spec", "correlation", "plan", "device", "devices", "execute", "packing"}
+        | {"slicing", "tiles", "tiling"},
         True,
     ),
     "shared": ({"spec", "phases", "products", "slicing"}, True),
@@ -106,7 +106,7 @@ ARROWS = {
         | {"identity", "locking", "packing", "traversal"},
         True,
     ),
-    "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
+    "resampling": ({"arguments", "extension", "ops", "spec", "streaming"}, True),
     "sharding": ({"arguments", "spec", "phases"}, False),
     "messages": ({"arguments", "sharding", "slicing"}, True),
     "exchanging": ({"arguments", "messages", "sharding", "slicing"}, True),

@@ -15,6 +15,8 @@ from polyconv.extension import MODES
 
 signal = pytest.importorskip("scipy.signal")
 
+PADS = (*MODES, "mean", "median", "minimum", "maximum")
+
 
 def drawn(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -48,20 +50,70 @@ def test_upfirdn_is_scipy_s_over_its_parameters(mode):
 def test_resample_poly_is_scipy_s_over_its_parameters():
     rng = random.Random(0)
     windows = (("kaiser", 5.0), ("kaiser", 2.0), "hamming", "hann", "blackman", "boxcar", "cosine")
-    pads = (*MODES, "mean", "median", "minimum", "maximum")
     for seed in range(150):
         shape = [rng.randint(1, 3) for _ in range(rng.randint(0, 2))]
         axis = rng.randint(0, len(shape))
         shape.insert(axis, rng.randint(2, 60))
         up, down = rng.randint(1, 12), rng.randint(1, 12)
         window = rng.choice((*windows, drawn(2 * rng.randint(1, 20) + 1, seed=seed)))
-        padtype = rng.choice(pads)
+        padtype = rng.choice(PADS)
         cval = 0.7 if padtype == "constant" and rng.random() < 0.5 else None
         x = drawn(*shape, seed=seed)
         expected = signal.resample_poly(x, up, down, axis, window, padtype, cval)
         got = polyconv.resample_poly(mx.array(x), up, down, axis, window, padtype, cval)
         loose = padtype in ("smooth", "line", "antireflect")
         close(got, expected, 1e-4 if loose else 2e-5)
+
+
+def test_a_constant_of_halves_stays_one():
+    """By hand: of a constant each padtype that goes on with it makes the same constant."""
+    for dtype in (mx.float16, mx.bfloat16):
+        for amplitude in (6000, 33_000, 64_000):
+            x = mx.full((12,), amplitude, dtype)
+            for padtype in ("edge", "wrap", "mean", "median", "minimum", "maximum"):
+                y = polyconv.resample_poly(x, 3, 2, padtype=padtype)
+                # The taps of a phase add up to 1 but for a thousandth.
+                assert mx.abs(y / x[0] - 1).max().item() < 0.01, (padtype, amplitude)
+            assert mx.array_equal(polyconv.upfirdn([1.0], x, mode="smooth"), x)
+
+
+def half_judged(seed, rng):
+    """`resample_poly` or `upfirdn` of random halves, and by SciPy of the same in float64."""
+    padtype, dtype = PADS[seed % len(PADS)], rng.choice((mx.float16, mx.bfloat16))
+    up, down, n = rng.randint(1, 7), rng.randint(1, 7), rng.randint(2, 40)
+    numbers = np.random.default_rng(seed)
+    amplitude, shape = rng.choice((1, 6000, 33_000)), (n, rng.randint(1, 3))
+    # Of both signs, or near one number, where what lies beyond the ends cancels.
+    x = numbers.uniform(-1, 1, shape) if rng.random() < 0.6 else 1 - numbers.uniform(0, 0.01, shape)
+    x = mx.array((amplitude * x).astype(np.float32)).astype(dtype)
+    given = np.array(x.astype(mx.float32)).astype(np.float64)
+    if padtype in MODES and rng.random() < 0.3:
+        h = drawn(rng.randint(1, 30), seed=seed) / 4
+        options = (up, down, 0, padtype)
+        return x, polyconv.upfirdn(h, x, *options), signal.upfirdn(h.astype(float), given, *options)
+    expected = signal.resample_poly(given, up, down, padtype=padtype)
+    return x, polyconv.resample_poly(x, up, down, padtype=padtype), expected
+
+
+@pytest.mark.parametrize("cases", [390, pytest.param(13_000, marks=pytest.mark.slow)])
+def test_halves_are_rounded_once(cases):
+    """The result's own rounding, 2^-11 or 2^-8 of it, and float32's of what is summed.
+
+    The latter was 2^-23.9 of the largest number at most in 3,000 cases; 2^-21 is asked for.
+    """
+    rng = random.Random(0)
+    for seed in range(cases):
+        x, y, expected = half_judged(seed, rng)
+        assert y.dtype == x.dtype
+        is_half = x.dtype == mx.float16
+        got = np.array(y.astype(mx.float32)).astype(np.float64)
+        largest = max(np.abs(expected).max(), mx.abs(x).max().item())
+        near = (2.0**-11 if is_half else 2.0**-8) * abs(expected) + 2.0**-21 * largest
+        near = near + (2.0**-25 if is_half else 0)  # half of the least number above 0
+        # float16 ends at 65504, and what is nearer to 65536 is infinity.
+        most = 65_520 if is_half else np.inf
+        right = (abs(got - expected) <= near) | (abs(expected) + near >= most) & np.isinf(got)
+        assert right.all(), f"{seed}: {got[~right][:3]} where {expected[~right][:3]} is right"
 
 
 def test_audio_rates():
@@ -81,9 +133,33 @@ def test_gradients_are_the_transpose():
     assert mx.grad(lambda x: polyconv.resample_poly(x, 2, 3, 1).sum())(x).shape == x.shape
 
 
-def test_nothing_to_do_is_the_signal_itself():
+def test_nothing_to_do_is_a_signal_of_the_same_numbers():
     x = mx.array(drawn(7))
-    assert mx.array_equal(polyconv.resample_poly(x, 3, 3), x)
+    y = polyconv.resample_poly(x, 3, 3)
+    assert mx.array_equal(y, x)
+    y *= 0  # in place, on the array object
+    assert mx.array_equal(x, mx.array(drawn(7)))
+    assert mx.array_equal(mx.grad(lambda x: polyconv.resample_poly(x, 3, 3).sum())(x), mx.ones(7))
+
+
+@pytest.mark.parametrize("padtype", PADS)
+def test_empty_axes_beside_the_resampled_one_are_scipy_s(padtype):
+    for shape, axis in (((10, 0), 0), ((0, 10), 1), ((0, 10, 3), 1), ((3, 10, 0), 1)):
+        x = mx.zeros(shape)
+        with np.errstate(all="ignore"):
+            expected = signal.resample_poly(np.zeros((10,)), 3, 2).shape[0]
+        y = polyconv.resample_poly(x, 3, 2, axis, padtype=padtype)
+        assert y.shape == (*shape[:axis], expected, *shape[axis + 1 :])
+        assert polyconv.resample_poly(x, 2, 2, axis, padtype=padtype).shape == shape
+        loss = lambda x, axis=axis: polyconv.resample_poly(x, 3, 2, axis, padtype=padtype).sum()  # noqa: E731
+        assert mx.grad(loss)(x).shape == shape
+        if padtype in MODES:
+            right = signal.upfirdn([1.0, 2.0], np.zeros((10,)), 3, 2).shape[0]
+            y = polyconv.upfirdn([1.0, 2.0], x, 3, 2, axis, padtype)
+            assert y.shape == (*shape[:axis], right, *shape[axis + 1 :])
+        with pytest.raises(ValueError, match="x must have a sample along the axis; got none"):
+            polyconv.resample_poly(x, 3, 2, shape.index(0), padtype=padtype)
+    assert signal.resample_poly(np.zeros((10, 0)), 3, 2).shape == (15, 0)
 
 
 @settings(max_examples=80, deadline=None)

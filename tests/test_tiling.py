@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import peak
 import pytest
 import sweep
-from cases import integers
+from cases import draw_case, integers
 from test_plan import transposed
 
 import polyconv
@@ -104,6 +106,69 @@ def test_a_limit_of_one_tile_is_told_and_is_enough():
         polyconv.conv_transpose1d(x, w, 2, max_workspace=least - 1)
 
 
+def drawn_limited(rng):
+    """A function of a limit: a call, or the gradients of one, or one with one filter for all."""
+    kind = rng.choice(("call", "call", "gradients", "packed", "one filter"))
+    if kind == "one filter":
+        channels = rng.randint(2, 9)
+        x, h = integers(rng.randint(1, 3), rng.randint(20, 300), channels), integers(1, 12, 1)
+        stride = rng.randint(1, 4)
+        return lambda n: polyconv.conv_transpose1d(x, h, stride, groups=channels, max_workspace=n)
+    case = draw_case(rng.choice)
+    while not case.has_output:
+        case = draw_case(rng.choice)
+    x, w = (mx.array(a).astype(getattr(mx, case.dtype)) for a in case.data())
+    method = rng.choice(("auto", "auto", "auto", "per_phase", "taps"))
+    call = lambda x, w, n=None: case.call(x, w, method, max_workspace=n)  # noqa: E731
+    if kind == "call":
+        return lambda n: call(x, w, n)
+    if kind == "packed":
+        return lambda n: call(x, polyconv.pack(w), n)
+    y = call(x, w)
+    return lambda n: mx.vjp(lambda x, w: call(x, w, n), [x, w], [y])
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("planned_for", [None, "m4-max"])
+def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases, monkeypatch):
+    """Accepted is what is planned: nothing is computed here."""
+
+    def planned(tiling, *_):
+        spec = tiling.plan.problem
+        x = (spec.batch, *[axis.size for axis in spec.axes], spec.in_channels)
+        kernel = [axis.kernel_size for axis in spec.axes]
+        w = (spec.out_channels, *kernel, spec.in_channels // spec.groups)
+        return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
+
+    monkeypatch.setattr("polyconv.transforms.assembled", planned)
+    rng, told = random.Random(planned_for), 0
+    while told < cases:
+        call = drawn_limited(rng)
+        with polyconv.planning_for(planned_for) if planned_for else nullcontext():
+            least, known = 1, []
+            while least:  # that of a gradient is told once the call itself is accepted
+                try:
+                    call(least)
+                    break
+                except NoRoomError as error:
+                    least = int(str(error).split("at least ")[1].split(" bytes")[0])
+                    known.append(least)
+            for each in known:
+                with pytest.raises(NoRoomError, match=f"least {each} bytes here; got {each - 1}"):
+                    call(each - 1)
+            assert len(known) <= 2  # of the call, and of both gradients
+            told += bool(known)
+
+
+def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch):
+    x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
+    result = 602 * 2 * 6 * 4
+    monkeypatch.setattr("polyconv.calls.room_on", lambda _: Room(MANY, result + 400))
+    for most in (None, 100, MANY):
+        with pytest.raises(NoRoomError, match=r"^\[conv_transpose1d\] the memory that can be had"):
+            polyconv.conv_transpose1d(x, w, 2, max_workspace=most)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1"])
 def test_what_is_no_limit_is_refused(wrong):
     x, w = integers(2, 30, 4), integers(6, 4, 4)
@@ -191,6 +256,70 @@ def test_gradients_in_tiles_of_views(dtype):
         found = mx.grad(lambda a, w, f=loss: f(a, w, max_workspace=LIMIT), (0, 1))(a, w)
         for ours, expected in zip(found, mx.grad(loss, (0, 1))(a, w), strict=True):
             assert same(ours, expected)
+
+
+def drawn_view(rng, shape):
+    """An array and a view of it, of this shape: axes reversed, strided, broadcast, exchanged."""
+    sizes, index = [], []
+    order = rng.sample(range(len(shape)), len(shape))
+    for size in [shape[axis] for axis in order]:
+        step = rng.choice((1, 2, 3)) * rng.choice((1, -1))
+        kinds = ((size, slice(None)), (1, slice(None)), (size + 2, slice(size, 0, -1)))
+        have, taken = rng.choice((*kinds, (abs(step) * size, slice(None, None, step))))
+        sizes.append(have)
+        index.append(taken)
+    back = [order.index(axis) for axis in range(len(shape))]
+    view = lambda a: mx.broadcast_to(a[tuple(index)].transpose(back), shape)  # noqa: E731
+    return integers(*sizes, seed=rng.randrange(2**30)), view
+
+
+def drawn_call(rng):
+    """A function of two arrays, a convolution of views of them, and the arrays."""
+    ndim, groups = rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
+    size = [rng.randint(1, 30 if ndim == 1 else 8) for _ in range(ndim)]
+    kernel = [rng.randint(1, 3) for _ in range(ndim)]
+    stride = tuple(rng.randint(1, 4) for _ in range(ndim))
+    reads, makes = rng.choice((1, 2, 5)), rng.choice((1, 3, 6))
+    x, as_x = drawn_view(rng, (rng.randint(1, 3), *size, groups * reads))
+    w, as_w = drawn_view(rng, (groups * makes, *kernel, reads))
+    op = getattr(polyconv, f"conv_transpose{ndim}d")
+    return (lambda x, w, **more: op(as_x(x), as_w(w), stride, groups=groups, **more)), x, w
+
+
+def tiled_gradients(rng, call, x, w, y):
+    """By the least that is told to be enough, or somewhat more."""
+    limit = 1
+    while True:
+        loss = lambda x, w, n=limit: (call(x, w, max_workspace=n) * y).sum()  # noqa: E731
+        try:
+            return mx.grad(loss, (0, 1))(x, w)
+        except NoRoomError as error:
+            least = int(str(error).split("at least ")[1].split()[0])
+            assert least > limit
+            limit = int(least * rng.choice((1, 1.5)))
+
+
+@pytest.mark.parametrize("cases", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_tiled_gradients_of_random_views(cases):
+    """By `==` with those of the whole, of integers, which `sweep.py` compares with NumPy's."""
+    rng = random.Random(5)
+    for case in range(cases):
+        call, x, w = drawn_call(rng)
+        y = integers(*call(x, w).shape, seed=case)
+        dtype = rng.choice((mx.float32, mx.float32, mx.float16, mx.bfloat16))
+        x, w, y = (mx.clip(a, -1, 1).astype(dtype) for a in (x, w, y))
+        expected = mx.vjp(call, [x, w], [y])[1]
+        for ours, right in zip(tiled_gradients(rng, call, x, w, y), expected, strict=True):
+            assert same(ours, right), case
+
+
+def test_gradients_in_tiles_of_one_backward_sample():
+    """NumPy calls a view contiguous whose axis of one sample has a negative stride."""
+    x, w = integers(1, 28, 5), integers(6, 2, 5, seed=1)
+    loss = lambda x, w, **more: polyconv.conv_transpose1d(x[:, ::-1], w, 4, **more).sum()  # noqa: E731
+    tiled_loss = lambda x, w: loss(x, w, max_workspace=15_386)  # noqa: E731
+    for ours, right in zip(mx.grad(tiled_loss, (0, 1))(x, w), mx.grad(loss, (0, 1))(x, w)):
+        assert same(ours, right)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
