@@ -153,7 +153,7 @@ def _is_filtered(op: str, problem: spec.ConvSpec, channels: int, where: _Where) 
     On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
     """
     _, device, _, room, max_workspace = where
-    if not is_short(problem.axes[0]):
+    if problem.is_empty or not is_short(problem.axes[0]):
         return False
     of_all = replace(problem, in_channels=channels, out_channels=channels, groups=channels)
     limit = workspace(op, of_all, "y", room, max_workspace)

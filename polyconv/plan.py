@@ -85,6 +85,13 @@ class ConvPlan:
         """Whether it is the problem as it stands, for MLX's own op."""
         return self.axes[0].native
 
+    @property
+    def is_for_any_size(self) -> bool:
+        """Whether MLX is given the very problem, in terms that hold for inputs of any size."""
+        unread = any(axis.axis != whole for axis, whole in zip(self.axes, self.problem.axes))
+        cropped = any(min(a.padding_lo, a.padding_hi) < 0 for a in self.problem.axes)
+        return self.is_native and not unread and not cropped
+
     @cached_property
     def is_zero(self) -> bool:
         """Whether no convolution is needed, as every output is zero, or there is none."""

@@ -10,7 +10,9 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import arguments, ops
+from polyconv.device import is_exporting
 from polyconv.extension import MODES, Array, beyond
+from polyconv.slicing import of_this_shape
 from polyconv.streaming import stream_flush, stream_init, stream_step
 
 Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"
@@ -309,6 +311,8 @@ def _resampled(
     lo, n_out = ends
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
     lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
+    if is_exporting():  # the padding is that of this length
+        lines = of_this_shape(lines)
     if mode != "constant" or cval:
         n, reach = x.shape[axis], (n_out - 1) * down + taps.shape[0] - 1 - lo
         before, behind = max(0, -(-lo // up)), max(0, reach // up - (n - 1))

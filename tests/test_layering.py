@@ -101,7 +101,7 @@ ARROWS = {
         | {"locking", "packing", "traversal"},
         True,
     ),
-    "resampling": ({"arguments", "extension", "ops", "streaming"}, True),
+    "resampling": ({"arguments", "device", "extension", "ops", "slicing", "streaming"}, True),
     "sharding": ({"arguments", "spec", "phases"}, False),
     "messages": ({"arguments", "sharding", "slicing"}, True),
     "exchanging": ({"arguments", "messages", "sharding", "slicing"}, True),
