@@ -21,6 +21,7 @@ from polyconv.axisplan import (
     native_axis,
     per_phase_axis,
     stacked_axis,
+    zero_axis,
 )
 from polyconv.cost import Cost, si
 from polyconv.devices import CPU, Device, Host, Metal
@@ -95,8 +96,7 @@ class ConvPlan:
     @cached_property
     def is_zero(self) -> bool:
         """Whether no convolution is needed, as every output is zero, or there is none."""
-        nothing = self.problem.is_empty or 0 in self.problem.output_shape
-        return nothing or not all(axis.phases for axis in self.axes)
+        return self.problem.is_empty or not all(axis.phases for axis in self.axes)
 
     @cached_property
     def subconvs(self) -> tuple[SubConv, ...]:
@@ -248,8 +248,6 @@ def _stays_native(direct: ConvPlan) -> bool:
     """
     if direct.problem.is_input_dilated:
         return False
-    if direct.is_zero:
-        return True
     if direct.metal is None:
         return False
     return not direct.problem.flip and direct.first.issued.is_safe
@@ -310,11 +308,20 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     )
 
 
+def _nothing(spec: ConvSpec, method: str, device: Device) -> ConvPlan:
+    """The plan of a problem that is empty, of which no phase is looked for."""
+    return _plan_of(spec, method, [zero_axis(axis) for axis in spec.axes], device)
+
+
 def _lower_per_phase(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    if spec.is_empty:
+        return _nothing(spec, "per_phase", device)
     return _plan_of(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
 
 
 def _lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    if spec.is_empty:
+        return _nothing(spec, "stacked", device)
     axes = []
     for axis in spec.axes:
         lowered = stacked_axis(axis)
@@ -345,6 +352,8 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
     read is a slice of the padded input where frames advance by one sample, and can always be
     gathered; which is less work depends on the margins.
     """
+    if spec.is_empty:
+        return [_nothing(spec, "taps", device)]
     cuts: list[list[AxisPlan]] = []
     for axis in spec.axes:
         own, shared = grouped_axis(axis), stacked_axis(axis)
