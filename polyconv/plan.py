@@ -189,10 +189,10 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
 
     Returns:
         ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
-        input dilation; on Metal it is taken there if its kernel is safe and need not be flipped,
-        and else the cheapest of those methods that need at most `MOST_MACS` times the ideal
-        arithmetic, if any does. Ideal are the multiply-accumulates of all phases with their own
-        taps and the channels as they are.
+        input dilation, on CUDA if nothing is flipped either; on Metal it is taken there if its
+        kernel is safe and need not be flipped, and else the cheapest of those methods that need at
+        most `MOST_MACS` times the ideal arithmetic, if any does. Ideal are the
+        multiply-accumulates of all phases with their own taps and the channels as they are.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
@@ -256,10 +256,11 @@ def _stays_native(direct: ConvPlan) -> bool:
 def _competes(direct: ConvPlan) -> bool:
     """Whether `auto` may take MLX's own convolution for its cost.
 
-    On a CPU not where it would multiply inserted zeros; cuDNN does not, and nothing is unfolded.
+    On a CPU not where it would multiply inserted zeros, on CUDA not where it may be wrong.
     """
-    on_cuda = direct.device.name == "cuda"
-    return on_cuda or (direct.metal is None and not direct.problem.is_input_dilated)
+    if direct.device.name == "cuda":
+        return not _shares_plans_on_cuda(direct.problem)
+    return direct.metal is None and not direct.problem.is_input_dilated
 
 
 def _suits(candidate: ConvPlan) -> bool:
@@ -281,6 +282,8 @@ def _explained(
 
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
+    if direct.device.name == "cuda" and _shares_plans_on_cuda(direct.problem):
+        return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     if direct.metal is None and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"
     if direct.metal is None:
@@ -414,6 +417,17 @@ def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         if axis.input_dilation > 1 and max(common) > INT32_MAX:
             return Rejection("native", "MLX counts common multiples of its steps in int32")
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
+
+
+def _shares_plans_on_cuda(spec: ConvSpec) -> bool:
+    """Whether it may be computed by cuDNN's plan for another stride: all transposed ones.
+
+    MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip, and
+    not by input dilation (mlx/backend/cuda/conv.cpp). Of two calls that differ in it alone the
+    later one runs the plan of the earlier one, whoever made it. A transposed convolution of stride
+    1 is such a call as well: it is flipped as the others are. Others neither dilate nor flip.
+    """
+    return spec.is_input_dilated or spec.flip
 
 
 def _is_misread_on_cuda(spec: ConvSpec) -> bool:
