@@ -102,8 +102,10 @@ The same from Python: `polyconv.explain(op, input, weight, ...)` returns an obje
 prints a dict, and `--batch ROWS.JSONL` predicts `path` and `unfold_bytes` of recorded calls, one JSON
 object a line. `--model module:factory --input 1,80,128` runs what the factory makes on zeros and
 explains each transposed convolution that it calls, largest first, under a table with totals, but
-for calls through a name imported from `mlx.core`; `polyconv.explain_model(model, shape)` returns the
-same explanations as a list. `with polyconv.planning_for("m4-max"):` plans as
+for calls through a name imported from `mlx.core`. A model that begins with an embedding takes tokens:
+`--input 1,128:int32:0..1000` gives it ints from 0 up to 999. `polyconv.explain_model(model, ...)`
+returns the same explanations as a list, of a shape or an array for each argument:
+`polyconv.explain_model(model, mx.zeros((1, 128), mx.int32))`. `with polyconv.planning_for("m4-max"):` plans as
 if on that device and runs on the present one, with the same numbers. `polyconv doctor` prints which
 MLX, device, BLAS and kernel rules are in force.
 """
@@ -150,7 +152,10 @@ option is an int, or a list with one int per spatial axis. Exit code 2 is a usag
 COMMANDS = {
     "explain": (
         "Says what each method would do with a call on a Mac, which is taken, and why; computes nothing. "
-        "[How to read what it prints](explain.md)."
+        "[How to read what it prints](explain.md). With `--model` there is an `--input` for each argument "
+        "of the model, in order. Behind its shape may stand a dtype, else that of `--dtype`, and behind "
+        "that a range of ints, else it is zeros: `--input 1,128:int32:0..1000` is 1 by 128 ints from 0 up "
+        "to 999, the tokens of a vocabulary of 1,000, as a model takes them that begins with an embedding."
     ),
     "bench": (
         "Times MLX's own op and every method, here; `--calibrate` measures what `auto` weighs methods by "

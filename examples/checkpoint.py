@@ -34,7 +34,7 @@ def load_checkpoint(generator: Generator, path: Path) -> None:
 
     Raises:
         ValueError: if the file cannot be read safely, or a tensor is missing, unexpected,
-            not finite or of the wrong shape; the sentence names the file and the key.
+            not finite in float32 or of the wrong shape; the sentence names the file and the key.
         OSError: if the file cannot be opened.
     """
     raw = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
@@ -76,11 +76,22 @@ def _normalised(g: np.ndarray, v: np.ndarray, g_key: str) -> np.ndarray:
     if g.shape != per_row:
         raise ValueError(f"{g_key} has shape {g.shape} where {per_row} was expected")
     rest = tuple(range(1, v.ndim))
-    norm = np.sqrt(np.sum(np.square(v, dtype=np.float64), axis=rest, keepdims=True))
+    with np.errstate(over="ignore"):
+        norm = np.sqrt(np.sum(np.square(v, dtype=np.float64), axis=rest, keepdims=True))
     if not norm.all():
         raise ValueError(f"{g_key} scales a direction of length zero")
-    weight: np.ndarray = (g * (v / norm)).astype(np.float32)
-    return weight
+    if np.isinf(norm).any():
+        raise ValueError(f"{g_key} scales a direction of a length that is not finite")
+    return _as_float32(f"{g_key} times its direction", g * (v / norm))
+
+
+def _as_float32(name: str, tensor: np.ndarray) -> np.ndarray:
+    """What is loaded must be finite, and a float64 may be so and too large for a float32."""
+    with np.errstate(over="ignore"):
+        cast: np.ndarray = tensor.astype(np.float32)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"{name} holds values that are not finite in float32")
+    return cast
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -89,6 +100,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         # NumPy has no bfloat16, and every tensor of a generator is a float anyway.
         arrays: Any = mx.load(str(path), format="safetensors")
+        for key, value in arrays.items():
+            if value.dtype == mx.complex64:
+                raise ValueError(f"{key} is complex")
         return {key: np.array(value.astype(mx.float32)) for key, value in arrays.items()}
     except (RuntimeError, ValueError) as error:  # MLX's, or that of a name that is no text
         reason = " ".join(str(error).split())[:200]
@@ -119,9 +133,8 @@ def _to_mlx(generator: Generator, tensors: Arrays) -> list[tuple[str, mx.array]]
         wanted = _torch_shape(name, expected[name])
         if tensor.shape != wanted:
             raise ValueError(f"{name} has shape {tensor.shape} where {wanted} was expected")
-        if not np.isfinite(tensor).all():
-            raise ValueError(f"{name} holds values that are not finite")
-    return [(name, mx.array(_to_mlx_layout(name, tensor))) for name, tensor in tensors.items()]
+    cast = {name: _as_float32(name, tensor) for name, tensor in tensors.items()}
+    return [(name, mx.array(_to_mlx_layout(name, tensor))) for name, tensor in cast.items()]
 
 
 def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -133,7 +146,6 @@ def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _to_mlx_layout(name: str, tensor: np.ndarray) -> np.ndarray:
     """Conv1d (O, C, K) to (O, K, C); ConvTranspose1d (C, O, K) to (O, K, C)."""
-    tensor = tensor.astype(np.float32)
     if tensor.ndim != 3:
         return tensor
     axes = (1, 2, 0) if name.startswith("ups.") else (0, 2, 1)

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="what each method does with a convolution, which is taken, and why"
     )
     explain.set_defaults(run=_explain)
-    _add_call(explain, OPS)
+    told = "the shape of x; with --model of each argument, also of ints, as 1,128:int32:0..1000"
+    _add_call(explain, OPS, _typed, told)
     explain.add_argument("--device", choices=DEVICES, help="default: this Mac, else m4-max")
     explain.add_argument(
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
@@ -80,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--model",
         metavar="MODULE:FACTORY",
-        help="run what the factory makes, once, on zeros of the shapes of --input",
+        help="run what the factory makes, once, on zeros, or ints, as each --input says",
     )
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
     timing.set_defaults(read_call=_call)
-    _add_call(timing, benching.OPS)
+    _add_call(timing, benching.OPS, _ints)
     benching.add(timing)
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))
@@ -93,11 +94,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_call(command: argparse.ArgumentParser, ops: Sequence[str]) -> None:
+def _add_call(
+    command: argparse.ArgumentParser,
+    ops: Sequence[str],
+    read_input: Callable[[str], Any],
+    told: str = "the shape of x",
+) -> None:
     command.add_argument("op", nargs="?", choices=ops)
-    command.add_argument(
-        "--input", type=_ints, metavar="N,S,C", action="append", help="the shape of x"
-    )
+    command.add_argument("--input", type=read_input, metavar="N,S,C", action="append", help=told)
     command.add_argument("--weight", type=_ints, metavar="O,K,C", help="the shape of w")
     for name in _OPTIONS:
         command.add_argument(f"--{name.replace('_', '-')}", type=_ints, metavar="INTS")
@@ -114,6 +118,24 @@ def _ints(text: str) -> Any:
 _ints.__name__ = "ints"  # what argparse calls a value that it cannot read
 
 
+def _typed(text: str) -> tuple[Any, str | None, tuple[int, int] | None]:
+    """`1,128:int32:0..1000`, of which the dtype, or the range behind it, may be left out."""
+    shape, *more = text.split(":")
+    dtype = more[0] if more else None
+    bounds = more[1].split("..") if len(more) > 1 else None
+    if len(more) > 2 or (bounds and len(bounds) != 2):
+        raise ValueError
+    return _ints(shape), dtype, (int(bounds[0]), int(bounds[1])) if bounds else None
+
+
+_typed.__name__ = "shape"
+
+
+def _argument(shape: Any, dtype: str | None, bounds: tuple[int, int] | None) -> Any:
+    """An argument of a model: its shape, if it says no more."""
+    return _listed(shape) if dtype is None else tracing.example(_listed(shape), dtype, bounds)
+
+
 def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.op is None or args.input is None or args.weight is None:
         raise ValueError("needs an op, --input and --weight")
@@ -122,7 +144,12 @@ def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     lo, hi = options.pop("padding_lo", None), options.pop("padding_hi", None)
     if lo is not None or hi is not None:
         options["padding"] = (_listed(lo), _listed(hi))
-    shapes = (_listed(args.input[-1]), _listed(args.weight))
+    given = args.input[-1]
+    if args.command == "explain":
+        given, *typed = given
+        if typed != [None, None]:
+            raise ValueError("an op takes one --dtype; only --model takes that of an input")
+    shapes = (_listed(given), _listed(args.weight))
     return (args.op, *shapes), {"dtype": args.dtype, **options}
 
 
@@ -162,9 +189,9 @@ def _print_model(args: argparse.Namespace) -> None:
         raise ValueError("--model takes no op and no --weight")
     sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
     model = getattr(importlib.import_module(module), factory)()
-    shapes = [_listed(shape) for shape in args.input]
+    given = [_argument(*each) for each in args.input]
     try:
-        told = tracing.explain_model(model, *shapes, dtype=args.dtype, device=args.device)
+        told = tracing.explain_model(model, *given, dtype=args.dtype, device=args.device)
     except Exception as error:  # the model's own, of any kind
         raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
     if args.json:

@@ -9,7 +9,7 @@ import numbers
 import operator
 import reprlib
 from collections.abc import Callable, Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _LONGEST_SHOWN = 80
 _LONGEST = 290
@@ -189,13 +189,16 @@ def _groups(op: str, value: object) -> int:
     return count(op, "groups", value)
 
 
-def sizes(op: str, name: str, value: object) -> tuple[int, ...]:
+def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:
     """Reads a shape."""
+    must = f"{name} must be a shape, ints in a list or tuple"
+    if is_array(value) and (value.ndim > 1 or _size(value) > _LONGEST_READ):
+        refuse(op, must, f"an array of shape {tuple(value.shape)}")
     items = _items(value)
     ints = [_int(item) for item in items] if items is not None else [None]
     read = tuple(number for number in ints if number is not None)
     if len(read) < len(ints):
-        refuse(op, f"{name} must be a shape, ints in a list or tuple", shown(value))
+        refuse(op, must, shown(value))
     if min(read, default=0) < 0:
         refuse(op, f"sizes of {name} must be at least 0", shown(value))
     for number in read:
@@ -253,6 +256,11 @@ def _int(value: object) -> int | None:
 def _check_64_bits(op: str, name: str, number: int) -> None:
     if not -_MOST < number < _MOST:
         refuse(op, f"{name} must fit in 64 bits", shown(number))
+
+
+def is_array(value: Any) -> bool:
+    """Whether it has axes, as the arrays of all libraries have."""
+    return isinstance(getattr(value, "ndim", None), int) and hasattr(value, "shape")
 
 
 def _items(value: object) -> Sequence[object] | None:

@@ -251,6 +251,11 @@ def native_axis(axis: Axis) -> AxisPlan:
     return AxisPlan(axis, (whole,), 1, axis.output_size, native=True)
 
 
+def zero_axis(axis: Axis) -> AxisPlan:
+    """The axis of a problem that has no product: all phases are zero."""
+    return _from_origin(axis, (), crop_lo=0, stacked=False)
+
+
 @lru_cache(64)
 def per_phase_axis(axis: Axis) -> AxisPlan:
     """One convolution per phase, each with its own taps and no others."""

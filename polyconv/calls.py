@@ -164,7 +164,7 @@ def _filter_needs(
     _, device, _, room, max_workspace, _ = where
     of_all = _of_all_channels(problem, channels)
     limit = workspace(op, of_all, "y", room, max_workspace)
-    if device.name == "cuda" or not is_short(problem.axes[0]):
+    if device.name == "cuda" or problem.is_empty or not is_short(problem.axes[0]):
         return limit, None
     itemsize = spec.ITEMSIZE[problem.dtype]
     return limit, temporaries(problem.axes[0], problem.batch, channels, itemsize)

@@ -120,7 +120,8 @@ def exporting() -> Iterator[None]:
     """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
 
     What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
-    unfold the weight's.
+    unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it:
+    right is MLX's own op, traced at a length of which the windows read every sample.
     """
     token = _EXPORTING.set(True)
     try:

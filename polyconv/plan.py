@@ -21,6 +21,7 @@ from polyconv.axisplan import (
     native_axis,
     per_phase_axis,
     stacked_axis,
+    zero_axis,
 )
 from polyconv.cost import Cost, si
 from polyconv.devices import CPU, Device, Host, Metal
@@ -85,11 +86,17 @@ class ConvPlan:
         """Whether it is the problem as it stands, for MLX's own op."""
         return self.axes[0].native
 
+    @property
+    def is_for_any_size(self) -> bool:
+        """Whether MLX is given the very problem, in terms that hold for inputs of any size."""
+        unread = any(axis.axis != whole for axis, whole in zip(self.axes, self.problem.axes))
+        cropped = any(min(a.padding_lo, a.padding_hi) < 0 for a in self.problem.axes)
+        return self.is_native and not unread and not cropped
+
     @cached_property
     def is_zero(self) -> bool:
         """Whether no convolution is needed, as every output is zero, or there is none."""
-        nothing = self.problem.is_empty or 0 in self.problem.output_shape
-        return nothing or not all(axis.phases for axis in self.axes)
+        return self.problem.is_empty or not all(axis.phases for axis in self.axes)
 
     @cached_property
     def subconvs(self) -> tuple[SubConv, ...]:
@@ -182,10 +189,10 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
 
     Returns:
         ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
-        input dilation; on Metal it is taken there if its kernel is safe and need not be flipped,
-        and else the cheapest of those methods that need at most `MOST_MACS` times the ideal
-        arithmetic, if any does. Ideal are the multiply-accumulates of all phases with their own
-        taps and the channels as they are.
+        input dilation, on CUDA if nothing is flipped either; on Metal it is taken there if its
+        kernel is safe and need not be flipped, and else the cheapest of those methods that need at
+        most `MOST_MACS` times the ideal arithmetic, if any does. Ideal are the
+        multiply-accumulates of all phases with their own taps and the channels as they are.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
@@ -268,8 +275,6 @@ def _stays_native(direct: ConvPlan) -> bool:
     """
     if direct.problem.is_input_dilated:
         return False
-    if direct.is_zero:
-        return True
     if direct.metal is None:
         return False
     return not direct.problem.flip and direct.first.issued.is_safe
@@ -278,12 +283,13 @@ def _stays_native(direct: ConvPlan) -> bool:
 def _competes(direct: ConvPlan) -> bool:
     """Whether `auto` may take MLX's own convolution for its cost.
 
-    On a CPU not where it would multiply inserted zeros; cuDNN does not, and nothing is unfolded.
+    On a CPU not where it would multiply inserted zeros, on CUDA not where it may be wrong.
     """
     if _is_by_taps_alone(direct.problem, direct.device):
         return False
-    on_cuda = direct.device.name == "cuda"
-    return on_cuda or (direct.metal is None and not direct.problem.is_input_dilated)
+    if direct.device.name == "cuda":
+        return not _shares_plans_on_cuda(direct.problem)
+    return direct.metal is None and not direct.problem.is_input_dilated
 
 
 def _suits(candidate: ConvPlan) -> bool:
@@ -305,6 +311,8 @@ def _explained(
 
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
+    if direct.device.name == "cuda" and _shares_plans_on_cuda(direct.problem):
+        return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     if direct.metal is None and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"
     if direct.metal is None:
@@ -332,11 +340,20 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
     )
 
 
+def _nothing(spec: ConvSpec, method: str, device: Device) -> ConvPlan:
+    """The plan of a problem that is empty, of which no phase is looked for."""
+    return _plan_of(spec, method, [zero_axis(axis) for axis in spec.axes], device)
+
+
 def _lower_per_phase(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    if spec.is_empty:
+        return _nothing(spec, "per_phase", device)
     return _plan_of(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
 
 
 def _lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
+    if spec.is_empty:
+        return _nothing(spec, "stacked", device)
     axes = []
     for axis in spec.axes:
         lowered = stacked_axis(axis)
@@ -367,6 +384,8 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
     read is a slice of the padded input where frames advance by one sample, and can always be
     gathered; which is less work depends on the margins.
     """
+    if spec.is_empty:
+        return [_nothing(spec, "taps", device)]
     cuts: list[list[AxisPlan]] = []
     for axis in spec.axes:
         own, shared = grouped_axis(axis), stacked_axis(axis)
@@ -427,6 +446,17 @@ def _lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         if axis.input_dilation > 1 and max(common) > INT32_MAX:
             return Rejection("native", "MLX counts common multiples of its steps in int32")
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
+
+
+def _shares_plans_on_cuda(spec: ConvSpec) -> bool:
+    """Whether it may be computed by cuDNN's plan for another stride: all transposed ones.
+
+    MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip, and
+    not by input dilation (mlx/backend/cuda/conv.cpp). Of two calls that differ in it alone the
+    later one runs the plan of the earlier one, whoever made it. A transposed convolution of stride
+    1 is such a call as well: it is flipped as the others are. Others neither dilate nor flip.
+    """
+    return spec.is_input_dilated or spec.flip
 
 
 def _is_misread_on_cuda(spec: ConvSpec) -> bool:

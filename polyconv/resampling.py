@@ -10,7 +10,9 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import arguments, ops, spec
+from polyconv.device import is_exporting
 from polyconv.extension import MODES, Array, beyond
+from polyconv.slicing import of_this_shape
 from polyconv.streaming import stream_flush, stream_init, stream_step
 
 Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"
@@ -25,6 +27,8 @@ _WINDOWS = {
 }
 # A filter has 20 taps for each: of more its design would take seconds, and gigabytes.
 _MOST = 2**17
+# As `ResampleStream` calls `up` and `down`.
+_RATES = ("out_rate", "in_rate")
 _BACKGROUNDS = ("mean", "median", "minimum", "maximum")
 
 
@@ -60,7 +64,7 @@ def upfirdn(
         ValueError: If an argument does not fit.
     """
     axis = _axis("upfirdn", x, axis)
-    taps = _filter("upfirdn", h).astype(mx.float32)
+    taps = _filter("upfirdn", "h", h).astype(mx.float32)
     up = arguments.count("upfirdn", "up", up)
     down = arguments.count("upfirdn", "down", down)
     arguments.choice("upfirdn", "mode", mode, MODES)
@@ -154,9 +158,9 @@ class ResampleStream:
         *,
         window: Window = ("kaiser", 5.0),
     ) -> None:
-        up, down = _ratio("ResampleStream", out_rate, in_rate)
+        up, down = _ratio("ResampleStream", out_rate, in_rate, _RATES)
         self._channels = arguments.count("ResampleStream", "num_channels", num_channels)
-        taps = design("ResampleStream", up, down, window)
+        taps = design("ResampleStream", up, down, window, _RATES)
         half = (taps.shape[0] - 1) // 2
         self._packed = ops.pack(taps.reshape(1, -1, 1))
         self._state = stream_init(
@@ -214,19 +218,21 @@ class ResampleStream:
         return np.array(y)
 
 
-def design(op: str, up: int, down: int, window: Window) -> mx.array:
+def design(
+    op: str, up: int, down: int, window: Window, names: tuple[str, str] = ("up", "down")
+) -> mx.array:
     """The filter of `resample_poly`: a windowed sinc at the lower of both rates, times `up`.
 
     In float32, whatever it filters: a filter of halves would be another one.
-    (scipy/signal/_signaltools.py, `resample_poly`, and `firwin`.)
+    (scipy/signal/_signaltools.py, `resample_poly`, and `firwin`.) `names` are those that the caller
+    knows `up` and `down` by.
     """
     if not isinstance(window, (str, tuple)):
-        return _filter(op, window).astype(mx.float32) * up
+        return _filter(op, "window", window).astype(mx.float32) * up
     most = max(up, down)
     if most > _MOST:
-        must = (
-            f"up and down, without common divisors, must be at most {_MOST} for a filter of its own"
-        )
+        both = f"{names[0]} and {names[1]}, without common divisors,"
+        must = f"{both} must be at most {_MOST} for a filter of its own"
         arguments.refuse(op, must, f"{up} and {down}")
     m = np.arange(-10 * most, 10 * most + 1)
     h = np.sinc(m / most) / most * _window(op, window, len(m))
@@ -255,32 +261,35 @@ def _window(op: str, window: str | tuple[str, float], n: int) -> Array:
         arguments.refuse(op, "window must be one of scipy.signal's", reason)
 
 
-def _filter(op: str, h: Filter) -> mx.array:
-    taps = _array(op, "the filter", h)
+def _filter(op: str, name: str, h: Filter) -> mx.array:
+    taps = _array(op, name, h)
     if taps.ndim != 1 or taps.shape[0] == 0:
-        arguments.refuse(op, "the filter must have one axis and a tap", str(tuple(taps.shape)))
+        got = f"shape {tuple(taps.shape)}"
+        arguments.refuse(op, f"{name}, as a filter, must have one axis and a tap", got)
     return taps
 
 
 def _array(op: str, name: str, a: Any) -> mx.array:
     """Reads real numbers: an array of MLX's as it is, of NumPy's or a list as float32."""
     if not isinstance(a, mx.array):
-        is_real = isinstance(a, (np.ndarray, list, tuple))
+        read = None
         try:
-            is_real = is_real and not np.iscomplexobj(a)
-            a = mx.array(np.asarray(a if is_real else None, np.float32))
+            if isinstance(a, (np.ndarray, list, tuple)) and not np.iscomplexobj(a):
+                read = mx.array(np.asarray(a, np.float32))
         except (TypeError, ValueError, OverflowError):
-            is_real = False
-        if not is_real:
+            pass
+        if read is None:
             must = f"{name} must be an array or a list of real numbers"
+            must = f"{must}, or the name of a window" if name == "window" else must
             arguments.refuse(op, must, arguments.shown(a))
+        return read
     if a.dtype == mx.complex64:
         arguments.refuse(op, f"{name} must be real", "complex64")
     return a
 
 
-def _ratio(op: str, up: int, down: int) -> tuple[int, int]:
-    up, down = arguments.count(op, "up", up), arguments.count(op, "down", down)
+def _ratio(op: str, up: int, down: int, names: tuple[str, str] = ("up", "down")) -> tuple[int, int]:
+    up, down = arguments.count(op, names[0], up), arguments.count(op, names[1], down)
     common = gcd(up, down)
     return up // common, down // common
 
@@ -317,9 +326,12 @@ def _resampled(
     """
     lo, n_out = ends
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
-    if not x.size:
-        return mx.zeros((*outer, n_out, *inner), x.dtype)
     lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
+    if not x.size:  # a sum of nothing, so that a trace of all shapes is refused
+        nothing = of_this_shape(lines).sum().astype(x.dtype)
+        return mx.broadcast_to(nothing, (*outer, n_out, *inner))
+    if is_exporting():  # the padding is that of this length
+        lines = of_this_shape(lines)
     if mode != "constant" or cval:
         n, reach = x.shape[axis], (n_out - 1) * down + taps.shape[0] - 1 - lo
         before, behind = max(0, -(-lo // up)), max(0, reach // up - (n - 1))

@@ -44,6 +44,20 @@ def contiguous(a: mx.array) -> mx.array:
     return a if is_exporting() else mx.contiguous(a)
 
 
+def of_this_shape(a: mx.array) -> mx.array:
+    """`a`, in a graph that holds for arrays of this shape and no others.
+
+    With `shapeless=True` MLX runs what it traced for one shape on arrays of all shapes. What was
+    planned for one must not: it would be wrong without a word. MLX refuses a graph that holds a
+    slice or a padding, as it does not infer their shapes. Here one axis is reversed twice, which
+    copies nothing. (MLX up to 0.32.3 cannot differentiate a single item reversed.)
+    """
+    axis = next((i for i, size in enumerate(a.shape) if size > 1), None)
+    if axis is None:
+        return cut(pad(a, 0, 0, 1), 0, 0, a.shape[0], 1)
+    return cut(cut(a, axis, None, None, -1), axis, None, None, -1)
+
+
 def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
     """Adds channels of zeros to each group."""
     if not extra:

@@ -93,7 +93,7 @@ class ConvSpec:
     def is_empty(self) -> bool:
         """Whether no product exists at all, so that the output is empty or all zeros."""
         sizes = (self.batch, self.in_channels, self.out_channels, *(a.size for a in self.axes))
-        return 0 in sizes
+        return 0 in sizes or 0 in self.output_sizes
 
     @property
     def is_input_dilated(self) -> bool:

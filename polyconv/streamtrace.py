@@ -318,8 +318,10 @@ def stream(model: nn.Module) -> StreamedModel:
         ValueError: If something else is done with the signal, attention over time or a norm over it
             say; the message names the module and its path.
     """
-    if not isinstance(model, nn.Module):
-        arguments.refuse("stream", "model must be an mlx.nn.Module", arguments.shown(model))
+    if not isinstance(model, nn.Module) or not callable(model):
+        got = f"{type(model).__name__}, which has no __call__"
+        got = got if isinstance(model, nn.Module) else arguments.shown(model)
+        arguments.refuse("stream", "model must be an mlx.nn.Module that can be called", got)
     graph, blamed = Graph(), []
     names = names_of(model)
 
@@ -383,7 +385,9 @@ def _recording_class(
             blame(self)
             raise
 
-    return type(cls.__name__, (inner,), {"__call__": call})
+    # Looked up in a class that has none, `__call__` is that of its type, which makes an instance.
+    is_callable = any("__call__" in vars(base) for base in cls.__mro__)
+    return type(cls.__name__, (inner,), {"__call__": call} if is_callable else {})
 
 
 def _leaf_of(base: Any, graph: Graph) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,8 +20,14 @@ from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import DTYPES, metal_named, staleness
 from polyconv.patching import intercepted
-from polyconv.spec import ConvSpec, check_int32
+from polyconv.spec import INT32_MAX, ConvSpec, check_int32
 from polyconv.traversal import names_of
+
+# The least of each, and what is one above the largest.
+INTEGERS = {
+    **{f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1)) for n in (8, 16, 32, 64)},
+    **{f"uint{n}": (0, 2**n) for n in (8, 16, 32)},
+}
 
 Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
 
@@ -37,18 +44,19 @@ class Found:
 
 def explain_model(
     model: Callable[..., Any],
-    *inputs: Sequence[int],
+    *inputs: Sequence[int] | mx.array,
     dtype: str = "float32",
     device: str | None = None,
 ) -> list[tuple[Found, int, Explanation]]:
-    """Runs a model once on zeros and explains its transposed convolutions.
+    """Runs a model once, on zeros or given arrays, and explains its transposed convolutions.
 
     MLX is lazy: unless the model evaluates something itself, nothing is computed.
 
     Args:
         model (callable): A model of MLX, or any function of arrays.
-        inputs (list(int)): The shape of each argument.
-        dtype (str, optional): Of the arguments. Default: ``"float32"``.
+        inputs (list(int) or array): Each argument, or the shape of one, which is zeros then. A
+            model that begins with an embedding takes an array of ints.
+        dtype (str, optional): Of the zeros. Default: ``"float32"``.
         device (str, optional): As for :func:`polyconv.explain`.
 
     Returns:
@@ -59,11 +67,9 @@ def explain_model(
     if not callable(model):
         arguments.refuse("explain_model", "model must be callable", arguments.shown(model))
     arguments.choice("explain_model", "dtype", dtype, DTYPES)
-    shapes = [arguments.sizes("explain_model", "an input", shape) for shape in inputs]
-    for shape in shapes:
-        check_int32("explain_model", *shape, 0)
+    given = [_argument(each, dtype) for each in inputs]
     with recorded(model) as calls:
-        model(*[mx.zeros(shape, getattr(mx, dtype)) for shape in shapes])
+        model(*given)
     told = []
     for found, n_calls in Counter(calls).items():
         problem = found.problem
@@ -72,6 +78,46 @@ def explain_model(
         notes = staleness()
         told.append((found, n_calls, explain_problem(problem, call, found.op, metal, notes)))
     return sorted(told, key=lambda each: -max(line.peak_bytes for line in each[2].lines))
+
+
+def _argument(given: Any, dtype: str) -> mx.array:
+    if isinstance(given, mx.array):
+        return given
+    if not arguments.is_array(given):
+        return example(given, dtype)
+    try:
+        return mx.array(given)
+    except Exception as error:  # MLX's, of many types
+        must = "an input must be an array that MLX takes, or a shape"
+        arguments.refuse("explain_model", must, str(error))
+
+
+def example(shape: Sequence[int], dtype: str, bounds: tuple[int, int] | None = None) -> mx.array:
+    """An argument for a model: zeros, or ints of a range one after the other, again and again.
+
+    Args:
+        shape (list(int)): Its shape.
+        dtype (str): One of `DTYPES` or `INTEGERS`.
+        bounds (tuple(int, int), optional): The first int, and the one that is never reached, such
+            as the size of a vocabulary. Default: zeros.
+
+    Raises:
+        ValueError: If the dtype does not hold them.
+    """
+    op, sizes = "explain_model", arguments.sizes("explain_model", "an input", shape)
+    check_int32(op, *sizes, 0)
+    if bounds is None:
+        arguments.choice(op, "the dtype of an input", dtype, (*DTYPES, *INTEGERS))
+        return mx.zeros(sizes, getattr(mx, dtype))
+    arguments.choice(op, "the dtype of a range", dtype, tuple(INTEGERS))
+    check_int32(op, prod(sizes))
+    low, high = bounds
+    least, behind = INTEGERS[dtype]
+    if not least <= low < high <= behind:
+        must = f"a range of {dtype} must be within {least}..{behind} and not empty"
+        arguments.refuse(op, must, f"{low}..{high}")
+    steps = mx.arange(prod(sizes), dtype=mx.int64) % min(high - low, INT32_MAX) + low
+    return steps.astype(getattr(mx, dtype)).reshape(sizes)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from polyconv.devices import Device, Host
 from polyconv.execute import run
 from polyconv.packing import PackedWeight, packed_for
 from polyconv.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
-from polyconv.slicing import contiguous
+from polyconv.slicing import contiguous, of_this_shape
 from polyconv.spec import ConvSpec, adjoint
 from polyconv.tiles import assembled
 from polyconv.tiling import Room, Tiling, arranged, others_than, workspace
@@ -101,7 +101,8 @@ def convolution(problem: Problem) -> Bilinear:
         if is_own or is_exporting():
             plain = w.array if isinstance(w, PackedWeight) else w
             with on(problem.stream):
-                return run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
+                y = run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
+                return y if chosen.is_for_any_size else of_this_shape(y)
         if not isinstance(w, PackedWeight):
             return mapped(x, w)
         return _with_packed(problem, w, x) if w.has_numbers else mapped(x, w.array)

@@ -286,6 +286,43 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
     refuse({"steps": 3}, "'steps' is not a tensor")
 
 
+def test_what_no_float32_holds_is_refused(tmp_path: Path) -> None:
+    """A float64 is finite, and infinite once it is cast."""
+    state = _torch_generator(CONFIGS[1], "folded").state_dict()
+    generator = hifigan.Generator(CONFIGS[1])
+    before = np.array(generator.conv_pre.weight)
+
+    def load(change: dict) -> None:
+        changed = {name: value.numpy() for name, value in state.items()} | change
+        path = tmp_path / "large.pt"
+        torch.save({name: torch.from_numpy(value) for name, value in changed.items()}, path)
+        checkpoint.load_checkpoint(generator, path)
+
+    for value in (1e39, -1e39, 1e300):
+        with pytest.raises(ValueError, match=r"ups\.1\.bias holds values that are not finite in"):
+            load({"ups.1.bias": np.full(4, value)})
+    assert np.array_equal(np.array(generator.conv_pre.weight), before)  # nothing was loaded
+    largest = float(np.finfo(np.float32).max)
+    load({"ups.1.bias": np.full(4, largest)})
+    assert np.array_equal(np.array(generator.ups[1].bias), np.full(4, largest, np.float32))
+
+
+def test_a_direction_too_long_for_float64_is_refused(tmp_path: Path) -> None:
+    """Divided by an infinite length it would be zero."""
+    v = np.full((2, 3, 4), 1e200)
+    for g, told in ((1.0, "a direction of a length that is not finite"), (1e41, "not finite in f")):
+        pair = {"a.weight_g": np.full((2, 1, 1), g), "a.weight_v": v if g == 1 else np.ones_like(v)}
+        with pytest.raises(ValueError, match=f"a.weight_g .*{told}"):
+            checkpoint.fold_weight_norm(pair)
+
+
+def test_a_complex_tensor_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "complex.safetensors"
+    mx.save_safetensors(str(path), {"conv_pre.bias": mx.array([1j])})
+    with pytest.raises(ValueError, match=r"conv_pre\.bias is complex"):
+        checkpoint.load_checkpoint(hifigan.Generator(CONFIGS[1]), path)
+
+
 def test_checkpoint_of_another_variant_is_refused(tmp_path: Path) -> None:
     path = _write(_torch_generator(CONFIGS[2], "folded").state_dict(), tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: resblocks\.0\.convs1\.0\.weight .*missing"):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import sweep
-from cases import integers
+from cases import draw_case, integers
+from test_plan import general_spec
 
 import polyconv
-from polyconv import scores
+from polyconv import scores, transforms
 from polyconv.devices import CUDA
 from polyconv.explanation import problem_of
 from polyconv.plan import plan
+from polyconv.tiling import Room
 
 RECORDED = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "cuda.json").read_text())
 
@@ -67,13 +70,51 @@ def test_one_filter_for_all_channels_is_cudnn_s_depthwise_convolution():
             polyconv.conv_transpose1d(x, h, groups=6, method="taps")
 
 
-def test_auto_still_takes_what_was_measured(monkeypatch):
+def test_auto_still_takes_what_was_measured_but_never_mlx_s_own_op(monkeypatch):
+    """Every row is a transposed one, or with an input dilation, for which that may be wrong."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs" / "benchmarks")
     import cuda
 
+    changed = 0
     for row in RECORDED["rows"]:
         known = {k: v for k, v in row.items() if k not in ("times_batch", "auto_takes")}
-        assert cuda.taken(known) == row["auto_takes"], row["name"]
+        taken = cuda.taken(known)
+        assert taken != "native", row["name"]
+        assert taken == row["auto_takes"] or row["auto_takes"] == "native", row["name"]
+        changed += taken != row["auto_takes"]
+    assert 0 < changed < len(RECORDED["rows"])
+
+
+def maps_of(problem):
+    """The plans of a call and of its two gradients, by `auto`."""
+    room = Room(2**40, 2**40)
+    whole = transforms.Problem("test", problem, "auto", CUDA, None, room)
+    return [transforms._plan_for(kind, whole) for kind in "yxw"]
+
+
+def test_auto_and_gradients_give_mlx_no_input_dilation_and_no_flip_on_cuda():
+    """By these a plan of cuDNN's for another stride could be taken for it."""
+    rng = random.Random(0)
+    native = 0
+    for _ in range(400):
+        case = draw_case(rng.choice)
+        if not case.has_output:
+            continue
+        for chosen in maps_of(general_spec(case)):
+            native += chosen.is_native
+            for sub in chosen.subconvs:
+                assert not sub.issued.spec.is_input_dilated, case
+                assert not sub.issued.spec.flip, case
+    assert native >= 10  # as ordinary convolutions still are
+
+
+def test_a_transposed_convolution_of_stride_1_is_flipped_as_those_of_others_are():
+    problem = problem_of("conv_transpose1d", (1, 512, 4), (4, 3, 4), "float32", {})
+    chosen = plan(problem, device=CUDA)
+    assert not chosen.is_native
+    (reason,) = [each.reason for each in chosen.rejected if each.method == "native"]
+    assert reason == "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
+    assert plan(problem, "native", device=CUDA).is_native  # who asks for it has it
 
 
 def test_what_was_measured_on_a_gpu_says_what_the_pages_say():

@@ -197,6 +197,9 @@ def differs_shapeless():
 
     for length in (5, 9):
         assert double(mx)(integers(1, length, 4)).shape == (1, 2 * length, 3)
+    w = integers(2, 3, 1)
+    gradient = mx.compile(mx.grad(lambda x: mx.conv1d(x, w, 2, 1).sum()), shapeless=True)
+    assert [gradient(integers(1, n, 1)).shape[1] for n in (65, 64)] == [65, 63]
     convolve = double(polyconv)
     with pytest.raises(ValueError, match="cannot infer output shapes"):
         mx.eval(convolve(integers(1, 5, 4)), convolve(integers(1, 9, 4)))

@@ -420,3 +420,71 @@ def test_the_samples_of_a_vast_kernel_are_found_at_once():
     axis = Axis(6, taps, input_dilation=2, padding_lo=taps - 1, padding_hi=taps - 1)
     assert read_by(axis, (0, axis.output_size)) == (0, 6)
     assert read_by(axis, (0, 3)) == (0, 2)
+
+
+def test_what_was_got_is_what_was_given():
+    x = mx.ones((1, 9, 4))
+    for window in (5.0, b"hann", {1}, None):
+        told = refused(polyconv.resample_poly, mx.ones((4,)), 3, 2, window=window)
+        assert told.startswith("[resample_poly] window must be an array or a list of real numbers")
+        assert told.endswith(f"got {window!r}")
+    assert refused(polyconv.upfirdn, 5.0, x).startswith("[upfirdn] h must be an array or a list")
+    assert "got {}" in refused(polyconv.ResampleStream(3, 2).resample_chunk, {})
+    told = refused(polyconv.explain, "conv_transpose1d", x, mx.ones((2, 3, 4)))
+    assert told == (
+        "[explain] input must be a shape, ints in a list or tuple; got an array of shape (1, 9, 4)"
+    )
+    told = refused(polyconv.explain, "conv_transpose1d", (1, 9, 4), np.ones(12, int))
+    assert told.endswith(
+        "weight must be a shape, ints in a list or tuple; got an array of shape (12,)"
+    )
+    shape = polyconv.explain("conv_transpose1d", np.array([1, 9, 4]), mx.array([2, 3, 4]))
+    assert shape.output_shape == (1, 11, 2)
+
+
+def test_arguments_are_called_as_the_caller_calls_them():
+    for rates, name in (((44100.0, 16000), "in_rate"), ((44100, 0), "out_rate")):
+        assert refused(polyconv.ResampleStream, *rates).startswith(f"[ResampleStream] {name} must")
+    told = refused(polyconv.ResampleStream, 10**7, 3)
+    assert "out_rate and in_rate, without common divisors, must be at most" in told
+    assert refused(polyconv.resample_poly, mx.ones(4), 2, 1.5).startswith("[resample_poly] down")
+
+
+class Uncalled(nn.Module):
+    """What holds layers for others to call. Counts its instances."""
+
+    made = 0
+
+    def __init__(self, *args):
+        super().__init__()
+        Uncalled.made += 1
+        self.inner = nn.Conv1d(4, 4, 3)
+
+
+class CallingUncalled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Uncalled()
+
+    def __call__(self, x):
+        return self.block(x)
+
+
+class ReachingInto(CallingUncalled):
+    def __call__(self, x):
+        return self.block.inner(x)
+
+
+def test_a_module_that_cannot_be_called_is_not_made_anew():
+    models = [Uncalled(), CallingUncalled(), ReachingInto()]
+    before = Uncalled.made
+    told = refused(polyconv.stream, models[0])
+    assert told == (
+        "[stream] model must be an mlx.nn.Module that can be called; "
+        "got Uncalled, which has no __call__"
+    )
+    assert "'Uncalled' object is not callable" in refused(polyconv.stream, models[1])
+    x = mx.ones((1, 9, 4))
+    streamed = polyconv.stream(models[2])
+    assert mx.concatenate([streamed.step(x), streamed.flush()], 1).shape == (1, 7, 4)
+    assert Uncalled.made == before

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from cases import NAMED
 
@@ -16,7 +18,7 @@ from polyconv import bench, inspection, scores
 from polyconv.__main__ import main
 from polyconv.kernels import NEWEST
 from polyconv.plan import METHODS
-from polyconv.tracing import recorded
+from polyconv.tracing import example, recorded
 
 ROOT = Path(__file__).parents[1]
 
@@ -328,3 +330,98 @@ def test_the_tests_for_a_mac_run_through():
     assert ran.returncode == 0, ran.stdout
     assert "paste from here" in ran.stdout
     assert "DRY RUN ON THE CPU" in ran.stdout
+
+
+class Speaking(nn.Module):
+    """Begins with an embedding, as what speaks from tokens does."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.up = nn.Embedding(1000, 4), nn.ConvTranspose1d(4, 2, 4, 2)
+
+    def __call__(self, tokens):
+        return self.up(self.embedding(tokens))
+
+
+def test_a_model_that_begins_with_an_embedding_is_given_ints():
+    tokens = mx.arange(9).reshape(1, 9)
+    for given in (tokens, np.array(tokens)):
+        ((found, n_calls, _),) = polyconv.explain_model(Speaking(), given)
+        assert (found.where, n_calls, found.problem.axes[0].size) == ("up", 1, 9)
+    two = lambda x, tokens: Speaking()(tokens) + x.sum()  # noqa: E731
+    assert len(polyconv.explain_model(two, (2, 3), tokens)) == 1
+    with pytest.raises(ValueError, match="an input must be an array that MLX takes"):
+        polyconv.explain_model(Speaking(), np.array(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (((2, 3), "int32", (5, 9)), [[5, 6, 7], [8, 5, 6]]),
+        (((4,), "int8", (-128, 128)), [-128, -127, -126, -125]),
+        (((3,), "uint32", (2**32 - 2, 2**32)), [2**32 - 2, 2**32 - 1, 2**32 - 2]),
+        (((3,), "int64", (-(2**63), 2**63)), [-(2**63), 1 - 2**63, 2 - 2**63]),
+        (((2,), "int32", None), [0, 0]),
+        (((2,), "float16", None), [0, 0]),
+    ],
+)
+def test_ints_of_a_range(given, expected):
+    made = example(*given)
+    assert made.dtype == getattr(mx, given[1])
+    assert made.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "told"),
+    [
+        ("int8", (0, 129), "a range of int8 must be within -128..128 and not empty; got 0..129"),
+        ("int32", (4, 4), "not empty; got 4..4"),
+        ("float32", (0, 4), "the dtype of a range must be one of int8, "),
+        ("complex64", None, "the dtype of an input must be one of float16, "),
+    ],
+)
+def test_ranges_that_a_dtype_does_not_hold_are_refused(dtype, bounds, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        example((2, 2), dtype, bounds)
+
+
+def test_ints_on_the_command_line(capsys, monkeypatch, tmp_path):
+    (tmp_path / "speaking.py").write_text(
+        "import mlx.core as mx\n"
+        "from test_inspection import Speaking\n"
+        "def make():\n"
+        "    model = Speaking()\n"
+        "    def call(tokens, x):\n"
+        "        assert (tokens.max().item(), tokens.dtype) == (8, mx.int32)\n"
+        "        assert x.dtype == mx.float16\n"
+        "        return model(tokens)\n"
+        "    return call\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["explain", "--model", "speaking:make", "--json"]
+    inputs = ["--input", "1,128:int32:0..9", "--input", "3", "--dtype", "float16"]
+    assert main([*command, *inputs]) == 0
+    (call,) = json.loads(capsys.readouterr().out)
+    assert "x (1, 128, 4)" in call["call"]
+    assert main([*command, *inputs[:-2]]) == 2  # whose second argument is float32
+    assert "AssertionError" in capsys.readouterr().err
+    assert main([*command, *inputs[:2], "--input", "3:float16"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2:", "1,2:int32:", "1,2:int32:4", "1,2:int32:1..2:3", "a:int8"]
+)
+def test_an_input_that_cannot_be_read_is_one_line(text, capsys):
+    try:
+        code = main(["explain", "--model", "json:loads", "--input", text])
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr().err
+    assert code == 2
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_the_dtype_of_an_input_is_for_models(capsys):
+    call = ["conv_transpose1d", "--input", "1,3,2:float16", "--weight", "2,4,2"]
+    assert main(["explain", *call]) == 2
+    assert "an op takes one --dtype" in capsys.readouterr().err

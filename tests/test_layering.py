@@ -106,7 +106,10 @@ ARROWS = {
         | {"identity", "locking", "packing", "traversal"},
         True,
     ),
-    "resampling": ({"arguments", "extension", "ops", "spec", "streaming"}, True),
+    "resampling": (
+        {"arguments", "device", "extension", "ops", "slicing", "spec", "streaming"},
+        True,
+    ),
     "sharding": ({"arguments", "spec", "phases"}, False),
     "messages": ({"arguments", "sharding", "slicing"}, True),
     "exchanging": ({"arguments", "messages", "sharding", "slicing"}, True),

@@ -1,14 +1,17 @@
 """Which method is chosen, why the others are not, and what a plan says of itself."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from cases import NAMED
 
+import polyconv
+from polyconv import axisplan, shared, spec, transforms
 from polyconv import plan as planning
-from polyconv import spec
 from polyconv.axisplan import per_phase_axis, stacked_axis
 from polyconv.cost import CPU_RATES
-from polyconv.devices import DEVICES, Metal
+from polyconv.devices import CPU, CUDA, DEVICES, Metal
+from polyconv.explanation import problem_of
 from polyconv.plan import METHODS, ConvPlan, plan
 
 
@@ -153,3 +156,69 @@ def test_products_are_not_taken_on_metal():
     chosen = plan(HIFIGAN, device=Metal("m4-max", DEVICES["m4-max"]))
     reasons = {rejection.method: rejection.reason for rejection in chosen.rejected}
     assert reasons["taps"].endswith("which no kernel makes on a GPU")
+
+
+EMPTY = {
+    "no items": ("conv_transpose1d", (0, 9, 2), (3, 4, 2), {"stride": 64}),
+    "no samples": ("conv_transpose1d", (1, 0, 2), (3, 70, 2), {"stride": 64}),
+    "no input channels": ("conv_transpose1d", (1, 9, 0), (3, 4, 0), {"stride": 64}),
+    "no output channels": ("conv_transpose1d", (1, 9, 2), (0, 4, 2), {"stride": 64}),
+    "one of two axes": ("conv_transpose2d", (1, 9, 0, 2), (3, 64, 70, 2), {"stride": 64}),
+    "a plain one": ("conv_general", (0, 90, 2), (3, 64, 2), {"stride": 64}),
+    "dilated": ("conv_general", (0, 9, 2), (3, 5, 2), {"input_dilation": 64, "stride": 9}),
+}
+
+
+@pytest.fixture
+def enumerated(monkeypatch):
+    """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
+    seen = []
+    for module, name in ((axisplan, "split"), (shared, "blocks")):
+        real = getattr(module, name)
+        look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, look)
+    caches = (axisplan.per_phase_axis, axisplan.grouped_axis, axisplan.stacked_axis)
+    for cache in (*caches, planning.plan_for_gradients, transforms._planned, transforms._prepared):
+        cache.cache_clear()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "device", [CPU, CUDA, Metal("m4-max", DEVICES["m4-max"])], ids=lambda d: d.name
+)
+@pytest.mark.parametrize("name", EMPTY)
+def test_of_an_empty_problem_no_phase_is_looked_for(name, device, enumerated):
+    op, x, w, options = EMPTY[name]
+    problem = problem_of(op, x, w, "float32", options)
+    for each in (problem, spec.adjoint(problem)):
+        for method in ("auto", "per_phase", "stacked", "taps"):
+            chosen = plan(each, method, device=device)
+            assert chosen.is_zero
+            assert method in ("auto", chosen.method)
+        with pytest.raises(ValueError, match="MLX fails on arrays without elements"):
+            plan(each, "native", device=device)
+        planning.alternatives(each, device)
+        if not isinstance(device, Metal):
+            assert planning.plan_for_gradients(each, device, "test").is_zero
+    if not isinstance(device, Metal):
+        polyconv.explain(op, x, w, **options)
+    assert not enumerated
+    plan(problem_of("conv_transpose1d", (1, 9, 2), (3, 4, 2), "float32", {"stride": 64}))
+    assert enumerated  # as of any other
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_calls_and_gradients_of_nothing_look_for_no_phase(name, enumerated):
+    op, x_shape, w_shape, options = EMPTY[name]
+    x, w = mx.zeros(x_shape), mx.ones(w_shape)
+    call = lambda x, w: getattr(polyconv, op)(x, w, **options)  # noqa: E731
+    y, grads = mx.vjp(call, [x, w], [mx.ones(call(x, w).shape)])
+    assert not mx.any(y[0]).item()
+    assert [grad.shape for grad in grads] == [x_shape, w_shape]
+    assert not enumerated
+
+
+def test_a_filter_of_all_channels_of_nothing_lists_no_block(enumerated):
+    y = polyconv.conv_transpose1d(mx.zeros((0, 9, 4)), mx.ones((1, 5, 1)), 64, groups=4)
+    assert y.shape == (0, 8 * 64 + 5, 4)
+    assert not enumerated

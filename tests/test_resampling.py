@@ -203,7 +203,7 @@ def test_wrong_arguments_are_refused():
         ("up must be", lambda: polyconv.upfirdn([1], x, 0)),
         ("axis must be one of the 1 of x; got 1", lambda: polyconv.upfirdn([1], x, axis=1)),
         ("x must be an mlx.core.array; got list", lambda: polyconv.upfirdn([1], [1.0])),
-        ("the filter must have one axis", lambda: polyconv.upfirdn([[1]], x)),
+        ("h, as a filter, must have one axis", lambda: polyconv.upfirdn([[1]], x)),
         ("x must have a sample", lambda: polyconv.upfirdn([1], x[:0])),
         ("padtype must be one of", lambda: polyconv.resample_poly(x, 2, 1, padtype="zero")),
         ("cval goes with", lambda: polyconv.resample_poly(x, 2, 1, padtype="edge", cval=1)),

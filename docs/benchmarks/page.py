@@ -226,6 +226,10 @@ size of the output. Cases are those of [the CPU](rivals.md), as they stand and w
 batch.
 
 Parity, by `==` with the float64 reference, every method and both gradients: {parity}.
+
+`auto` has changed since: it does not take MLX's own op for transposed convolutions on CUDA any
+more, as cuDNN's plan for another stride may be run ([differences](../differences.md#from-mlx)).
+Where *takes* says native, it now takes `stacked` or `per_phase`, whose columns then stand for it.
 """
 
 CUDA_COLUMNS = (
