@@ -408,14 +408,14 @@ def reads_in_lines(spec: ConvSpec) -> bool:
 
 
 @lru_cache(256)
-def plan_for_gradients(spec: ConvSpec, device: Host, op: str) -> ConvPlan:
+def plan_for_gradients(spec: ConvSpec, device: Host) -> ConvPlan:
     """What both gradients are products of: all phases over one window, or phase by phase.
 
     One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
     those of several blocks are put together by some four copies of the kernel more.
     """
-    own = _plan_of(spec, "per_phase", [per_phase_axis(axis) for axis in spec.axes], device)
-    shared = _lower_stacked(spec, device)
+    own, shared = _lower_per_phase(spec, device), _lower_stacked(spec, device)
+    assert isinstance(own, ConvPlan)  # phase by phase anything can be computed
     if isinstance(shared, Rejection):
         return own
     rates = device.rates

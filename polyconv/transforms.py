@@ -256,7 +256,7 @@ def _plan_for(result: str, problem: Problem) -> ConvPlan:
     if result == "y":
         return _plan_of(problem)
     if isinstance(device, Host) and (result == "w" or reads_in_lines(spec)):
-        return plan_for_gradients(spec, device, op)
+        return plan_for_gradients(spec, device)
     if result == "x":
         return _planned(adjoint(spec), "auto", op, device)
     chosen = _plan_of(problem)

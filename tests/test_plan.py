@@ -199,7 +199,7 @@ def test_of_an_empty_problem_no_phase_is_looked_for(name, device, enumerated):
             plan(each, "native", device=device)
         planning.alternatives(each, device)
         if not isinstance(device, Metal):
-            assert planning.plan_for_gradients(each, device, "test").is_zero
+            assert planning.plan_for_gradients(each, device).is_zero
     if not isinstance(device, Metal):
         polyconv.explain(op, x, w, **options)
     assert not enumerated
