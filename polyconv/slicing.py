@@ -1,4 +1,4 @@
-"""How is one axis of an array padded, cropped or cut, and how does the whole lie in memory?"""
+"""How is an array padded, cropped or cut, how does it lie in memory, and in what type is it summed?"""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) 
 def contiguous(a: mx.array) -> mx.array:
     """`a`, row by row in memory. For export MLX must copy it itself: it cannot write this op."""
     return a if is_exporting() else mx.contiguous(a)
+
+
+def summed_in(dtype: mx.Dtype) -> mx.Dtype:
+    """The type in which numbers of another are multiplied and summed: float32 for halves.
+
+    On Metal MLX's reductions accumulate in the type of their result: a float16 is soon infinite,
+    and 256 and 1 are 256 in bfloat16.
+    """
+    return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
 
 
 def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
