@@ -122,6 +122,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     arguments.positive("bench", "layers", args.layers)
     if not args.calibrate.absolute().parent.is_dir():  # before minutes of measuring
         raise FileNotFoundError(2, "No such directory", str(args.calibrate.parent))
+    calibration.check_device()
     calls = list(calibration.layers(args.seed, args.layers))
     with _telling() as tell:
         rows = calibration.sweep(calls, tell)

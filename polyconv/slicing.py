@@ -1,4 +1,4 @@
-"""How is an array padded, cropped or cut, how does it lie in memory, and in what type is it summed?"""
+"""How is an array padded, cropped or cut, how does it lie in memory, how is it summed?"""
 
 from __future__ import annotations
 
