@@ -10,7 +10,9 @@ shows nothing of Metal's numbers, times and memory, which stay this CPU's; `sys.
 Only the process that was given the plugin is emulated. What a test starts is not: a worker, a
 script or a command computes there as on any machine without Metal, so a test may compare it with
 this process in value but not in what it plans. A child that is pytest is emulated if it is given
-the plugin too.
+the plugin too. The tests of `tests/metal` run dry, as Metal's memory is nothing that a CPU has.
+
+`mx.stream` chooses a device for its own thread here; MLX's does so for all threads until it is left.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _PARAVIRTUAL = {
     "max_recommended_working_set_size": 5_010_795_178,
     "memory_size": 7_516_192_768,
 }
+is_on = False  # in this process
+
 MACS = {"m2": _M2, "paravirtual": _PARAVIRTUAL}
 
 
@@ -46,6 +50,8 @@ def pytest_configure():
     """Behind conftest.py, which sets what MLX reads when it is imported."""
     if _asked() not in MACS:
         raise SystemExit(f"POLYCONV_EMULATE must be one of {', '.join(MACS)}; got {_asked()!r}")
+    global is_on
+    is_on = True
     _Emulation(MACS[_asked()]).install()
 
 

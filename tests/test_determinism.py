@@ -23,7 +23,6 @@ from polyconv.devices import CPU
 from polyconv.room import room_on
 from polyconv.transforms import Problem, _prepared
 
-
 # What docs/threads.md says of the same bits is of a CPU, as nothing was measured on a GPU.
 pytestmark = pytest.mark.usefixtures("on_cpu")
 

@@ -3,17 +3,19 @@
 `emulated_mac.py` runs the whole suite as on one; here is what needs no such run.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import emulated_mac
 import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import calibration, device, room, routing
+from polyconv import benching, calibration, inspection, peers, room, routing
 from polyconv.__main__ import main
 from polyconv.devices import CPU, DEVICES, Metal
 
@@ -72,6 +74,7 @@ def test_what_is_planned_for():
 
 
 def emulated(text, tmp_path, mac):
+    """pytest as on a Mac, where products of float32 are as they are by default."""
     path = tmp_path / "test_given.py"
     path.write_text(text)
     options = ["-q", "-s", "-p", "emulated_mac", "-p", "no:cacheprovider", "--rootdir", tmp_path]
@@ -80,7 +83,7 @@ def emulated(text, tmp_path, mac):
         [sys.executable, "-m", "pytest", *map(str, options), str(path)],
         capture_output=True,
         text=True,
-        env=known | {"POLYCONV_EMULATE": mac},
+        env=known | {"POLYCONV_EMULATE": mac, "MLX_ENABLE_TF32": "1"},
         timeout=300,
     )
 
@@ -111,3 +114,99 @@ def test_the_emulation_is_of_the_process_that_asked_for_it():
         for s in (script, plain)
     ]
     assert told[0] == told[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "macos", "asked", "by_tf32"),
+    [
+        ("applegpu_g17s", "26.2", None, True),
+        ("applegpu_g17s", "27.0.1", "1", True),
+        ("applegpu_g17s", "26.2", "0", False),
+        ("applegpu_g17s", "26.1.9", None, False),
+        ("applegpu_g16s", "26.2", None, False),
+        ("applegpu_g17p", "26.2", None, False),
+        ("applegpu_g18p", "26.2", None, True),
+        ("air64_v27", "26.2", None, False),
+        ("applegpu_g17s", "", None, False),
+    ],
+)
+def test_who_multiplies_by_tf32_is_told(architecture, macos, asked, by_tf32, monkeypatch):
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("MLX_ENABLE_TF32", asked)
+    told = inspection.products_told(architecture, macos)
+    assert ("by TF32" in told) == by_tf32
+    assert ("MLX_ENABLE_TF32" in told) == (by_tf32 or asked == "0")
+
+
+DOCTOR = """
+import platform, sys
+sys.path.insert(0, EXAMPLES)
+import polyconv
+from report import machine_sentence
+def test_what_the_doctor_says(monkeypatch, capsys):
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("26.2", ("", "", ""), "arm64"))
+    told = polyconv.doctor().splitlines()
+    print(told[-2], told[-1], machine_sentence(), sep="\\n")
+"""
+
+
+def test_the_doctor_and_the_demo_tell_chip_macos_and_products(tmp_path):
+    pytest.importorskip("rich", reason="examples need the examples extra")
+    ran = emulated(DOCTOR.replace("EXAMPLES", repr(str(ROOT / "examples"))), tmp_path, "m2")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("Apple M2, macOS 26.2, float32 products in float32") == 2
+
+
+def test_figures_of_another_machine_are_kept_apart(tmp_path, monkeypatch, capsys):
+    path, mac = tmp_path / "rivals.json", tmp_path / "rivals-darwin-arm64.json"
+    monkeypatch.setattr(benching, "here", lambda: "Linux x86_64")
+    benching._write(path, {"rounds": 1, "rows": []})
+    benching._write(path, {"rounds": 2, "rows": []})
+    kept = path.read_text()
+    assert json.loads(kept)["rounds"] == 2
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(benching, "here", lambda: "Darwin arm64")
+    for rounds in (3, 4):
+        benching._write(path, {"rounds": rounds, "rows": []})
+    assert path.read_text() == kept
+    assert json.loads(mac.read_text())["rounds"] == 4
+    told = f"{path} holds figures of Linux x86_64, so those of Darwin arm64 go to {mac}."
+    assert capsys.readouterr().out.splitlines() == [told, told]
+    path.write_text(json.dumps({"what": [], "rows": []}))  # from before files named a machine
+    benching._write(path, {"rounds": 5, "rows": []})
+    assert json.loads(path.read_text()) == {"what": [], "rows": []}
+
+
+def test_pages_headed_with_a_machine_are_not_written_on_another(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
+    import page
+
+    monkeypatch.setattr(benching, "here", lambda: "Darwin arm64")
+    monkeypatch.setattr(Path, "write_text", lambda *given: pytest.fail("written"))
+    page.main()
+    assert "stay as they are; the figures of Darwin arm64 are in" in capsys.readouterr().out
+
+
+def test_pytorch_is_waited_for_where_its_result_is(monkeypatch):
+    torch = pytest.importorskip("torch")
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    for y in (SimpleNamespace(is_mps=True), SimpleNamespace(is_cuda=True), torch.ones(1), 3):
+        peers.wait_for_gpu(y)
+    assert waited == ["mps", "cuda"]
+
+
+@pytest.mark.parametrize(("default", "metal", "has_mps", "where"), [
+    (mx.gpu, True, True, "mps"),
+    (mx.gpu, True, False, "cpu"),
+    (mx.cpu, True, True, "cpu"),
+    (mx.gpu, False, True, "cpu"),
+])  # fmt: skip
+def test_pytorch_runs_where_mlx_does_on_a_mac(default, metal, has_mps, where, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default, 0))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert peers._torch_device() == where
