@@ -33,7 +33,8 @@ from polyconv.inspection import gpu_told
 METHOD = (
     "Times in seconds; ratios are native / polyconv. Layers: median of "
     f"{LAYER_REPEATS} passes after a warm-up, fed by the upsampling stack; models: one pass "
-    "after another, evaluated layer by layer. MiB: most MLX memory live beyond the weights and the input."
+    "after another, evaluated layer by layer. MiB: most MLX memory live beyond the weights and "
+    "the input."
 )
 NOT_RUN = "-"
 # The table needs this many columns to print a comparison on one line.

@@ -12,7 +12,7 @@ script or a command computes there as on any machine without Metal, so a test ma
 this process in value but not in what it plans. A child that is pytest is emulated if it is given
 the plugin too. The tests of `tests/metal` run dry, as Metal's memory is nothing that a CPU has.
 
-`mx.stream` chooses a device for its own thread here; MLX's does so for all threads until it is left.
+`mx.stream` chooses a device for its own thread here, and MLX's for all threads until it is left.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+
+import pytest
 
 _M2 = {
     "device_name": "Apple M2",
@@ -46,12 +48,17 @@ def _asked() -> str:
     return os.environ.get("POLYCONV_EMULATE", "m2")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests():
+    """Before any conftest.py, which may ask."""
+    global is_on
+    is_on = True
+
+
 def pytest_configure():
     """Behind conftest.py, which sets what MLX reads when it is imported."""
     if _asked() not in MACS:
         raise SystemExit(f"POLYCONV_EMULATE must be one of {', '.join(MACS)}; got {_asked()!r}")
-    global is_on
-    is_on = True
     _Emulation(MACS[_asked()]).install()
 
 

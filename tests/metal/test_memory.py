@@ -66,7 +66,7 @@ def test_the_repro_of_the_mlx_issue_beyond_5157_frames(gpu, note):
 
 
 def test_a_call_in_tiles_keeps_its_limit_but_for_one_tile_more(gpu, note):
-    """A tile begins while the command buffer of the one before it may still hold its temporaries."""
+    """A tile begins while the command buffer of the one before may still hold temporaries."""
     x, w = mx.random.normal((8, 20_000, 32)), mx.random.normal((32, 8, 32))
     mx.eval(x, w)
     call = lambda x, w, **more: polyconv.conv_transpose1d(x, w, 4, **more)  # noqa: E731
