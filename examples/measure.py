@@ -109,13 +109,13 @@ def run_model(forward: Forward, mel: mx.array, step: Callable[[str], None]) -> R
 
 
 def probe_native(forward: Forward, mel: mx.array, budget: float, watch: Watch) -> tuple[int, Run]:
-    """Run a native model on as many frames as finish in about ``budget`` seconds.
+    """Run a native model, warm, on as many frames as it passes twice in ``budget`` seconds.
 
     Args:
         forward: the native model's pass.
         mel: log-mel of the whole clip, shape (1, T, 80).
-        budget: seconds for the last pass. The speed of each probe chooses the length of the
-            next one, and is not reported.
+        budget: seconds for the last two passes, of which the second is reported. The speed of
+            each probe chooses the length of the next one, and is not reported.
         watch: opens a progress display for one pass.
 
     Returns:
@@ -125,11 +125,11 @@ def probe_native(forward: Forward, mel: mx.array, budget: float, watch: Watch) -
     frames = min(FIRST_PROBE_FRAMES, total)
     while True:
         run = run_model(forward, mel[:, :frames], watch(f"native, {frames} frames"))
-        affordable = int(frames * budget / run.seconds)
+        affordable = int(frames * budget / 2 / run.seconds)
         longer = min(affordable, PROBE_GROWTH * frames, total)
         # Under a quarter more is not worth another pass.
         if (longer < 1.25 * frames and longer < total) or frames == total:
-            return frames, run
+            return frames, run_model(forward, mel[:, :frames], watch(f"native, {frames} frames"))
         frames = longer
 
 

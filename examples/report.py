@@ -28,10 +28,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from polyconv.inspection import gpu_told
+
 METHOD = (
     "Times in seconds; ratios are native / polyconv. Layers: median of "
-    f"{LAYER_REPEATS} passes after a warm-up, fed by the upsampling stack; models: one pass, "
-    "evaluated layer by layer. MiB: most MLX memory live beyond the weights and the input."
+    f"{LAYER_REPEATS} passes after a warm-up, fed by the upsampling stack; models: one pass "
+    "after another, evaluated layer by layer. MiB: most MLX memory live beyond the weights and "
+    "the input."
 )
 NOT_RUN = "-"
 # The table needs this many columns to print a comparison on one line.
@@ -163,7 +166,7 @@ def machine_sentence() -> str:
     machine = f"{platform.system()} {platform.machine()} machine"
     where = f"This was MLX {version('mlx')} on the {device} of this {machine}"
     if device == "GPU":
-        return f"{where}."
+        return f"{where}: {gpu_told()}."
     a = mx.random.normal((512, 512))
     mx.eval(a, a @ a)
     start = time.perf_counter()

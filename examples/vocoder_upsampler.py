@@ -33,7 +33,6 @@ from speech import BUNDLED_CLIP, read_speech
 from polyconv import PolyConvTranspose1d
 
 OUTPUT_NAMES = ("generated.wav", "vocoder.png")
-WARM_UP_FRAMES = 4
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,7 +52,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--native-seconds",
         type=at_least(0, float),
         default=10.0,
-        help="time for the native run it is compared with; 0 skips it (default: 10)",
+        help="time for the native runs it is compared with; 0 skips them (default: 10)",
     )
     parser.add_argument(
         "--layers-only", action="store_true", help="run the transposed convolutions alone"
@@ -95,7 +94,7 @@ def measure(
     fast = forward_of(polyconv, arguments.layers_only)
     model = "stack" if arguments.layers_only else "generator"
     total = mel.shape[1]
-    run_model(fast, mel[:, :WARM_UP_FRAMES], watch("polyconv, warm-up"))
+    run_model(fast, mel, watch(f"polyconv, warm-up, {total} frames"))
     whole = run_model(fast, mel, watch(f"polyconv, whole clip, {total} frames"))
     if not arguments.native_seconds:
         lone = Comparison(f"{model}, {total} frames", tuple(mel.shape), whole, None)
@@ -107,6 +106,7 @@ def measure(
     name = f"{model}, {frames} frames"
     if frames == total:
         return [*rows, Comparison(name, tuple(mel.shape), whole, reference)], whole
+    run_model(fast, head, watch(f"polyconv, warm-up, {frames} frames"))
     again = run_model(fast, head, watch(f"polyconv, {frames} frames"))
     rows.append(Comparison(name, tuple(head.shape), again, reference))
     rows.append(Comparison(f"{model}, {total} frames", tuple(mel.shape), whole, None))

@@ -182,11 +182,15 @@ def count(op: str, name: str, value: object) -> int:
 
 
 def _groups(op: str, value: object) -> int:
-    """MLX divides by them before it looks."""
+    check_groups(op, value)
+    return count(op, "groups", value)
+
+
+def check_groups(op: str, value: object) -> None:
+    """Refuses ints below 1, by which MLX divides before it looks."""
     number = _int(value)
     if number is not None and number < 1 and not isinstance(value, bool):
         refuse(op, "groups must be at least 1", shown(number), FatalError)
-    return count(op, "groups", value)
 
 
 def sizes(op: str, name: str, value: Any) -> tuple[int, ...]:

@@ -336,8 +336,8 @@ def _finish(y: Any) -> None:
     if isinstance(y, mx.array):
         mx.eval(y)
         mx.synchronize()
-    elif getattr(y, "is_cuda", False):
-        peers.wait_for_cuda()
+    else:
+        peers.wait_for_gpu(y)
 
 
 def _on_gpu() -> bool:

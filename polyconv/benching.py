@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     arguments.positive("bench", "layers", args.layers)
     if not args.calibrate.absolute().parent.is_dir():  # before minutes of measuring
         raise FileNotFoundError(2, "No such directory", str(args.calibrate.parent))
+    calibration.check_device()
     calls = list(calibration.layers(args.seed, args.layers))
     with _telling() as tell:
         rows = calibration.sweep(calls, tell)
@@ -131,13 +133,39 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _write(path: Path | None, found: dict[str, Any]) -> None:
+    """The figures of another machine's kind are left as they are."""
     if path:
+        path = _kept_apart(path)
+        found = {"platform": here(), **found}
         rows = found.pop("rows", None)
         text = json.dumps({"what": inspection.doctor().splitlines(), **found}, indent=1)
         if rows is not None:  # a line each
             lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
             text = f'{text[:-2]},\n "rows": [\n{lines}\n ]\n}}'
         path.write_text(f"{text}\n")
+
+
+# What files say that were written before files said it.
+HEADED = "Linux x86_64"
+
+
+def here() -> str:
+    """Which kind of machine figures are of."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _kept_apart(path: Path) -> Path:
+    """`path`, or beside it if it holds figures of another kind of machine; says so."""
+    try:
+        known = json.loads(path.read_text())
+        other = known.get("platform", HEADED) if "what" in known else here()
+    except (OSError, ValueError, AttributeError):
+        return path
+    if other == here():
+        return path
+    apart = path.with_stem(f"{path.stem}-{here().lower().replace(' ', '-')}")
+    print(f"{path} holds figures of {other}, so those of {here()} go to {apart}.")
+    return apart
 
 
 def _track(items: list[Any], what: str) -> Iterable[Any]:

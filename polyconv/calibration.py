@@ -175,10 +175,22 @@ def quality(rows: Sequence[dict[str, Any]], where: device.Device) -> list[float]
     return found
 
 
-def as_file(rows: Sequence[dict[str, Any]], rates: Rates) -> dict[str, Any]:
-    """What `polyconv.use_rates` reads, with the rows that it is from."""
+def check_device() -> device.Host:
+    """The device that rates are measured for.
+
+    Raises:
+        ValueError: If it is Metal's, whose rates are assumed: the default device, or what plans
+            are made for.
+    """
     where = device.device_for(None)
     if isinstance(where, device.Metal):
-        arguments.refuse("bench", "rates are for a CPU or CUDA, Metal's are", "assumed")
+        must = "rates must be those of a CPU or of CUDA, as Metal's are assumed"
+        arguments.refuse("bench", must, where.name)
+    return where
+
+
+def as_file(rows: Sequence[dict[str, Any]], rates: Rates) -> dict[str, Any]:
+    """What `polyconv.use_rates` reads, with the rows that it is from."""
+    where = check_device()
     by_name = {field.name: getattr(rates, field.name) for field in fields(Rates)}
     return {"rates": {where.name: by_name}, "rows": list(rows)}

@@ -14,7 +14,7 @@ from polyconv.devices import Device
 from polyconv.packing import PackedWeight
 from polyconv.room import room_on
 from polyconv.shared import filtered, is_short, temporaries
-from polyconv.slicing import contiguous
+from polyconv.slicing import contiguous, summed_in
 from polyconv.tiling import Room, workspace
 from polyconv.transforms import Bilinear, Problem, convolution, tell
 
@@ -42,7 +42,7 @@ def general(
     if ndim is None:
         ndim = spec.spatial_ndim(op, x.shape)
     options = arguments.general_options(op, ndim, *given)
-    where = _where(op, method, stream, max_workspace)
+    where, dtypes = _where(op, method, stream, max_workspace), (x.dtype, w.dtype)
     if _shares_filter(x, w, options[4]):
         problem = spec.general(op, *_one_channel(x, w), *options[:4], 1, options[5])
         limit, otherwise = _filter_needs(op, problem, options[4], where)
@@ -50,7 +50,7 @@ def general(
             return _filtered(op, problem, x, w, method, stream)
         where = (*where[:5], otherwise)
         w = _for_each_channel(op, w, options[4], method)
-    return _general(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
+    return _general(op, x.shape, w.shape, dtypes, *options, *where)(x, w)
 
 
 def transposed(
@@ -65,7 +65,7 @@ def transposed(
     op = f"conv_transpose{ndim}d"
     check_types(op, x, w, stream, method)
     options = arguments.transposed_options(op, ndim, *given)
-    where = _where(op, method, stream, max_workspace)
+    where, dtypes = _where(op, method, stream, max_workspace), (x.dtype, w.dtype)
     if _shares_filter(x, w, options[4]):
         problem = spec.transposed(op, *_one_channel(x, w), *options[:4], 1)
         limit, otherwise = _filter_needs(op, problem, options[4], where)
@@ -73,7 +73,7 @@ def transposed(
             return _filtered(op, problem, x, w, method, stream)
         where = (*where[:5], otherwise)
         w = _for_each_channel(op, w, options[4], method)
-    return _transposed_of(op, x.shape, w.shape, (x.dtype, w.dtype), *options, *where)(x, w)
+    return _transposed_of(op, x.shape, w.shape, dtypes, *options, *where)(x, w)
 
 
 @lru_cache(_CACHED)
@@ -192,10 +192,11 @@ def _filtered(
 
 
 def _for_each_channel(op: str, w: Weight, groups: int, method: str) -> mx.array:
-    """The filter once for each channel."""
+    """The filter once for each channel, halves as float32: its gradient is summed over them."""
     _takes_auto(op, method)
     plain = w.array if isinstance(w, PackedWeight) else w
-    return contiguous(mx.broadcast_to(plain, (groups, *plain.shape[1:])))
+    wide = plain.astype(summed_in(plain.dtype))
+    return contiguous(mx.broadcast_to(wide, (groups, *plain.shape[1:])))
 
 
 def _takes_auto(op: str, method: str) -> None:

@@ -9,7 +9,15 @@ import mlx.core as mx
 from polyconv import originals
 from polyconv.forms import AS_IT_STANDS
 from polyconv.plan import SubConv
-from polyconv.slicing import Inputs, contiguous, crop_channels, cut, pad, pad_channels
+from polyconv.slicing import (
+    Inputs,
+    contiguous,
+    crop_channels,
+    cut,
+    pad,
+    pad_channels,
+    summed_in,
+)
 from polyconv.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
@@ -56,7 +64,8 @@ def _as_frames(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) 
     n, _, *size, channels = x.shape
     reach = (depth.output_size - 1) * depth.stride + 1
     total: mx.array | None = None
-    dtype, x, w = x.dtype, x.astype(mx.float32), w.astype(mx.float32)
+    dtype = x.dtype
+    x, w = x.astype(summed_in(dtype)), w.astype(summed_in(dtype))
     for tap in range(depth.kernel_size):
         start = tap * depth.kernel_dilation
         frames = cut(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)

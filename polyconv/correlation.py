@@ -15,7 +15,7 @@ from polyconv.convolve import padding_of
 from polyconv.packing import pack, pack_taps
 from polyconv.plan import ConvPlan, SubConv, reads_in_lines
 from polyconv.products import Lines, lines_of, read_by, sliced, sum_of_products, taps_of
-from polyconv.slicing import Inputs, cut, pad, pad_all
+from polyconv.slicing import Inputs, cut, pad, pad_all, summed_in
 from polyconv.weaving import assemble, weave
 
 
@@ -35,7 +35,7 @@ def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
         array: Of the input's shape, float32 for halves.
     """
     spec = plan.problem
-    dtype = mx.float64 if spec.dtype == "float64" else mx.float32
+    dtype = summed_in(getattr(mx, spec.dtype))
     if plan.is_zero:
         return mx.zeros((spec.batch, *[axis.size for axis in spec.axes], spec.in_channels), dtype)
     lines, packed = lines_of(plan), pack_taps(plan, w.astype(dtype))
@@ -79,12 +79,10 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
         y (array): The cotangent of the output, ``plan.problem.output_shape``.
 
     Returns:
-        array: Of the weight's shape, ``(O, *K, C / groups)``, on a CPU float32 for halves.
+        array: Of the weight's shape, ``(O, *K, C / groups)``, float32 for halves.
     """
     spec = plan.problem
-    dtype = getattr(mx, spec.dtype)
-    if plan.metal is None and dtype != mx.float64:
-        dtype = mx.float32  # MLX's CPU products of halves are far slower
+    dtype = summed_in(getattr(mx, spec.dtype))
     kernel = [axis.kernel_size for axis in spec.axes]
     zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
     if plan.is_zero:

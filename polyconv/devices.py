@@ -43,9 +43,11 @@ CPU, CUDA = Host("cpu", CPU_RATES), Host("cuda", CUDA_RATES)
 # (maxBufferLength, recommendedMaxWorkingSetSize), as printed by Metal on such machines in public
 # logs and issues: macOS 26, but macOS 13 for the M1. Older systems report less (of 128 GB a working
 # set of 103 GB instead of 115), and `iogpu.wired_limit_mb` raises the working set alone. All rows
-# have maxBufferLength = 3/4 of the working set, rounded down to pages of 16 KiB.
+# have maxBufferLength = 3/4 of the working set, rounded down to pages of 16 KiB. The second is what
+# hosted macOS runners have: "Apple Paravirtual device", of architecture air64_v27.
 DEVICES = {
     "a18-pro-8gb": DeviceLimits(4_294_967_296, 5_726_633_984, "p"),
+    "paravirtual-7gb": DeviceLimits(3_758_096_384, 5_010_795_178, "7"),
     "m1-16gb": DeviceLimits(8_589_934_592, 11_453_251_584, "g"),
     "m2-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "g"),
     "m3-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "g"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +60,33 @@ def explain(
     return explain_problem(problem, call, op, metal, staleness(), max_workspace)
 
 
+def gpu_told() -> str:
+    """The GPU that is the default device, and how it multiplies float32, as text."""
+    metal = device.present()
+    if metal is None:
+        return "CUDA"
+    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
+    macos = platform.mac_ver()[0]
+    told = f"{metal.name}, macOS {macos}" if macos else metal.name
+    return f"{told}, {products_told(str(info['architecture']), macos)}"
+
+
+# From these on MLX multiplies matrices by the GPU's neural accelerators (mlx/backend/metal).
+_ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
+
+
+def products_told(architecture: str, macos: str) -> str:
+    """Whether products of float32 are made by TF32, on a Mac of an architecture and a macOS."""
+    if os.environ.get("MLX_ENABLE_TF32", "1") == "0":
+        return "float32 products in float32 (MLX_ENABLE_TF32=0)"
+    found = re.fullmatch(r"applegpu_g(\d+)(\w)", architecture)
+    least = _ACCELERATED_PHONE if found and found[2] == "p" else _ACCELERATED
+    known = tuple([int(part) for part in macos.split(".") if part.isdigit()])
+    if found and int(found[1]) >= least and known >= _ACCELERATED_MACOS:
+        return "float32 products by TF32, to 1e-3 (MLX_ENABLE_TF32=0 turns it off)"
+    return "float32 products in float32"
+
+
 _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all but the largest
 
 
@@ -88,6 +117,8 @@ def doctor() -> str:
         *staleness(),
         *_cache(),
     ]
+    if mx.default_device() == mx.gpu:
+        lines.append(f"GPU: {gpu_told()}")
     if platform.system() == "Linux":
         lines += _blas()
     return "\n".join(lines)

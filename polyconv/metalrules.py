@@ -25,7 +25,7 @@ class DeviceLimits:
 
     `max_buffer_bytes` is `maxBufferLength`, the bytes of its largest buffer; `working_set_bytes` is
     `recommendedMaxWorkingSetSize`; `architecture` its last letter as MLX reads it: `s` for a Max,
-    `d` for an Ultra, `g` for the others, `p` for a phone.
+    `d` for an Ultra, `g` for the others, `p` for a phone; what is none of these is as `g`.
     """
 
     max_buffer_bytes: int

@@ -10,7 +10,7 @@ import mlx.core as mx
 from polyconv.axisplan import Block
 from polyconv.identity import handle_of, is_traced
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.slicing import contiguous, cut, pad, pad_all
+from polyconv.slicing import contiguous, cut, pad, pad_all, summed_in
 
 
 class PackedWeight:
@@ -98,8 +98,7 @@ def packed_for(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx
         return []
     dtype = getattr(mx, plan.problem.dtype)
     if plan.products:
-        w = w.astype(dtype if dtype == mx.float64 else mx.float32)
-        return pack_taps(plan, w, transposed)
+        return pack_taps(plan, w.astype(summed_in(dtype)), transposed)
     return pack(plan, w.astype(dtype))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import mlx.core as mx
 import numpy as np
 
 from polyconv.spec import ConvSpec
@@ -18,15 +19,15 @@ Run: TypeAlias = "Callable[[], Any]"
 
 
 def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
-    """PyTorch, contiguous and channels last, 2 threads."""
+    """PyTorch, contiguous and channels last: on a Mac's GPU, else on the CPU with 2 threads."""
     import torch
 
     torch.set_num_threads(2)
     stride, padding, output_padding, dilation = options
     ndim, groups = problem.ndim, problem.groups
     convolve = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
-    first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    weight = torch.from_numpy(_inputs_first(w, groups))
+    first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(_torch_device())
+    weight = torch.from_numpy(_inputs_first(w, groups)).to(_torch_device())
 
     def run(inputs: Any, kernel: Any) -> Any:
         with torch.no_grad():
@@ -39,6 +40,14 @@ def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> di
         last = [a.contiguous(memory_format=layouts[ndim]) for a in (first, weight)]
         runs["torch channels last"] = lambda: run(*last)
     return runs
+
+
+def _torch_device() -> str:
+    """A Mac's GPU, if MLX's default device is that too; the CPU elsewhere."""
+    import torch
+
+    on_gpu = mx.metal.is_available() and mx.default_device() == mx.gpu
+    return "mps" if on_gpu and torch.backends.mps.is_available() else "cpu"
 
 
 def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
@@ -78,11 +87,16 @@ def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) 
     return {"torch": call(inputs, kernel, ()), "torch channels last": call(*last, (0,))}
 
 
-def wait_for_cuda() -> None:
-    """For what PyTorch was given to do on the GPU."""
-    import torch
+def wait_for_gpu(y: Any) -> None:
+    """For what PyTorch was given to do on the GPU that its result `y` is on, if it is on one."""
+    if getattr(y, "is_cuda", False):
+        import torch
 
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
+    elif getattr(y, "is_mps", False):
+        import torch
+
+        torch.mps.synchronize()
 
 
 def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
@@ -177,7 +191,7 @@ def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> 
 def torch_training(
     problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]
 ) -> dict[str, Run]:
-    """PyTorch's output and both gradients, contiguous and channels last, 2 threads."""
+    """PyTorch's output and both gradients, as `torch`."""
     import torch
 
     torch.set_num_threads(2)
@@ -192,17 +206,17 @@ def torch_training(
     def step(layout: Any) -> Run:
         first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
         inputs, kernel = (
-            a.contiguous(memory_format=layout).requires_grad_()
+            a.to(_torch_device()).contiguous(memory_format=layout).requires_grad_()
             for a in (first, torch.from_numpy(_inputs_first(w, groups)))
         )
         ones: list[Any] = []
 
-        def run() -> Array:
+        def run() -> Any:
             y = convolve(inputs, kernel, None, stride, padding, output_padding, groups, dilation)
             if not ones:
                 ones.append(torch.ones_like(y))
             _, dw = torch.autograd.grad(y, (inputs, kernel), ones[0])
-            return dw.numpy()
+            return dw
 
         return run
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from polyconv.arguments import NoRoomError, refuse
-from polyconv.device import device_for, memory_of_gpu
+from polyconv.device import device_for, memory_of_gpu, present
 from polyconv.devices import Device, Metal
 from polyconv.tiling import Room
 
@@ -26,13 +26,15 @@ def room_on(device: Device) -> Room:
 
     Of Apple's GPUs what Metal says; of a host its memory, or what a limit that the process was
     given (`resource.setrlimit`, a container's) leaves of it. MLX ends the process where a CPU's
-    memory cannot be had, so what cannot is refused before.
+    memory cannot be had, so what cannot is refused before. On a Mac MLX allocates for both devices
+    by Metal, so that its largest buffer is a CPU's, too.
     """
     if isinstance(device, Metal):
-        return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
+        return _of_metal(device)
     on_gpu = memory_of_gpu() if device.name == "cuda" else None
     found = on_gpu or min(_memory(), _left())
-    return Room(found, found)
+    metal = present()
+    return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
 
 
 def check_fits(op: str, what: str, needed: int) -> None:
@@ -40,6 +42,10 @@ def check_fits(op: str, what: str, needed: int) -> None:
     room = room_on(device_for(None)).largest
     if needed > room:
         refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
+
+
+def _of_metal(device: Metal) -> Room:
+    return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
 
 
 @cache

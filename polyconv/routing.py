@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from polyconv import convs, ops
-from polyconv.arguments import FatalError, NoRoomError
+from polyconv.arguments import FatalError, NoRoomError, check_groups
 from polyconv.device import is_on_cpu
 from polyconv.identity import Held
 from polyconv.originals import ORIGINALS, PLAIN
@@ -46,6 +46,7 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
     1, which in MLX may end the process.
     """
     own = ORIGINALS[name]
+    _check_groups(name, args, kwargs)
     if not _is_transposed(name, args, kwargs):
         stream = kwargs.get("stream")
         if not (options.cpu_convs and is_on_cpu(stream)):
@@ -58,6 +59,12 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
     except (ValueError, TypeError):
         pass
     return own(*args, **kwargs)
+
+
+def _check_groups(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """On every device, also of calls that are MLX's to answer."""
+    place = _GROUPS - (name in PLAIN)
+    check_groups(name, kwargs.get("groups", args[place] if len(args) > place else 1))
 
 
 def always(name: str) -> Function:

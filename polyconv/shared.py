@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from polyconv.phases import n_phases, phase_stride
 from polyconv.products import sum_of_products
-from polyconv.slicing import cut, pad
+from polyconv.slicing import cut, pad, summed_in
 from polyconv.spec import Axis
 
 # Inputs and outputs of a block. A block reads as many inputs more as the filter reaches, so short
@@ -98,8 +98,7 @@ def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
     if not axis.output_size or not x.size:
         return mx.zeros((batch, axis.output_size, channels), x.dtype)
     dtype = x.dtype
-    if dtype != mx.float64:
-        x, h = x.astype(mx.float32), h.astype(mx.float32)
+    x, h = x.astype(summed_in(dtype)), h.astype(summed_in(dtype))
     plan = _blocks_of(axis, flip)
     n, n_pieces, rows = _counts(axis, plan)
     matrix = pad(h, 0, 0, 1)[mx.array(plan.taps)]

@@ -1,4 +1,4 @@
-"""How is one axis of an array padded, cropped or cut, and how does the whole lie in memory?"""
+"""How is an array padded, cropped or cut, how does it lie in memory, how is it summed?"""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def of_this_shape(a: mx.array) -> mx.array:
     if axis is None:
         return cut(pad(a, 0, 0, 1), 0, 0, a.shape[0], 1)
     return cut(cut(a, axis, None, None, -1), axis, None, None, -1)
+
+
+def summed_in(dtype: mx.Dtype) -> mx.Dtype:
+    """The type in which numbers of another are multiplied and summed: float32 for halves.
+
+    On Metal MLX's reductions accumulate in the type of their result: a float16 is soon infinite,
+    and 256 and 1 are 256 in bfloat16.
+    """
+    return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
 
 
 def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from polyconv.device import StreamOrDevice, kind_of
 from polyconv.identity import is_traced
-from polyconv.slicing import cut
+from polyconv.slicing import cut, summed_in
 from polyconv.tiling import Tile, Tiling
 
 # The result of a tile: of the tile, of all that is not cut up, and of its parts of what is.
@@ -110,8 +110,7 @@ def _summed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
     dtype = getattr(mx, tiling.plan.problem.dtype)
     total: mx.array | None = None
     for tile in tiling:
-        found = part(tile, None if evaluate else total)
-        found = found if dtype == mx.float64 else found.astype(mx.float32)
+        found = part(tile, None if evaluate else total).astype(summed_in(dtype))
         total = found if total is None else total + found
         del found
         if evaluate:

@@ -34,7 +34,7 @@ from polyconv.devices import Device, Host
 from polyconv.execute import run
 from polyconv.packing import PackedWeight, packed_for
 from polyconv.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
-from polyconv.slicing import contiguous, of_this_shape
+from polyconv.slicing import contiguous, of_this_shape, summed_in
 from polyconv.spec import ConvSpec, adjoint
 from polyconv.tiles import assembled
 from polyconv.tiling import Room, Tiling, arranged, others_than, workspace
@@ -317,7 +317,8 @@ class _Channels:
     @staticmethod
     def fold(kind: str, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
         if axis is None:
-            array, axis = mx.broadcast_to(array, (n_maps, *array.shape)), 0
+            wide = array.astype(summed_in(array.dtype))  # as its gradient is summed over the maps
+            array, axis = mx.broadcast_to(wide, (n_maps, *array.shape)), 0
         if kind == "w":
             return mx.moveaxis(array, axis, 0).flatten(0, 1)
         return mx.moveaxis(array, axis, -2).flatten(-2, -1)

@@ -22,6 +22,7 @@ from reference import conv_general as reference_conv
 
 import polyconv
 from polyconv import room, transforms
+from polyconv.tiling import Room
 
 FORM = re.compile(r"\[[\w.]+\] [^\n\r]+; got [^\n\r]+")
 LONGEST = 300
@@ -214,5 +215,6 @@ def small_machine() -> Iterator[None]:
         return assembled(tiling, *args)
 
     memory = mock.patch.object(room, "_memory", return_value=2**27)
-    with memory, mock.patch.object(transforms, "assembled", planned):
+    metal = mock.patch.object(room, "_of_metal", return_value=Room(2**27, 2**27))
+    with memory, metal, mock.patch.object(transforms, "assembled", planned):
         yield

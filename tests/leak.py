@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import random
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -219,13 +221,26 @@ def caches() -> Iterator[tuple[str, int, int | None]]:
     yield "PACKED._taps", len(PACKED._taps), None
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resident_by_ps()
+
+
+def resident_by_ps() -> int:
+    """The same on macOS, which has no /proc."""
+    command = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    return 1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def sample() -> Sample:
     gc.collect()
     mx.clear_cache()
     n_cached = sum(size for _, size, _ in caches())
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Sample(
-        rss=pages * resource.getpagesize(),
+        rss=resident(),
         active=mx.get_active_memory(),
         objects=len(gc.get_objects()),
         threads=threading.active_count(),

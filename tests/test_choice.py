@@ -14,6 +14,9 @@ from polyconv.explanation import problem_of
 from polyconv.plan import METHODS, alternatives, ideal, plan
 
 RECORDED = Path(__file__).parents[1] / "docs" / "benchmarks"
+# Rates that were measured are those of a CPU.
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 HIFIGAN = ("conv_transpose1d", (1, 128, 512), (256, 16, 512), "float32")
 OPTIONS = {"stride": 8, "padding": 4}
 

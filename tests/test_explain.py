@@ -32,7 +32,7 @@ def newest_rules(monkeypatch):
 
 
 def test_the_repro_of_the_mlx_issue():
-    told = polyconv.explain(*REPRO, stride=1024)
+    told = polyconv.explain(*REPRO, stride=1024, device="m4-max")
     native, lifted, per_phase, stacked, taps = told.lines
     assert taps.kernels == (("matmul", 4),)
     assert told.chosen == "stacked"
@@ -161,7 +161,7 @@ def test_usage_errors_are_one_line_and_exit_code_2(arguments, capsys):
 def test_a_batch_of_recorded_calls(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
-    assert main(["explain", "--batch", str(rows)]) == 0
+    assert main(["explain", "--batch", str(rows), "--device", "m4-max"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [{"path": r["path"], "unfold_bytes": r["unfold_bytes"]} for r in ROWS]
 

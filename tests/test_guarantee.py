@@ -187,6 +187,7 @@ def test_on_the_other_devices_too(device):
     assert sum(check(call, "auto", mx.float32, Counter(), device) for call in calls) > 10
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_it_can_fail():
     """The trace sees what polyconv prevents: the same call planned for no Mac."""
     x, w = mx.zeros((1, 4, 16)), mx.zeros((5, 8, 16))

@@ -148,6 +148,7 @@ def test_streaming_convolutions_read_their_arguments(name, value):
     )
 
 
+@pytest.mark.usefixtures("on_cpu")  # whose room is its memory
 def test_a_stream_refuses_states_caches_and_resets_that_are_none():
     state = polyconv.stream_init("conv_transpose1d", W, stride=2)
     for field, value in {
@@ -394,6 +395,7 @@ def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
     assert ran.stdout.startswith("[POLYCONV_RATES] it must name a file of rates that can be read")
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_layer_whose_weight_cannot_be_is_refused():
     """MLX would end the process where it is evaluated."""
     with mock.patch("polyconv.room._memory", return_value=2**20):

@@ -134,7 +134,7 @@ ARROWS = {
         {"arguments", "cost", "device", "execute", "explanation", "plan", "spec"},
         True,
     ),
-    "peers": ({"spec"}, False),
+    "peers": ({"spec"}, True),
     "cases": ({"arguments"}, False),
     "scores": (set(), False),
     "bench": ({"arguments", "device", "explanation", "ops", "peers", "plan", "spec"}, True),

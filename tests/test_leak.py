@@ -1,5 +1,6 @@
 """A short run of `leak.py`, and whether it would see a leak."""
 
+import shutil
 from unittest import mock
 
 import leak
@@ -11,6 +12,14 @@ import pytest
 def test_nothing_grows_with_the_number_of_calls():
     told = []
     assert leak.run(12_000, told.append) == [], "\n".join(told)
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps, which macOS has")
+def test_what_a_process_holds_is_known_without_proc():
+    held = bytearray(64 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])  # touched, page by page
+    assert leak.resident_by_ps() > len(held)
+    assert leak.resident_by_ps() == pytest.approx(leak.resident(), rel=0.2)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,6 +7,7 @@ do not survive a fork, and what waits for them waits for ever.
 import copy
 import json
 import pickle
+import sys
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -79,6 +80,12 @@ def forked(text, tmp_path, start=LONG):
     return json.loads(run_script(start + text + END, tmp_path))
 
 
+needs_fork = pytest.mark.skipif(
+    sys.platform == "darwin", reason="Metal does not survive a fork: docs/threads.md says spawn"
+)
+
+
+@needs_fork
 def test_a_fork_before_mlx_computes(tmp_path):
     told = forked(
         """
@@ -97,6 +104,7 @@ def native_sum():
     return mx.conv_transpose1d(x, mx.ones((2, 4, 2)), 2).sum().item()
 
 
+@needs_fork
 def test_a_fork_of_one_that_only_planned(tmp_path):
     text = """
 import mlx.core as mx, polyconv
@@ -106,6 +114,7 @@ tried("ours", ours)
     assert forked(text, tmp_path) == {"ours": native_sum()}
 
 
+@needs_fork
 def test_a_fork_after_mlx_computed_is_no_worse_than_mlx(tmp_path):
     """The thread that forks loses MLX's thread for it; a new one gets one of its own."""
     told = forked(
@@ -130,6 +139,7 @@ tried("ours on a stream", lambda: on_a_stream(ours))
     assert told["gradient in a thread"] == 2000 * 8 * 4 * 8
 
 
+@needs_fork
 def test_a_fork_while_other_threads_compute(tmp_path):
     told = forked(
         """
@@ -163,6 +173,7 @@ for n in range(8):
     assert list(told.values()) == [[native_sum(), True, True, native_sum()]] * 8
 
 
+@needs_fork
 def test_a_fork_while_another_thread_plans(tmp_path):
     """Which stands still in the middle of a property that is kept."""
     told = forked(
@@ -242,6 +253,7 @@ def test_spawned_processes_take_what_was_made_here(tmp_path):
     assert run_script(SPAWN, tmp_path, 240) == "the same 8\n"
 
 
+@needs_fork
 def test_a_fork_server_too(tmp_path):
     assert run_script(SPAWN.replace('"spawn"', '"forkserver"'), tmp_path, 240) == "the same 8\n"
 

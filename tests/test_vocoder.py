@@ -93,7 +93,7 @@ def _silent_watch(description: str, steps: int | None = None):
     return lambda name: None
 
 
-@pytest.mark.parametrize(("per_frame", "budget", "frames"), [(0.1, 10.0, 50), (0.5, 10.0, 20)])
+@pytest.mark.parametrize(("per_frame", "budget", "frames"), [(0.1, 10.0, 50), (0.5, 10.0, 10)])
 def test_probe_grows_to_the_budget(
     monkeypatch: pytest.MonkeyPatch, per_frame: float, budget: float, frames: int
 ) -> None:
@@ -107,7 +107,8 @@ def test_probe_grows_to_the_budget(
     found, run = measure.probe_native(None, _mel(50), budget, _silent_watch)
     assert found == frames == lengths[-1]
     assert run.seconds == pytest.approx(per_frame * frames)
-    assert lengths == sorted(set(lengths))
+    assert lengths[:-1] == sorted(set(lengths))
+    assert lengths[-2] == lengths[-1]  # what is told is not the first pass of its length
 
 
 def test_layers_only_end_to_end(tmp_path: Path) -> None:

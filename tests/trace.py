@@ -1,10 +1,11 @@
-"""Records the convolutions that are handed to MLX, as the specs of what Metal would see."""
+"""Records what is handed to MLX: the specs of convolutions that Metal would see, or all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import mlx.core as mx
 
@@ -51,3 +52,55 @@ def traced() -> Iterator[list[ConvSpec]]:
         originals.conv_general = conv_general
         for name, function in kept.items():
             setattr(mx, name, function)
+
+
+class Issued(NamedTuple):
+    """One of MLX's operations in a graph, and the types that it reads and makes."""
+
+    name: str
+    reads: tuple[mx.Dtype, ...]
+    makes: tuple[mx.Dtype, ...]
+
+
+def issued(call: Callable[..., Any], *arrays: mx.array) -> list[Issued]:
+    """The operations of a call. Nothing is computed.
+
+    Copies that make an array contiguous are left out, as MLX cannot write them, and so are
+    functions with gradient rules, which may be called in such a rule alone: in place of the
+    inner one are its own operations.
+    """
+    found: list[Issued] = []
+
+    def note(told: dict[str, Any]) -> None:
+        if told["type"] == "primitive":
+            types = [tuple([dtype for _, _, dtype in told[k]]) for k in ("inputs", "outputs")]
+            found.append(Issued(told["name"], *types))
+
+    custom = mock.patch("mlx.core.custom_function", _WrittenOut)
+    with mock.patch("polyconv.slicing.is_exporting", return_value=True), custom:
+        mx.export_function(note, call, *arrays)
+    return found
+
+
+class _WrittenOut:
+    """A function with a gradient rule, in which others are plain functions."""
+
+    _custom_function = mx.custom_function
+    _depth = 0
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._plain, self._ruled = function, self._custom_function(function)
+        self.vmap = self._ruled.vmap
+
+    def __call__(self, *given: mx.array) -> Any:
+        return (self._plain if _WrittenOut._depth else self._ruled)(*given)
+
+    def vjp(self, rule: Callable[..., Any]) -> None:
+        def inside(*given: Any) -> Any:
+            _WrittenOut._depth += 1
+            try:
+                return rule(*given)
+            finally:
+                _WrittenOut._depth -= 1
+
+        self._ruled.vjp(inside)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from polyconv import scores
+from polyconv import benching, scores
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -414,6 +414,12 @@ FILES = (
 
 
 def main() -> None:
+    if benching.here() != benching.HEADED:
+        print(
+            f"The pages and the README's table are of {benching.HEADED} and stay as they are; the "
+            f"figures of {benching.here()} are in {HERE}, in the files named after it."
+        )
+        return
     found = {name: json.loads((HERE / f"{name}.json").read_text()) for name in FILES}
     for name, text in pages(found).items():
         (HERE / f"{name}.md").write_text(text)

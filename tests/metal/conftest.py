@@ -1,6 +1,7 @@
 """Tests for a real Mac: `make test-metal` runs them and prints a report to paste into an issue.
 
-With POLYCONV_DRY_RUN=1 they run on the CPU, to check the tests and not Metal.
+With POLYCONV_DRY_RUN=1, or as on an emulated Mac, they run on the CPU, to check the tests and not
+Metal.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 
+import emulated_mac
 import mlx.core as mx
 import pytest
 
@@ -15,7 +17,7 @@ import polyconv
 from polyconv import device
 from polyconv.devices import DEVICES, Metal
 
-DRY = os.environ.get("POLYCONV_DRY_RUN") == "1"
+DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_mac.is_on
 _REPORT: list[str] = []
 
 
@@ -33,7 +35,7 @@ def gpu():
         with mx.stream(mx.gpu):
             yield mx.gpu
     else:
-        with polyconv.planning_for("m4-max"):
+        with polyconv.planning_for("m4-max"), mx.stream(mx.cpu):
             yield mx.cpu
 
 

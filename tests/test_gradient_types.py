@@ -1,0 +1,141 @@
+"""Sums of halves are made in float32 in every gradient, on every device that is planned for.
+
+On Metal a reduction accumulates in the type of its result, which cannot be run here. So what is
+looked at is the graph: which operations it has, and in which types.
+"""
+
+from dataclasses import replace
+from trace import issued
+
+import mlx.core as mx
+import pytest
+from cases import NAMED
+from test_forms import CASES
+from test_plan import general_spec
+from threading_tools import forget
+
+import polyconv
+from polyconv import tiles
+from polyconv.device import device_for
+from polyconv.devices import DEVICES
+from polyconv.explanation import problem_of
+from polyconv.room import room_on
+from polyconv.transforms import _COMPUTE, Problem
+
+HALVES = (mx.float16, mx.bfloat16)
+SHORT = ("cpu", "cuda", "m2-16gb", "m4-max")
+PLANNED = [*SHORT, *[pytest.param(n, marks=pytest.mark.slow) for n in DEVICES if n not in SHORT]]
+PROBLEMS = {name: general_spec(case) for name, case in NAMED.items()}
+PROBLEMS |= {name: general_spec(case) for name, (case, _, _) in CASES.items()}
+
+# What may read or make halves: operations that move numbers, and a convolution, whose products are
+# summed in float32 by each of MLX's backends.
+MAY = {"AsType", "Broadcast", "Concatenate", "ExpandDims", "Flatten", "Full", "Pad", "Reshape"}
+MAY |= {"Slice", "SliceUpdate", "Squeeze", "Transpose", "Unflatten", "Convolution"}
+MAY |= {"Equal", "LogicalAnd", "NotEqual", "Select"}  # which put tiles behind each other
+
+
+def computing(call, *arrays):
+    """The operations that compute with halves."""
+    found = issued(call, *arrays)
+    return {op.name for op in found if {*op.reads, *op.makes} & {*HALVES}} - MAY
+
+
+def shapes_of(spec):
+    size = [axis.size for axis in spec.axes]
+    kernel = [axis.kernel_size for axis in spec.axes]
+    return {
+        "x": (spec.batch, *size, spec.in_channels),
+        "w": (spec.out_channels, *kernel, spec.in_channels // spec.groups),
+        "y": spec.output_shape,
+    }
+
+
+def maps(spec, method, max_workspace=None):
+    """The three maps that gradients of every order are made of, each with arrays to call it with.
+
+    For the device that is planned for.
+    """
+    device = device_for(None)
+    problem = Problem("op", spec, method, device, None, room_on(device), max_workspace)
+    shapes = shapes_of(spec)
+    for result, made in _COMPUTE.items():
+        arrays = [mx.zeros(shapes[k], getattr(mx, spec.dtype)) for k in "xwy" if k != result]
+        yield result, made(problem), arrays
+
+
+@pytest.mark.parametrize("device", PLANNED)
+def test_gradients_of_halves_are_summed_in_float32(device):
+    with polyconv.planning_for(device):
+        for name, spec in PROBLEMS.items():
+            for result, call, arrays in maps(replace(spec, dtype="float16"), "auto"):
+                assert computing(call, *arrays) == set(), (name, result)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "m2-16gb"])
+def test_whichever_half_and_method_it_is(device):
+    with polyconv.planning_for(device):
+        for name, spec in PROBLEMS.items():
+            for result, call, arrays in maps(replace(spec, dtype="bfloat16"), "per_phase"):
+                assert computing(call, *arrays) == set(), (name, result)
+
+
+TILED = {
+    "1D": ((4, 300, 4), (4, 6, 4), {"stride": 2}),
+    "depthwise": ((4, 300, 4), (4, 6, 1), {"stride": 2, "groups": 4}),
+    "2D": ((4, 30, 30, 4), (4, 4, 4, 4), {"stride": 2}),
+    "2D groups": ((4, 30, 30, 4), (4, 4, 4, 2), {"stride": 2, "groups": 2}),
+    "3D": ((4, 4, 5, 5, 2), (2, 2, 2, 2, 2), {"stride": 2}),
+}
+
+
+@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "m2-16gb"])
+def test_so_are_gradients_in_tiles(device, name, monkeypatch):
+    """That of the weight is cut up on each device."""
+    x, w, options = TILED[name]
+    spec = problem_of(f"conv_transpose{len(x) - 2}d", x, w, "float16", options)
+    cut_up = []
+    own = tiles._joined
+    noted = lambda tiling, *more: cut_up.append(tiling.result) or own(tiling, *more)  # noqa: E731
+    monkeypatch.setattr(tiles, "_joined", noted)
+    with polyconv.planning_for(device):
+        for result, call, arrays in maps(spec, "auto", 400_000):
+            assert computing(call, *arrays) == set(), result
+    assert "w" in cut_up
+
+
+def of_one_filter(x, w):
+    return polyconv.conv_transpose1d(x, w[:1, :, :1], 2, groups=4)
+
+
+def of_one_filter_in_tiles(x, w):
+    return polyconv.conv_transpose1d(x, w[:1, :, :1], 2, groups=4, max_workspace=30_000)
+
+
+def of_several_filters(x, w):
+    each = lambda w: polyconv.conv_transpose1d(x, w[..., None], 2, groups=4)  # noqa: E731
+    return mx.vmap(each, -1)(w)
+
+
+@pytest.mark.parametrize("call", [of_one_filter, of_one_filter_in_tiles, of_several_filters])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "m2-16gb"])
+def test_so_are_those_of_what_many_channels_or_maps_share(device, call):
+    x, w = mx.zeros((2, 300, 4), mx.float16), mx.zeros((4, 6, 4), mx.float16)
+    with polyconv.planning_for(device):
+        cotangent = mx.zeros_like(call(x, w))
+        forget()  # what was made before the trace begins
+        gradients = lambda x, w: mx.vjp(call, [x, w], [cotangent])[1]  # noqa: E731
+        try:
+            assert computing(gradients, x, w) == set()
+        finally:
+            forget()
+
+
+def test_a_sum_of_halves_is_seen():
+    """Or the tests above could not fail."""
+    x = mx.zeros((4, 4), mx.float16)
+    assert computing(lambda x: x.sum(0), x) == {"Reduce"}
+    assert computing(lambda x: x[:2] + x[2:], x) == {"Add"}
+    assert computing(lambda x: x @ x, x) == {"Matmul"}
+    assert computing(lambda x: x.astype(mx.float32).sum(0).astype(mx.float16), x) == set()
