@@ -28,6 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from polyconv import blas
 from polyconv.inspection import gpu_told
 
 METHOD = (
@@ -179,12 +180,8 @@ def machine_sentence() -> str:
 
 
 def _blas_name() -> str:
-    """File name of the BLAS loaded into this process, where the system tells (Linux)."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text(errors="replace").splitlines() if maps.exists() else []
-    names = {Path(line.split()[-1]).name for line in lines if "/" in line}
-    # NumPy bundles an OpenBLAS of its own, under a name with its build tag.
-    loaded = sorted(n for n in names if n.startswith(("libblas", "libopenblas", "libmkl_rt")))
-    # One that is preloaded is taken before the wheel's, which is loaded all the same.
-    fast = [name for name in loaded if not name.startswith("libblas")]
-    return (fast or loaded or ["BLAS not identified"])[0]
+    """The BLAS that MLX's products on a CPU run on."""
+    here = blas.in_force()
+    if here is None:
+        return "the BLAS that came with MLX"
+    return Path(here).name

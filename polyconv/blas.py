@@ -70,11 +70,11 @@ def _of_wheel() -> Path | None:
 
 def _plain_copy(source: Path, version: str) -> Path:
     """The wheel's library under the names that MLX asks for, made once for each version."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyconv"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyconv"
     status = source.stat()
-    copy = folder / f"libopenblas-{version}-{status.st_size}-{status.st_mtime_ns}.so"
+    copy = cache / f"{status.st_size}-{status.st_mtime_ns}" / f"libopenblas-{version}.so"
     if not copy.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         part = copy.with_suffix(f".{os.getpid()}")
         part.write_bytes(without_prefix(source.read_bytes(), _PREFIX))
         part.replace(copy)  # whole or not at all, whoever else makes it
