@@ -86,7 +86,7 @@ def test_nothing_to_do_is_the_signal_itself():
     assert mx.array_equal(polyconv.resample_poly(x, 3, 3), x)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_a_stream_is_the_whole_whatever_the_chunks(data):
     rates = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))

@@ -101,7 +101,7 @@ def test_random_partitions_give_the_whole():
     campaign(600, 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_partitions_give_the_whole_by_hypothesis(data):
     check(*draw(lambda items: data.draw(st.sampled_from(list(items)))), seed=0)
