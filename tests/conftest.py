@@ -9,6 +9,7 @@ os.environ["MLX_ENABLE_TF32"] = "0"  # read when MLX is imported; its own tests 
 
 import random
 import re
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -32,6 +33,33 @@ def seed_all():
 @pytest.fixture(autouse=True)
 def _seeded():
     seed_all()
+
+
+def free_memory():
+    """Bytes that can be had now, of the machine and of the container."""
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(told["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # macOS, which tells the whole alone
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    folder = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
+    except OSError:
+        return free
+    return min(free, int(most) - int(used)) if most.strip().isdigit() else free
+
+
+@pytest.fixture
+def needs_memory():
+    """Skips a test that would fill more GiB than are free, as MLX would end the process."""
+
+    def check(gib):
+        free = free_memory() / 2**30
+        if free < gib:
+            pytest.skip(f"needs {gib} GiB of memory, of which {free:.1f} are free")
+
+    return check
 
 
 def pytest_collectstart(collector):
