@@ -221,6 +221,7 @@ def caches() -> Iterator[tuple[str, int, int | None]]:
 
 def sample() -> Sample:
     gc.collect()
+    mx.synchronize()  # or what was computed before may be freed later
     mx.clear_cache()
     n_cached = sum(size for _, size, _ in caches())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
