@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from reference import conv_general as reference_conv
+from reference import gradients as reference_gradients
 
 import polyconv
 
@@ -61,8 +64,31 @@ class Case:
         return np.array(y.astype(mx.float32))
 
     def reference(self, seed: int = 0) -> np.ndarray:
-        x, w = self.data(seed)
-        return reference_conv(x, w, **self.general)
+        return _reference(self, seed)
+
+    def cotangent(self) -> np.ndarray:
+        return np.random.default_rng(2).integers(-2, 3, self.reference().shape)
+
+    def gradients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the sum over `cotangent()` times the output, with respect to x and w."""
+        return _gradients(self)
+
+
+# Many tests compare the same cases in several ways; each process computes a reference once.
+@lru_cache(4096)
+def _reference(case: Case, seed: int) -> np.ndarray:
+    return _fixed(reference_conv(*case.data(seed), **case.general))
+
+
+@lru_cache(1024)
+def _gradients(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    dx, dw = reference_gradients(*case.data(), case.cotangent(), **case.general)
+    return _fixed(dx), _fixed(dw)
+
+
+def _fixed(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def integers(*shape: int, seed: int = 0) -> mx.array:
@@ -91,6 +117,20 @@ def draw_case(pick: Pick) -> Case:
     op, kwargs, general = draw(pick, each, kernel, dilation, input_dilation)
     kwargs["groups"] = general["groups"] = groups
     return Case(op, x_shape, w_shape, kwargs, general, dtype)
+
+
+def drawn(seed: int = 0) -> Iterator[Case]:
+    """Random cases, one after the other: the campaign of every test that draws some.
+
+    Those that have no output are among them.
+    """
+    rng = random.Random(seed)
+    while True:
+        yield draw_case(rng.choice)
+
+
+def with_output(seed: int = 0) -> Iterator[Case]:
+    return (case for case in drawn(seed) if case.has_output)
 
 
 def _draw_transposed(pick, each, kernel, dilation, stride):  # type: ignore[no-untyped-def]

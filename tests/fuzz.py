@@ -94,6 +94,7 @@ _TESTS: dict[str, Generator] = {
 
 _PER_CHILD = 4000  # inputs
 _HANGS = 60.0  # seconds that no input may take
+_BEGINS = 300.0  # nor a child until its first
 _MOST_BYTES = 6 << 30  # that a child may hold: beyond it MLX ends the process, which is a crash
 
 
@@ -112,7 +113,7 @@ class Found:
     at: int = 0  # the number of the slowest
 
 
-def child(name: str, seed: int, first: int, seconds: float) -> None:
+def child(name: str, seed: int, first: int, seconds: float, inputs: int) -> None:
     """Runs inputs one after the other, and says so: each number before, each outcome behind."""
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
@@ -120,7 +121,7 @@ def child(name: str, seed: int, first: int, seconds: float) -> None:
     out, begin = sys.stdout, time.monotonic()
     try:
         with small_machine():
-            for number in range(first, first + _PER_CHILD):
+            for number in range(first, min(first + _PER_CHILD, inputs)):
                 if time.monotonic() - begin > seconds:
                     break
                 print(json.dumps([number]), file=out, flush=True)
@@ -132,18 +133,26 @@ def child(name: str, seed: int, first: int, seconds: float) -> None:
         shutil.rmtree(fuzz_files.FOLDER, ignore_errors=True)
 
 
-def campaign(name: str, seed: int, seconds: float, hangs: float = _HANGS) -> Found:
-    """Inputs of a name for so many seconds, in children; what takes `hangs` seconds hangs."""
+def campaign(
+    name: str, seed: int, seconds: float, hangs: float = _HANGS, inputs: int = sys.maxsize
+) -> Found:
+    """Inputs of a name for so many seconds, or so many, in children.
+
+    What takes `hangs` seconds hangs.
+    """
     found, number, begin = Found(), 0, time.monotonic()
-    while (left := seconds - (time.monotonic() - begin)) > 0 and number < sys.maxsize:
-        number = _watched(name, seed, number, left, hangs, found)
+    while (left := seconds - (time.monotonic() - begin)) > 0 and number < inputs:
+        number = _watched(name, seed, number, left, hangs, found, inputs)
     found.seconds = time.monotonic() - begin
     return found
 
 
-def _watched(name: str, seed: int, first: int, seconds: float, hangs: float, found: Found) -> int:
+def _watched(
+    name: str, seed: int, first: int, seconds: float, hangs: float, found: Found, inputs: int
+) -> int:
     """One child. The number to go on with."""
-    command = [sys.executable, __file__, "--child", name, str(seed), str(first), str(seconds)]
+    given = (seed, first, seconds, inputs)
+    command = [sys.executable, __file__, "--child", name, *map(str, given)]
     number, is_begun = first - 1, False
     with (
         tempfile.TemporaryFile("w+") as log,
@@ -179,13 +188,13 @@ class _Watchdog:
 
     def __init__(self, process: subprocess.Popen[str], hangs: float) -> None:
         self._process, self._last, self.has_killed = process, time.monotonic(), False
-        self._hangs = hangs
+        self._hangs, self._most = hangs, _BEGINS
         self._pool = ThreadPoolExecutor(1)
         self._is_over = False
         self._pool.submit(self._watch)
 
     def seen(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._most = time.monotonic(), self._hangs
 
     def stop(self) -> None:
         self._is_over = True
@@ -193,7 +202,7 @@ class _Watchdog:
 
     def _watch(self) -> None:
         while not self._is_over and self._process.poll() is None:
-            if time.monotonic() - self._last > self._hangs:
+            if time.monotonic() - self._last > self._most:
                 self.has_killed = True
                 self._process.kill()
             time.sleep(0.2)
@@ -230,11 +239,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--replay", type=int, metavar="NUMBER", help="one input of --only, here")
     parser.add_argument("--most", type=int, default=20, help="how much is told of each name")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        name, seed, first, seconds = args.child
-        child(name, int(seed), int(first), float(seconds))
+        name, seed, first, seconds, inputs = args.child
+        child(name, int(seed), int(first), float(seconds), int(inputs))
         return 0
     names = args.only or list(GENERATORS)
     if args.replay is not None:

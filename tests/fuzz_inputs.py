@@ -21,6 +21,9 @@ class Unindexable:
     def __index__(self) -> int:
         raise RuntimeError("no index\nof mine")
 
+    def __repr__(self) -> str:  # that of an object holds its address: another in each process
+        return "Unindexable()"
+
 
 class Unprintable:
     def __repr__(self) -> str:
@@ -36,6 +39,9 @@ class Endless:
     def __getitem__(self, i: int) -> int:
         return 1
 
+    def __repr__(self) -> str:
+        return "Endless()"
+
 
 class Indexable:
     def __init__(self, value: int) -> None:
@@ -43,6 +49,9 @@ class Indexable:
 
     def __index__(self) -> int:
         return self.value
+
+    def __repr__(self) -> str:
+        return "Indexable()"
 
 
 HUGE = (

@@ -237,6 +237,7 @@ def resident_by_ps() -> int:
 
 def sample() -> Sample:
     gc.collect()
+    mx.synchronize()  # or what was computed before may be freed later
     mx.clear_cache()
     n_cached = sum(size for _, size, _ in caches())
     return Sample(

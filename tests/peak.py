@@ -22,11 +22,13 @@ _SAMPLES = {1: (50, 20_000), 2: (10, 150), 3: (4, 28)}
 _TAPS, _STRIDES = {1: 16, 2: 6, 3: 4}, {1: 8, 2: 4, 3: 3}
 
 
-def draw_call(rng: random.Random) -> tuple[Callable[..., mx.array], mx.array, mx.array, str]:
+def draw_call(
+    rng: random.Random, size: float
+) -> tuple[Callable[..., mx.array], mx.array, mx.array, str]:
     """A function of input and weight, both, and the call in words."""
     while True:
         ndim = rng.choice((1, 1, 2, 2, 3))
-        size = [rng.randint(*_SAMPLES[ndim]) for _ in range(ndim)]
+        shape = [rng.randint(*_SAMPLES[ndim]) for _ in range(ndim)]
         kernel = [rng.randint(1, _TAPS[ndim]) for _ in range(ndim)]
         stride = [rng.randint(1, _STRIDES[ndim]) for _ in range(ndim)]
         dilation = [rng.choice((1, 1, 1, 2)) for _ in range(ndim)]
@@ -36,11 +38,12 @@ def draw_call(rng: random.Random) -> tuple[Callable[..., mx.array], mx.array, mx
             rng.randint(1, 16),
         )
         batch = rng.choice((1, 2, 3, 8))
-        outputs = batch * prod(size) * prod(stride) * groups * makes
-        if outputs < 4e6 and outputs * prod(kernel) // prod(stride) * reads < 1e9:
+        outputs = batch * prod(shape) * prod(stride) * groups * makes
+        macs = outputs * prod(kernel) // prod(stride) * reads
+        if outputs < 4e6 * size and macs < 1e9 * size:
             break
     dtype = rng.choice((mx.float32, mx.float32, mx.float16, mx.bfloat16))
-    x = mx.zeros((batch, *size, groups * reads), dtype)
+    x = mx.zeros((batch, *shape, groups * reads), dtype)
     w = mx.zeros((groups * makes, *kernel, reads), dtype)
     padding = [k // 2 for k in kernel]
     if rng.random() < 0.4:
@@ -72,6 +75,7 @@ def ratio(call: Callable[..., mx.array], known: dict[str, mx.array], result: str
     with mock.patch("polyconv.calls.convolution", noted):
         call(known["x"], known["w"], max_workspace=n)
     apply = transforms._bilinear(result, problems[0])
+    mx.synchronize()  # or what was computed before may be freed later
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -80,14 +84,14 @@ def ratio(call: Callable[..., mx.array], known: dict[str, mx.array], result: str
     return (mx.get_peak_memory() - before - found.nbytes) / n
 
 
-def measure(cases: int, seed: int) -> dict[str, tuple[float, str]]:
-    """The largest ratio of each map, and of which call it is."""
+def measure(cases: int, seed: int, size: float = 1.0) -> dict[str, tuple[float, str]]:
+    """The largest ratio of each map, and of which call it is; of calls so many times as large."""
     rng = random.Random(seed)
     worst = dict.fromkeys("yxw", (0.0, ""))
     done = 0
     cache = mx.set_cache_limit(0)
     while done < cases:
-        call, x, w, words = draw_call(rng)
+        call, x, w, words = draw_call(rng, size)
         try:
             y = call(x, w)
         except ValueError:  # forced, and cannot
@@ -96,11 +100,13 @@ def measure(cases: int, seed: int) -> dict[str, tuple[float, str]]:
             continue
         known = {"x": x, "w": w, "y": mx.zeros(y.shape, y.dtype)}
         mx.eval(known)
-        result, limit = rng.choice("yxw"), int(10 ** rng.uniform(4, 8))
+        result = rng.choice("yxw")
+        limit = int(10 ** rng.uniform(-2, 0.5) * sum(each.nbytes for each in known.values()))
         try:
             found = ratio(call, known, result, limit)
         except ValueError as error:  # less than one tile
-            limit = int(re.search(r"at least (\d+) bytes", str(error))[1])
+            least = int(re.search(r"at least (\d+) bytes", str(error))[1])
+            limit = int(least * rng.choice((1, 1.5, 3)))
             found = ratio(call, known, result, limit)
         worst[result] = max(worst[result], (found, f"{words}, max_workspace={limit}"))
         done += 1

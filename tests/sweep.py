@@ -20,8 +20,7 @@ from unittest import mock
 
 import mlx.core as mx
 import numpy as np
-from cases import Case, draw_case
-from reference import gradients
+from cases import Case, drawn
 
 import polyconv
 from polyconv.plan import METHODS
@@ -36,11 +35,11 @@ def sweep(
     methods: tuple[str, ...] = ("auto", *METHODS),
 ) -> tuple[Counter[str], Counter[str]]:
     """How many cases agreed per method, and how many each method refused (or had no output)."""
-    rng = random.Random(seed)
     agreed: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    while min(agreed[method] for method in methods) < cases:
-        case = draw_case(rng.choice)
+    for case in drawn(seed):
+        if min(agreed[method] for method in methods) >= cases:
+            break
         if not case.has_output:
             refused["no output"] += 1
             continue
@@ -62,21 +61,19 @@ def sweep(
 
 def sweep_gradients(cases: int, seed: int, device: str | None = None) -> Counter[str]:
     """How many cases agreed, gradients with respect to both arguments, of how many drawn."""
-    rng = random.Random(seed)
     counts: Counter[str] = Counter()
-    while counts["agreed"] < cases:
-        case = draw_case(rng.choice)
+    for case in drawn(seed):
+        if counts["agreed"] == cases:
+            break
         if not case.has_output:
             counts["no output"] += 1
             continue
-        x, w = case.data()
-        numbers = np.random.default_rng(counts["agreed"])
-        y = numbers.integers(-2, 3, case.reference().shape)
-        arrays = [mx.array(a).astype(getattr(mx, case.dtype)) for a in (x, w, y)]
+        known = (*case.data(), case.cotangent())
+        arrays = [mx.array(a).astype(getattr(mx, case.dtype)) for a in known]
         call = lambda x, w, case=case: case.call(x, w, "auto")  # noqa: E731
         with polyconv.planning_for(device) if device else nullcontext():
             _, found = mx.vjp(call, arrays[:2], arrays[2:])
-        for name, got, expected in zip("xw", found, gradients(x, w, y, **case.general)):
+        for name, got, expected in zip("xw", found, case.gradients()):
             if case.dtype != "float32":  # a sum rounded once
                 rounded = mx.array(expected.astype(np.float32)).astype(got.dtype)
                 expected = np.array(rounded.astype(mx.float32))
@@ -97,8 +94,9 @@ def sweep_tiled(cases: int, seed: int, device: str | None = None) -> Counter[str
         return assembled(tiling, *args)
 
     with mock.patch("polyconv.transforms.assembled", counted):
-        while counts["agreed"] < cases:
-            case = draw_case(rng.choice)
+        for case in drawn(seed):
+            if counts["agreed"] == cases:
+                break
             if not case.has_output:
                 counts["no output"] += 1
                 continue
@@ -115,7 +113,7 @@ def _compare_tiled(case: Case, method: str, rng: random.Random, counts: Counter[
     except ValueError:  # forced, and refused with a reason: tests of their own
         counts[f"refused by {method}"] += 1
         return
-    y = mx.array(np.random.default_rng(counts["agreed"]).integers(-2, 3, whole.shape))
+    y = mx.array(case.cotangent())
     maps = ["y", "x", "w"] if method != "native" else ["y"]  # whose gradients are MLX's own
 
     def results(**more: int) -> list[mx.array]:

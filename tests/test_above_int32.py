@@ -1,69 +1,89 @@
-"""Arrays of more than 2^31 elements, which MLX counts in int32 in places: computed in tiles."""
+"""Arrays of more than 2^31 elements, which MLX counts in int32 in places: computed in tiles.
 
-import os
+The small version is told that MLX counts to 2^15, and looks at the tiles; the large one computes
+what would be wrong.
+"""
+
+from math import prod
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from threading_tools import forget
 
 import polyconv
+from polyconv import tiling, transforms
 from polyconv.device import device_for
 from polyconv.room import room_on
 
-FRAMES, CHANNELS = 2**21 + 3, 520
-SIZE = 2 * FRAMES + 1
-MIDDLE = 2**31 // CHANNELS  # element 2^31 is in this row
-_ROOM = room_on(device_for(None))
+# Frames, channels, and the most elements that MLX counts. The large output has 2^31 + 33,580,152.
+SMALL = (2**8 + 3, 130, 2**15)
+LARGE = pytest.param(
+    (2**21 + 3, 520, 2**31 - 1), marks=[pytest.mark.slow, pytest.mark.memory], id="large"
+)
 
 
-def _free():
-    """Bytes: of the machine where it tells; of what may be allocated on macOS, which does not."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except ValueError:
-        return _ROOM.total
+@pytest.fixture(params=[pytest.param(SMALL, id="small"), LARGE])
+def shape(request, needs_memory):
+    """Frames, outputs, channels, and the row that the last element which MLX counts is in."""
+    frames, channels, most = request.param
+    size = 2 * frames + 1
+    if most > 2**30:
+        needs_memory(12)
+        if room_on(device_for(None)).largest < 2 * size * channels:
+            pytest.skip("the output is larger than the largest buffer of this GPU")
+    assert size * channels > most
+    forget()
+    tiles = []
+    assembled = transforms.assembled
 
+    def noted(found, *args):
+        tiles.extend(prod(tile.plan.problem.output_shape) for tile in found)
+        return assembled(found, *args)
 
-pytestmark = [
-    pytest.mark.skipif(_free() < 12 * 2**30, reason="takes 11 GiB of memory"),
-    pytest.mark.skipif(
-        _ROOM.largest < 2 * SIZE * CHANNELS, reason="the output is larger than the largest buffer"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def arrays():
-    """Of K3 s2 from 1 to 520 channels: 2^31 + 33,580,152 outputs."""
-    assert SIZE * CHANNELS > 2**31
-    rng = np.random.default_rng(0)
-    x = rng.integers(-3, 4, (1, FRAMES, 1)).astype(np.float16)
-    w = rng.integers(-3, 4, (CHANNELS, 3, 1)).astype(np.float16)
-    yield x, w, rng
+    with (
+        mock.patch.object(tiling, "INT32_MAX", most),
+        mock.patch.object(transforms, "assembled", noted),
+    ):
+        yield frames, size, channels, most // channels
+    forget()
     mx.clear_cache()
+    assert len(tiles) > 1
+    assert max(tiles) <= most
 
 
-def test_the_output(arrays):
-    x, w, rng = arrays
+def arrays(frames, channels):
+    """Of K3 s2 from 1 channel to many."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (1, frames, 1)).astype(np.float16)
+    w = rng.integers(-3, 4, (channels, 3, 1)).astype(np.float16)
+    return x, w, rng
+
+
+def test_the_output(shape):
+    frames, size, channels, middle = shape
+    x, w, rng = arrays(frames, channels)
     y = polyconv.conv_transpose1d(mx.array(x), mx.array(w), 2)
     mx.eval(y)
-    assert y.shape == (1, SIZE, CHANNELS)
-    near = [*range(20), *range(MIDDLE - 20, MIDDLE + 20), *range(SIZE - 20, SIZE)]
-    rows = np.unique([*near, *rng.integers(0, SIZE, 4000)])
+    assert y.shape == (1, size, channels)
+    near = [*range(20), *range(middle - 20, middle + 20), *range(size - 20, size)]
+    rows = np.unique([*near, *rng.integers(0, size, 4000)])
     found = np.stack([np.array(y[0, row : row + 1])[0] for row in rows.tolist()])
     m, odd = rows // 2, rows % 2 == 1
-    here, before = x[0, np.minimum(m, FRAMES - 1)], x[0, np.maximum(m - 1, 0)]
-    here, before = here * (m < FRAMES)[:, None], before * (m > 0)[:, None]
+    here, before = x[0, np.minimum(m, frames - 1)], x[0, np.maximum(m - 1, 0)]
+    here, before = here * (m < frames)[:, None], before * (m > 0)[:, None]
     by_tap = w[:, :, 0].T  # y[2m] = x[m] w[0] + x[m - 1] w[2], y[2m + 1] = x[m] w[1]
     expected = np.where(odd[:, None], here * by_tap[1], here * by_tap[0] + before * by_tap[2])
     assert (found == expected).all()
 
 
-def test_both_gradients(arrays):
-    x, w, rng = arrays
-    rows = [0, 1, MIDDLE - 1, MIDDLE, MIDDLE + 1, SIZE - 2, SIZE - 1]
-    cotangents = rng.integers(-3, 4, (len(rows), CHANNELS)).astype(np.float16)
-    y = mx.zeros((1, SIZE, CHANNELS), mx.float16)
+def test_both_gradients(shape):
+    frames, size, channels, middle = shape
+    x, w, rng = arrays(frames, channels)
+    rows = [0, 1, middle - 1, middle, middle + 1, size - 2, size - 1]
+    cotangents = rng.integers(-3, 4, (len(rows), channels)).astype(np.float16)
+    y = mx.zeros((1, size, channels), mx.float16)
     for row, cotangent in zip(rows, cotangents, strict=True):
         y[0, row] = mx.array(cotangent)
     mx.eval(y)
@@ -74,7 +94,7 @@ def test_both_gradients(arrays):
     for row, cotangent in zip(rows, cotangents, strict=True):
         for k in range(3):
             frame, rest = divmod(row - k, 2)
-            if rest == 0 and 0 <= frame < FRAMES:
+            if rest == 0 and 0 <= frame < frames:
                 by_frame[0, frame, 0] += cotangent.astype(int) @ w[:, k, 0]
                 by_tap[:, k, 0] += cotangent * x[0, frame, 0]
     assert (np.array(dx) == by_frame.astype(np.float16)).all()

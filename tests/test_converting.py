@@ -140,7 +140,7 @@ def state(model):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(models())
 def test_convert_then_revert_is_the_identity(model):
     x = integers(1, 3, 4)

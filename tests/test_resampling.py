@@ -162,7 +162,7 @@ def test_empty_axes_beside_the_resampled_one_are_scipy_s(padtype):
     assert signal.resample_poly(np.zeros((10, 0)), 3, 2).shape == (15, 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_a_stream_is_the_whole_whatever_the_chunks(data):
     rates = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))

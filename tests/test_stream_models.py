@@ -75,7 +75,7 @@ def whole_numbers(model):
     return model
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from((Residual, Sums)), st.lists(st.integers(0, 6), max_size=8))
 def test_models_give_the_whole_by_any_chunks(kind, sizes):
     assert_streams(whole_numbers(kind()), integers(2, max(1, sum(sizes)) + 2, 4), sizes)

@@ -1,45 +1,42 @@
 """Training: gradients over the whole space, what they allocate, and the example that trains."""
 
 import gc
+from itertools import islice
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import draw_case
-from reference import gradients
+from cases import with_output
+from reference import conv_general
 from sweep import sweep_gradients
 
 import polyconv
-from polyconv import conv1d, conv_transpose1d, conv_transpose2d
+from polyconv import conv_transpose1d
 
 
+@pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("device", [None, "m4-max"])
-def test_gradients_of_random_cases(device):
-    assert sweep_gradients(300, seed=5, device=device)["agreed"] == 300
+def test_gradients_of_random_cases(device, cases):
+    assert sweep_gradients(cases, seed=0, device=device)["agreed"] == cases
 
 
 def test_the_reference_is_the_derivative():
     """Of the sum over y times the convolution, along each axis of x and w; it is linear in both."""
-    import random
-
-    from reference import conv_general
-
-    rng, checked = random.Random(1), 0
-    while checked < 20:
-        case = draw_case(rng.choice)
-        if not case.has_output or np.prod(case.x_shape) * np.prod(case.w_shape) > 40000:
-            continue
-        checked += 1
-        x, w = case.data()
-        y = np.random.default_rng(checked).integers(-2, 3, case.reference().shape)
-        dx, dw = gradients(x, w, y, **case.general)
+    small = (c for c in with_output() if np.prod(c.x_shape) * np.prod(c.w_shape) <= 40000)
+    for case in islice(small, 20):
+        (x, w), y = case.data(), case.cotangent()
+        dx, dw = case.gradients()
         other_x, other_w = case.data(seed=1)
         assert np.sum(dx * other_x) == np.sum(y * conv_general(other_x, w, **case.general))
         assert np.sum(dw * other_w) == np.sum(y * conv_general(x, other_w, **case.general))
 
 
 def peak(run):
-    """Bytes that MLX allocates at most at a time beside what is there already."""
+    """Bytes that MLX allocates at most at a time beside what is there already.
+
+    Not the same each time: this thread allocates for what comes next while MLX's thread computes
+    and frees. Repeated 40 times the peaks below differed by up to a fifth.
+    """
     mx.eval(run())
     gc.collect()
     mx.synchronize()
@@ -49,29 +46,33 @@ def peak(run):
     return mx.get_peak_memory() - before
 
 
-# The call, shapes, and how many taps each sample meets: what unfolding would copy of the input.
+# The op, options, shapes, and how many taps each sample meets: what unfolding would copy of x.
 LONG = {
-    "conv1d": (lambda x, w: conv1d(x, w, padding=32), (1, 20000, 8), (8, 65, 8), 65),
-    "transposed": (lambda x, w: conv_transpose1d(x, w, 2), (1, 10000, 8), (8, 128, 8), 64),
-    "2d": (lambda x, w: conv_transpose2d(x, w, 2), (1, 60, 60, 8), (8, 16, 16, 8), 64),
+    "conv1d": ("conv1d", {"padding": 32}, (1, 20000, 8), (8, 65, 8), 65),
+    "transposed": ("conv_transpose1d", {"stride": 2}, (1, 2500, 8), (8, 128, 8), 64),
+    "2d": ("conv_transpose2d", {"stride": 2}, (1, 60, 60, 8), (2, 24, 24, 8), 144),
 }
 
 
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.usefixtures("on_cpu")  # what Metal allocates is bounded in tests/metal
 def test_nothing_of_the_size_of_taps_times_input_is_allocated(name):
-    call, x_shape, w_shape, taps = LONG[name]
+    """Measured: 0.13, 0.24 and 0.17 of the bound by polyconv, 4.1, 4.2 and 2.1 by MLX."""
+    op, options, x_shape, w_shape, taps = LONG[name]
     x, w = mx.random.normal(x_shape), mx.random.normal(w_shape)
-    step = lambda: mx.vjp(call, [x, w], [mx.ones_like(call(x, w))])[1]  # noqa: E731
     bound = taps * x.nbytes / 2
-    assert peak(step) < bound
-    if name == "conv1d":  # and the test can fail: MLX's own gradient makes that copy
-        native = lambda x, w: mx.conv1d(x, w, padding=32)  # noqa: E731
-        assert peak(lambda: mx.vjp(native, [x, w], [mx.ones_like(native(x, w))])[1]) > bound
+
+    def step(lib):
+        call = lambda x, w: getattr(lib, op)(x, w, **options)  # noqa: E731
+        return mx.vjp(call, [x, w], [mx.ones_like(call(x, w))])[1]
+
+    assert peak(lambda: step(polyconv)) < bound
+    assert peak(lambda: step(mx)) > bound  # or the test could not fail
 
 
 @pytest.mark.usefixtures("on_cpu")  # what Metal allocates is bounded in tests/metal
 def test_an_argument_that_needs_no_gradient_costs_none():
+    """Measured: 16.8 MB less where 8.4 are asked for, then 9.6 less where 3.2 are."""
     x, w = mx.random.normal((1, 4, 512)), mx.random.normal((256, 16, 512))
     y = mx.ones_like(conv_transpose1d(x, w, 8))
     both = lambda: mx.vjp(lambda x, w: conv_transpose1d(x, w, 8), [x, w], [y])  # noqa: E731
@@ -147,6 +148,8 @@ def test_the_example_trains_and_goes_on_where_it_stopped(example, tmp_path, caps
 
 def test_a_resumed_run_is_the_same_run(example, tmp_path, monkeypatch):
     """Stopped in the middle and gone on, with the same number of steps asked for."""
+    monkeypatch.setattr(example, "SEGMENT", 2048)
+    monkeypatch.setattr(example, "BATCH", 1)
     clips = [np.random.default_rng(0).standard_normal(20000).astype(np.float32)]
     from rich.console import Console
 

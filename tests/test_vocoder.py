@@ -112,7 +112,7 @@ def test_probe_grows_to_the_budget(
 
 
 def test_layers_only_end_to_end(tmp_path: Path) -> None:
-    arguments = ("--layers-only", "--variant", "v2", "--frames", "6", "--native-seconds", "1")
+    arguments = ("--layers-only", "--variant", "v2", "--frames", "6", "--native-seconds", "999")
     done = _run(*arguments, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     for row in ("ups.0", "ups.1", "ups.2", "ups.3", "stack, 6 frames"):
@@ -126,7 +126,7 @@ def test_layers_only_end_to_end(tmp_path: Path) -> None:
 
 
 def test_whole_generator_end_to_end(tmp_path: Path) -> None:
-    done = _run("--variant", "v3", "--frames", "5", "--native-seconds", "1", "--out", tmp_path)
+    done = _run("--variant", "v3", "--frames", "5", "--native-seconds", "999", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     samples, rate = soundfile.read(tmp_path / "generated.wav")
     assert (len(samples), rate) == (5 * 256, 22050)
