@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, ops, packing, spec
+from polyconv.bias import add_bias
 from polyconv.identity import handle_of
 from polyconv.room import check_fits
 
@@ -60,7 +61,7 @@ class PackedConvTranspose(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self._call(x, self._packed)
-        return y if self._bias is None else y + self._bias
+        return y if self._bias is None else add_bias(y, self._bias)
 
 
 class PolyConvTranspose(nn.Module):
@@ -187,7 +188,7 @@ class PolyConvTranspose(nn.Module):
         ndim = getattr(self, "_ndim", weight.ndim - 2)
         y = OPS[ndim](x, weight, *options, max_workspace=most)
         if "bias" in self:
-            y = y + self.bias
+            y = add_bias(y, self.bias)
         return y
 
 

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv import arguments
+from polyconv.bias import add_bias
 from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
 from polyconv.sharded import HALVES, rounded_once
@@ -160,7 +161,7 @@ class _AllToSharded(_Sharded):
             y = rounded_once(self._convolve, x, wide, dtypes)
         else:
             y = self._convolve(x, w)
-        return y + self.bias if "bias" in self else y
+        return add_bias(y, self.bias) if "bias" in self else y
 
 
 class _ShardedToAll(_Sharded):
@@ -178,7 +179,7 @@ class _ShardedToAll(_Sharded):
     def __call__(self, x: mx.array) -> mx.array:
         self._check(x)
         y = self._joined(x) if self._channels[2] != 1 else self._summed(x)
-        return y + self.bias if "bias" in self else y
+        return add_bias(y, self.bias) if "bias" in self else y
 
     def _summed(self, x: mx.array) -> mx.array:
         """Sums over input channels are of all ranks: of float32, rounded at the end."""

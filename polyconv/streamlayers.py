@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import arguments, convs, spec
+from polyconv.bias import add_bias
 from polyconv.identity import Held
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
@@ -113,7 +114,7 @@ class _Streaming(nn.Module):
         return packed
 
     def _with_bias(self, y: mx.array) -> mx.array:
-        return y + self.bias if "bias" in self else y
+        return add_bias(y, self.bias) if "bias" in self else y
 
 
 class StreamingConvTranspose1d(_Streaming, PolyConvTranspose1d):

@@ -16,6 +16,7 @@ from threading_tools import forget
 
 import polyconv
 from polyconv import tiles
+from polyconv.bias import add_bias
 from polyconv.device import device_for
 from polyconv.devices import DEVICES
 from polyconv.explanation import problem_of
@@ -139,3 +140,39 @@ def test_a_sum_of_halves_is_seen():
     assert computing(lambda x: x[:2] + x[2:], x) == {"Add"}
     assert computing(lambda x: x @ x, x) == {"Matmul"}
     assert computing(lambda x: x.astype(mx.float32).sum(0).astype(mx.float16), x) == set()
+
+
+def bias_gradient(layer, dtype):
+    """The gradient of a layer's bias over 5,000 outputs of ones, and the operations with halves."""
+    layer.set_dtype(dtype)
+    x = mx.zeros((5, 500, 1), dtype)
+
+    def loss(bias):
+        layer.bias = bias
+        return layer(x).sum()
+
+    bias = layer.bias
+    return mx.grad(loss)(bias), computing(mx.grad(loss), bias)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", ["PolyConvTranspose1d", "StreamingConvTranspose1d"])
+def test_the_gradient_of_a_bias_is_summed_in_float32(name, dtype):
+    gradient, in_halves = bias_gradient(getattr(polyconv, name)(1, 2, 2, 2), dtype)
+    assert gradient.dtype == dtype
+    assert gradient.tolist() == mx.array([5000, 5000]).astype(dtype).tolist()
+    assert "Reduce" not in in_halves
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_bias_is_added_as_in_mlx(dtype):
+    y, bias = mx.random.normal((2, 3, 4, 5)).astype(dtype), mx.arange(5.0).astype(dtype)
+    assert mx.array_equal(add_bias(y, bias), y + bias)
+    assert mx.array_equal(mx.vmap(add_bias, (0, None))(y, bias), y + bias)
+    assert mx.array_equal(mx.compile(add_bias)(y, bias), y + bias)
+    wide = add_bias(y, bias.astype(mx.float32))
+    assert wide.dtype == mx.float32
+    of_both = mx.grad(lambda y, b: (add_bias(y, b) * y).sum(), argnums=(0, 1))(y, bias)
+    native = mx.grad(lambda y, b: ((y + b) * y).sum(), argnums=(0, 1))(y, bias)
+    for a, b in zip(of_both, native, strict=True):
+        assert mx.allclose(a.astype(mx.float32), b.astype(mx.float32), rtol=0.02, atol=0.1)

@@ -61,7 +61,8 @@ ARROWS = {
     ),
     "ops": ({"arguments", "calls", "device", "packing"}, True),
     "convs": ({"arguments", "calls", "device"}, True),
-    "layers": ({"arguments", "identity", "spec", "ops", "packing", "room"}, True),
+    "bias": ({"device", "slicing"}, True),
+    "layers": ({"arguments", "bias", "identity", "spec", "ops", "packing", "room"}, True),
     "inspection": (
         {
             "arguments",
@@ -97,7 +98,7 @@ ARROWS = {
         True,
     ),
     "streamlayers": (
-        {"arguments", "convs", "identity", "layers", "ops", "packing", "spec", "streaming"},
+        {"arguments", "bias", "convs", "identity", "layers", "ops", "packing", "spec", "streaming"},
         True,
     ),
     "streamgraph": ({"arguments", "identity", "packing", "streaming"}, True),
@@ -118,7 +119,7 @@ ARROWS = {
         | {"sharding", "slicing"},
         True,
     ),
-    "parallel": ({"arguments", "layers", "messages", "sharded", "slicing"}, True),
+    "parallel": ({"arguments", "bias", "layers", "messages", "sharded", "slicing"}, True),
     "distributed": ({"exchanging", "messages", "parallel", "sharded", "sharding"}, False),
     "tracing": (
         {"arguments", "spec", "calls", "explanation", "inspection", "patching", "transforms"}

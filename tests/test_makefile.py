@@ -81,7 +81,8 @@ def test_a_python_that_cannot_make_an_environment_leaves_none(tmp_path):
 
 
 def test_help_has_a_line_for_each_target():
-    listed = subprocess.run(["make", "help"], cwd=MAKEFILE.parent, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "help"]
+    listed = subprocess.run(command, cwd=MAKEFILE.parent, capture_output=True, text=True)
     targets = [line.split()[0] for line in listed.stdout.splitlines()]
     phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE.read_text(), re.M)
     assert sorted(targets) == sorted(set(" ".join(phony).split()) - {"environment"})
