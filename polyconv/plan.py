@@ -332,9 +332,12 @@ def _dearer(other: ConvPlan, best: ConvPlan) -> str:
         return f"does the same as {best.method}"
     if other.seconds < best.seconds:
         return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
-    times = other.seconds / best.seconds
+    if best.seconds:
+        estimated = f"estimated {other.seconds / best.seconds:.3g} times the cost"
+    else:  # by rates that are 0, as a calibration may find them
+        estimated = f"estimated to take {other.seconds:.3g} s against 0"
     return (
-        f"estimated {times:.3g} times the cost: {a.n_convs} convolutions against {b.n_convs}, "
+        f"{estimated}: {a.n_convs} convolutions against {b.n_convs}, "
         f"{si(a.macs).strip()} MACs against {si(b.macs).strip()}, "
         f"{si(a.bytes_moved)}B moved against {si(b.bytes_moved)}B"
     )

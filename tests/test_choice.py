@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from itertools import accumulate, cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import polyconv
 from polyconv import calibration, device
-from polyconv.cost import CPU_RATES
+from polyconv.cost import CPU_RATES, Rates
 from polyconv.devices import CPU, Host
 from polyconv.explanation import problem_of
 from polyconv.plan import METHODS, alternatives, ideal, plan
@@ -97,9 +99,21 @@ def test_files_that_hold_no_rates_are_refused(text, must, rates_file):
     assert device.device_for(None) == CPU
 
 
-def test_a_calibration_of_two_layers_writes_a_file_that_is_read(rates_file, capsys):
+def test_rates_of_zero_leave_a_choice():
+    """As a calibration of few layers finds them where all forms took as long."""
+    free = Host("cpu", Rates(*[0.0] * len(dataclasses.fields(Rates))))
+    for each in alternatives(problem_of(*HIFIGAN, OPTIONS), free):
+        assert each.seconds == 0
+    assert plan(problem_of(*HIFIGAN, OPTIONS), device=free).method in METHODS
+
+
+def test_a_calibration_of_two_layers_writes_a_file_that_is_read(rates_file, capsys, monkeypatch):
     pytest.importorskip("scipy")
     from polyconv.__main__ import main
+
+    readings = accumulate(cycle((1e-4, 3e-4, 2e-4)))  # what is fitted depends on no clock
+    clock = SimpleNamespace(perf_counter=lambda: next(readings))
+    monkeypatch.setattr(calibration, "time", clock)
 
     assert main(["bench", "--calibrate", str(rates_file), "--layers", "2", "--seed", "8"]) == 0
     assert "per_panel_mac" in capsys.readouterr().out

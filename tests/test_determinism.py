@@ -375,7 +375,7 @@ assert bounded[1].n_tiles > 8
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + first.nbytes + 3 * needed,) * 2)
 kept = []
-for ballast in (0, int(1.9 * needed), int(0.4 * needed)):
+for ballast in (0, int(1.6 * needed), int(0.9 * needed)):
     kept.append(np.empty(ballast, np.uint8))
     plan, tiling = planned()
     told.append((plan.method, 1 if tiling is None else tiling.n_tiles))
@@ -393,4 +393,4 @@ def test_under_a_limit_tiles_change_and_values_do_not(tmp_path):
     told = json.loads(run_script(LIMITED, tmp_path, OMP_NUM_THREADS="1"))
     assert len({method for method, _ in told}) == 1
     assert [n_tiles for _, n_tiles in told[:2]] == [1, 1]
-    assert 1 < told[2][1] < told[3][1]
+    assert 1 < told[2][1] < told[3][1] - 1  # measured: 2 and 5

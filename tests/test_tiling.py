@@ -43,15 +43,20 @@ def test_tiles_make_what_the_whole_makes(planned_for, cases):
     assert counts["tiles"] > 3 * counts["maps in tiles"]
 
 
+# Measured: 0.83, 0.66 and 0.25 of the limit, in large calls 0.88, 0.84 and 0.72. What is counted is
+# an upper bound, 1; but what MLX has freed by when differs, so each has a half more than measured.
 @pytest.mark.usefixtures("on_cpu")  # what Metal allocates is bounded in tests/metal
-@pytest.mark.parametrize("size", [0.005, pytest.param(1, marks=pytest.mark.slow)])
-def test_what_a_call_allocates_stays_below_its_limit(size):
-    """What is counted is an upper bound, 1; but what MLX has freed by when differs.
-
-    Measured: 0.83 of it for outputs, 0.56 and 0.25 for gradients of inputs and weights.
-    """
+@pytest.mark.parametrize(
+    ("size", "bounds"),
+    [
+        (0.005, {"y": 1.25, "x": 1.0, "w": 0.38}),
+        pytest.param(1, {"y": 1.32, "x": 1.26, "w": 1.1}, marks=pytest.mark.slow),
+    ],
+    ids=["small", "large"],
+)
+def test_what_a_call_allocates_stays_below_its_limit(size, bounds):
     for kind, (found, words) in peak.measure(60, 3, size).items():
-        assert 0.05 < found <= 1.5, f"{kind}: {words}"
+        assert 0.05 < found <= bounds[kind], f"{kind}: {words}"
 
 
 # Frames read samples m - 1 and m (K4 s2 P1): by hand, outputs 2m - 1 and 2m for frame m.
