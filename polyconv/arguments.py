@@ -42,7 +42,7 @@ def refuse(
     op: str, must: str, got: str, error: Callable[[str], ValueError] = ValueError
 ) -> NoReturn:
     """Raises `[op] what must hold; got what`, on one line and not too long."""
-    most = max(_LONGEST_SHOWN - 20, _LONGEST - len(op) - len(must))
+    most = max(_LONGEST_SHOWN // 2, _LONGEST - len(op) - len(must))
     raise error(f"[{op}] {must}; got {one_line(got, most)}")
 
 

@@ -6,6 +6,7 @@ The plan is checked for every small axis without any process, and what several p
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ needs_ring = pytest.mark.skipif(
 
 
 _RESERVED: list[socket.socket] = []
+atexit.register(lambda: [each.close() for each in _RESERVED])
 
 
 def reserved_ports(n: int) -> int:
