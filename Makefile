@@ -28,9 +28,9 @@ LENGTH ?= --seconds 60
 distributed: $(STAMP)-examples ## a minute of mel by one process and by two, or LENGTH="--hours 1"; figures into build/distributed
 	$(RUN) docs/benchmarks/distributed.py $(LENGTH)
 
-# Two processes of tests, each with one thread of BLAS. What measures or fills memory runs alone.
+# Two processes of tests, each with whole files and one thread of BLAS. What fills memory runs alone.
 PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) --quiet --cache-limit 0 -m pytest -q
-TWO := -n 2 --dist worksteal
+TWO := -n 2 --dist loadfile
 
 test: $(STAMP)-test ## the suite, without what is long or fills memory
 	$(PYTEST) $(TWO) -m "not slow and not memory"
