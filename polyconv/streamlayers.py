@@ -13,6 +13,7 @@ from polyconv.identity import Held
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.packing import PackedWeight
+from polyconv.room import check_fits
 from polyconv.streaming import StreamState, check_chunk, stream_flush, stream_init, stream_step
 
 
@@ -173,7 +174,9 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         (stride,), (padding,), (dilation,), groups = read
         arguments.positive(name, "stride", stride)
         spec.check_groups(name, in_channels, out_channels, groups)
-        spec.check_int32(name, in_channels, kernel_size * in_channels * out_channels // groups)
+        size = kernel_size * in_channels * out_channels // groups
+        spec.check_int32(name, in_channels, size)
+        check_fits(name, "the weight", 4 * size)
         bias = arguments.switch(name, "bias", bias)
         super().__init__(
             *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)

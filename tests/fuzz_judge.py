@@ -163,9 +163,10 @@ def _wrong_values(got: np.ndarray, x: np.ndarray, w: np.ndarray, expected: Expec
     n = float(np.prod(w.shape[1:])) or 1
     most_w = np.abs(np.where(np.isfinite(w), w, 0)).max(initial=1)
     most_x = np.abs(np.where(np.isfinite(x), x, 0)).max(initial=1)
-    near = abs(np.where(np.isfinite(got), got, 0) - right) <= eps * scale + float(tiny) * n * (
-        most_w + most_x
-    )
+    # Rounded once, after a sum of n products, each step of which is rounded in float32 or float64.
+    of_sum = n * 2.0 ** (-53 if expected.dtype == mx.float64 else -24)
+    bound = (eps + of_sum) * scale + float(tiny) * n * (most_w + most_x)
+    near = abs(np.where(np.isfinite(got), got, 0) - right) <= bound
     same = np.where(np.isfinite(got), near, False) | (got == right)
     same |= np.isnan(got) & np.isnan(right)
     same |= scale > largest / 2  # overflows, or not, by the order of the sum

@@ -400,8 +400,9 @@ def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
 def test_a_layer_whose_weight_cannot_be_is_refused():
     """MLX would end the process where it is evaluated."""
     with mock.patch("polyconv.room._memory", return_value=2**20):
-        text = refused(polyconv.PolyConvTranspose1d, 1000, 100, 10)
-    assert text == ("[PolyConvTranspose1d] the weight must fit into 1048576 bytes; got 4000000")
+        for name in ("PolyConvTranspose1d", "StreamingConvTranspose1d", "StreamingConv1d"):
+            text = refused(getattr(polyconv, name), 1000, 100, 10)
+            assert text == f"[{name}] the weight must fit into 1048576 bytes; got 4000000"
 
 
 def test_a_stream_goes_on_with_a_weight_of_its_kind():
