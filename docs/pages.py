@@ -21,8 +21,8 @@ from polyconv.devices import DEVICES, Metal
 from polyconv.explanation import explain_problem, problem_of
 from polyconv.metalrules import fits_in, fits_out
 from polyconv.plan import MOST_MACS, ideal, plan
+from polyconv.problem.spec import ConvSpec, adjoint
 from polyconv.report import form
-from polyconv.spec import ConvSpec, adjoint
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ROOT / "tests" / "data" / "real_layers.csv"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from polyconv import benching, inspection, report, running, tracing
-from polyconv.arguments import one_line
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, Explanation, predict_row
 from polyconv.metalrules import DeviceLimits
+from polyconv.problem.arguments import one_line
 
 _LONGEST = 320
 _OPTIONS = (

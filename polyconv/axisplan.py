@@ -14,8 +14,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from polyconv.once import cached_property
-from polyconv.phases import Phase, n_phases, phase_dilation, phase_stride, split
-from polyconv.spec import Axis
+from polyconv.problem.phases import Phase, n_phases, phase_dilation, phase_stride, split
+from polyconv.problem.spec import Axis
 
 # A fold pads the kernel to so many times the taps that it holds, at most.
 _MOST_PADDED = 16

@@ -13,11 +13,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from polyconv import arguments, ops, peers
+from polyconv import ops, peers
 from polyconv.device import device_for
 from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.plan import METHODS, ConvPlan
-from polyconv.spec import ITEMSIZE, ConvSpec
+from polyconv.problem import arguments
+from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
 # They have no convolution with both strides.
 _TRANSPOSED_ONLY = ("torch", "torch_cuda", "torch_training", "onnxruntime")

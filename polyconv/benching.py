@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyconv import arguments, bench, calibration, cases, inspection, peers, report, scores
+from polyconv import bench, calibration, cases, inspection, peers, report, scores
 from polyconv.cost import si
 from polyconv.explanation import TRANSPOSED
+from polyconv.problem import arguments
 
 
 def add(timing: argparse.ArgumentParser) -> None:

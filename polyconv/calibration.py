@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv import arguments, device
+from polyconv import device
 from polyconv.cost import Rates
 from polyconv.execute import run
 from polyconv.explanation import problem_of
 from polyconv.plan import ConvPlan, alternatives
-from polyconv.spec import ConvSpec
+from polyconv.problem import arguments
+from polyconv.problem.spec import ConvSpec
 
 _Array: TypeAlias = "np.ndarray[Any, Any]"
 

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, spec
 from polyconv.device import STREAM_TYPES, StreamOrDevice, device_for, on
 from polyconv.devices import Device
 from polyconv.packing import PackedWeight
+from polyconv.problem import arguments, spec
 from polyconv.room import room_on
 from polyconv.shared import filtered, is_short, temporaries
 from polyconv.slicing import contiguous, summed_in

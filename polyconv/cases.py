@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polyconv.arguments import refuse, shown
+from polyconv.problem.arguments import refuse, shown
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 

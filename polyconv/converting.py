@@ -17,13 +17,14 @@ from weakref import WeakValueDictionary
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, layers
+from polyconv import layers
 from polyconv.identity import Held
 from polyconv.locking import ALONE
+from polyconv.problem import arguments
+from polyconv.problem.spec import INT32_MAX
 from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
 from polyconv.sparsity import blocks_of
-from polyconv.spec import INT32_MAX
 from polyconv.traversal import modules
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"

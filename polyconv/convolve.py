@@ -9,6 +9,7 @@ import mlx.core as mx
 from polyconv import originals
 from polyconv.forms import AS_IT_STANDS
 from polyconv.plan import SubConv
+from polyconv.problem.spec import ConvSpec
 from polyconv.slicing import (
     Inputs,
     contiguous,
@@ -18,7 +19,6 @@ from polyconv.slicing import (
     pad_channels,
     summed_in,
 )
-from polyconv.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments
 from polyconv.calls import Weight, general
 from polyconv.device import StreamOrDevice
+from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 

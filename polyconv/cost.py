@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import astuple, dataclass
 
-from polyconv.arguments import refuse, shown
+from polyconv.problem.arguments import refuse, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv import devices
-from polyconv.arguments import refuse, shown
 from polyconv.cost import Rates, read_rates
 from polyconv.devices import CPU, CUDA, Device, Host, Metal
 from polyconv.kernels import rules_for
 from polyconv.locking import ALONE
 from polyconv.metalrules import DeviceLimits, Version
+from polyconv.problem.arguments import refuse, shown
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
 

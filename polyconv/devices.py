@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from polyconv.arguments import refuse, shown
 from polyconv.cost import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
 from polyconv.kernels import NEWEST, RuleSet
 from polyconv.metalrules import DeviceLimits
+from polyconv.problem.arguments import refuse, shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from math import prod
 
 from polyconv.axisplan import AxisPlan
 from polyconv.cost import Cost
-from polyconv.phases import phase_dilation
-from polyconv.spec import ITEMSIZE, ConvSpec
+from polyconv.problem.phases import phase_dilation
+from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
 
 def n_frames(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import arguments
 from polyconv.messages import Group, evaluate, group_of, pass_on
+from polyconv.problem import arguments
 from polyconv.sharding import Exchange, Sharding, Span, Transfer, common
 from polyconv.slicing import cut, pad
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
-from polyconv import arguments, report, spec
+from polyconv import report
 from polyconv.axisplan import Rejection
 from polyconv.devices import Metal
 from polyconv.forms import macs
@@ -20,7 +20,8 @@ from polyconv.kernels import RULE_SETS, KernelChoice, predict
 from polyconv.memory import MOST_SUBCONVS, allocated
 from polyconv.metalrules import DeviceLimits
 from polyconv.plan import METHODS, ConvPlan, ideal, plan
-from polyconv.spec import ITEMSIZE, Axis, ConvSpec
+from polyconv.problem import arguments, spec
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 from polyconv.tiling import Room, arranged, others_than, workspace
 
 _SKIPS_ZEROS = "implicit_gemm_2d_general"

@@ -17,7 +17,7 @@ from polyconv.devices import Device, Host, Metal
 from polyconv.kernels import KernelChoice, predict
 from polyconv.metalrules import fits_in, fits_out, up16
 from polyconv.once import cached_property
-from polyconv.spec import ITEMSIZE, Axis, ConvSpec
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 Lift: TypeAlias = Literal["none", "plane", "frames"]
 

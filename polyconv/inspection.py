@@ -6,15 +6,17 @@ import os
 import platform
 import re
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
 
-from polyconv import arguments, blas, device, devices, report
+from polyconv import blas, device, devices, report
 from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
 from polyconv.kernels import NEWEST, rules_for
+from polyconv.problem import arguments
 
 DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
 
@@ -106,11 +108,9 @@ def staleness() -> tuple[str, ...]:
 
 def doctor() -> str:
     """What polyconv finds here: MLX, backend, device limits, BLAS and kernel rules, as text."""
-    from polyconv import __version__
-
     rules = rules_for(device.version())
     lines = [
-        f"polyconv {__version__}, MLX {mx.__version__}, Python {platform.python_version()}",
+        f"polyconv {_version()}, MLX {mx.__version__}, Python {platform.python_version()}",
         f"default device: {mx.default_device()}; {_backend()}",
         f"kernel rules in force: {rules.name}",
         device.rates_told(),
@@ -122,6 +122,13 @@ def doctor() -> str:
     if platform.system() == "Linux":
         lines += _blas()
     return "\n".join(lines)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("polyconv")
+    except metadata.PackageNotFoundError:  # a folder of its source
+        return "(not installed)"
 
 
 def _backend() -> str:

@@ -22,7 +22,7 @@ from polyconv.metalrules import (
     winograd_item_bytes,
     winograd_padded,
 )
-from polyconv.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
+from polyconv.problem.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
 
 
 @dataclass(frozen=True, slots=True)

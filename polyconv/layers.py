@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, ops, packing, spec
+from polyconv import ops, packing
 from polyconv.bias import add_bias
 from polyconv.identity import handle_of
+from polyconv.problem import arguments, spec
 from polyconv.room import check_fits
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 
-from polyconv.phases import phase_stride
 from polyconv.plan import ConvPlan, SubConv
-from polyconv.spec import ITEMSIZE, ConvSpec
+from polyconv.problem.phases import phase_stride
+from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
 # Up to here each is looked at; above, all count as the largest, which has a tap more than others.
 MOST_SUBCONVS = 2048

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments
+from polyconv.problem import arguments
 from polyconv.sharding import Message, Transfer
 from polyconv.slicing import contiguous, cut
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, TypeAlias
 
-from polyconv.spec import Axis
+from polyconv.problem.spec import Axis
 
 Version: TypeAlias = "tuple[int, int, int]"
 

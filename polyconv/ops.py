@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments
 from polyconv.calls import Weight, general, transposed
 from polyconv.device import StreamOrDevice
 from polyconv.packing import PackedWeight
+from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"

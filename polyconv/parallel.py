@@ -15,10 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from polyconv import arguments
 from polyconv.bias import add_bias
 from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
+from polyconv.problem import arguments
 from polyconv.sharded import HALVES, rounded_once
 from polyconv.slicing import contiguous, cut
 

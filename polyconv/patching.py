@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, routing
+from polyconv import routing
 from polyconv.locking import ALONE
 from polyconv.originals import ORIGINALS
+from polyconv.problem import arguments
 from polyconv.routing import Options
 
 Listener: TypeAlias = (

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv.spec import ConvSpec
+from polyconv.problem.spec import ConvSpec
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "Callable[[], Any]"

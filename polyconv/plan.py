@@ -12,7 +12,6 @@ from functools import lru_cache
 from itertools import product
 from math import lcm, prod
 
-from polyconv.arguments import refuse, shown
 from polyconv.axisplan import (
     AxisPlan,
     Block,
@@ -28,8 +27,9 @@ from polyconv.devices import CPU, Device, Host, Metal
 from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights, on_cuda
 from polyconv.forms import Issued, as_it_stands, issue
 from polyconv.once import cached_property
-from polyconv.phases import phase_stride
-from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
+from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.phases import phase_stride
+from polyconv.problem.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
 # How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
 MOST_MACS = 1.15

@@ -16,8 +16,8 @@ import mlx.core as mx
 
 from polyconv.convolve import Padding, padding_of
 from polyconv.plan import ConvPlan, SubConv
+from polyconv.problem.spec import ConvSpec
 from polyconv.slicing import Inputs, cut, pad_all
-from polyconv.spec import ConvSpec
 from polyconv.weaving import frames_of
 
 

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv import arguments, ops, spec
+from polyconv import ops
 from polyconv.device import is_exporting
 from polyconv.extension import MODES, Array, beyond
+from polyconv.problem import arguments, spec
 from polyconv.slicing import of_this_shape
 from polyconv.streaming import stream_flush, stream_init, stream_step
 

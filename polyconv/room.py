@@ -6,9 +6,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from polyconv.arguments import NoRoomError, refuse
 from polyconv.device import device_for, memory_of_gpu, present
 from polyconv.devices import Device, Metal
+from polyconv.problem.arguments import NoRoomError, refuse
 from polyconv.tiling import Room
 
 try:

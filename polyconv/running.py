@@ -12,8 +12,8 @@ from pathlib import Path
 import mlx.core as mx
 
 from polyconv import blas
-from polyconv.arguments import refuse, shown
 from polyconv.cost import si
+from polyconv.problem.arguments import refuse, shown
 
 _MOST = 2 << 30
 

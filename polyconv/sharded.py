@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, ops, spec
+from polyconv import ops
 from polyconv.calls import Weight, check_types, dtype_names
 from polyconv.device import StreamOrDevice
 from polyconv.exchanging import check_piece, gathered, sharding_of
 from polyconv.messages import Group, group_of, summed_gradient
 from polyconv.packing import PackedWeight
+from polyconv.problem import arguments, spec
 from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
 from polyconv.slicing import cut
 

@@ -29,10 +29,10 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from polyconv import arguments
-from polyconv.arguments import refuse, shown
-from polyconv.phases import n_phases, phase_dilation, phase_stride, split
-from polyconv.spec import Axis
+from polyconv.problem import arguments
+from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.phases import n_phases, phase_dilation, phase_stride, split
+from polyconv.problem.spec import Axis
 
 Span = tuple[int, int]
 

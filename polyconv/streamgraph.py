@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments
 from polyconv.identity import Parameters
 from polyconv.packing import PackedWeight
+from polyconv.problem import arguments
 from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
 
 Chunks: TypeAlias = "Sequence[mx.array]"

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from polyconv import arguments, ops, spec
+from polyconv import ops
 from polyconv.calls import Weight, dtype_names
 from polyconv.packing import PackedWeight, evaluate
+from polyconv.problem import arguments, spec
 from polyconv.room import check_fits
 from polyconv.timeline import Piece, Timeline
 

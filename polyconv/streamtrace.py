@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import arguments, layers, streamlayers
+from polyconv import layers, streamlayers
 from polyconv.converting import original_class
 from polyconv.identity import Parameters, handle_of
 from polyconv.locking import ALONE
 from polyconv.packing import evaluate
+from polyconv.problem import arguments
 from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
 from polyconv.traversal import modules, names_of

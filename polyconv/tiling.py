@@ -13,12 +13,12 @@ from functools import partial
 from math import prod
 from typing import NamedTuple, NoReturn
 
-from polyconv.arguments import NoRoomError, refuse
 from polyconv.axisplan import AxisPlan
 from polyconv.cost import si
 from polyconv.memory import temporaries
 from polyconv.plan import ConvPlan, alternatives
-from polyconv.spec import INT32_MAX, ITEMSIZE, ConvSpec
+from polyconv.problem.arguments import NoRoomError, refuse
+from polyconv.problem.spec import INT32_MAX, ITEMSIZE, ConvSpec
 
 Span = tuple[int, int]
 

@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import arguments, transforms
+from polyconv import transforms
 from polyconv.calls import dtype_names
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import DTYPES, metal_named, staleness
 from polyconv.patching import intercepted
-from polyconv.spec import INT32_MAX, ConvSpec, check_int32
+from polyconv.problem import arguments
+from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
 from polyconv.traversal import names_of
 
 # The least of each, and what is one above the largest.

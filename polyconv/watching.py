@@ -13,7 +13,7 @@ from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.explanation import explain_problem
 from polyconv.locking import ALONE
-from polyconv.spec import ConvSpec
+from polyconv.problem.spec import ConvSpec
 from polyconv.tracing import listening, where
 from polyconv.traversal import names_of
 

@@ -20,8 +20,9 @@ from typing import Any
 import mlx.core as mx
 
 import polyconv
-from polyconv import arguments, distributed, spec
+from polyconv import distributed
 from polyconv.distributed import Sharding
+from polyconv.problem import arguments, spec
 from polyconv.sharding import sharded_axis
 
 DTYPES = (mx.float32, mx.float32, mx.float16, mx.bfloat16)

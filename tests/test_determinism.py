@@ -17,9 +17,9 @@ import pytest
 from threading_tools import forget, in_threads, ints, run_script
 
 import polyconv
-from polyconv import spec
 from polyconv.device import device_for
 from polyconv.devices import CPU
+from polyconv.problem import spec
 from polyconv.room import room_on
 from polyconv.transforms import Problem, _prepared
 

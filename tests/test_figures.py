@@ -29,7 +29,7 @@ def drawing(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(4, 4, 2, 1), (3, 6, 3, 1), (5, 3, 2, 0), (4, 2, 3, 0)])
 def test_what_is_drawn_is_the_definition(drawing, shape):
-    from polyconv.spec import Axis
+    from polyconv.problem.spec import Axis
 
     size, kernel, stride, padding = shape
     lo = kernel - 1 - padding

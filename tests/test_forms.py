@@ -16,7 +16,7 @@ from polyconv.forms import Form, issue
 from polyconv.kernels import predict
 from polyconv.packing import pack
 from polyconv.plan import METHODS, plan
-from polyconv.spec import Axis, ConvSpec
+from polyconv.problem.spec import Axis, ConvSpec
 
 METAL = Metal("m4-max", DEVICES["m4-max"])
 _T1, _T2, _T3 = (f"conv_transpose{n}d" for n in (1, 2, 3))

@@ -22,9 +22,9 @@ from mlx.utils import tree_flatten
 import polyconv
 from polyconv import cases, converting
 from polyconv.__main__ import main
+from polyconv.problem.spec import Axis
 from polyconv.sharding import read_by
 from polyconv.shared import is_short
-from polyconv.spec import Axis
 
 ROOT = Path(__file__).parents[1]
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))

@@ -7,8 +7,8 @@ from math import gcd
 import pytest
 
 from polyconv.axisplan import AxisPlan, Rejection, per_phase_axis, stacked_axis
-from polyconv.phases import n_phases, phase_dilation, phase_stride, split
-from polyconv.spec import Axis
+from polyconv.problem.phases import n_phases, phase_dilation, phase_stride, split
+from polyconv.problem.spec import Axis
 
 
 def grid():

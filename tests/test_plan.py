@@ -6,13 +6,14 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import axisplan, shared, spec, transforms
+from polyconv import axisplan, shared, transforms
 from polyconv import plan as planning
 from polyconv.axisplan import per_phase_axis, stacked_axis
 from polyconv.cost import CPU_RATES
 from polyconv.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.explanation import problem_of
 from polyconv.plan import METHODS, ConvPlan, plan
+from polyconv.problem import spec
 
 
 def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1, dtype="float32"):

@@ -21,9 +21,9 @@ from test_plan import transposed
 
 import polyconv
 from polyconv import device, room, tiles
-from polyconv.arguments import NoRoomError
 from polyconv.devices import CPU
 from polyconv.plan import plan
+from polyconv.problem.arguments import NoRoomError
 from polyconv.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from unittest import mock
 import mlx.core as mx
 
 from polyconv import originals
-from polyconv.spec import Axis, ConvSpec
+from polyconv.problem.spec import Axis, ConvSpec
 
 _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
 

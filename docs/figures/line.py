@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from polyconv.axisplan import stacked_axis
-from polyconv.phases import split
-from polyconv.spec import Axis
+from polyconv.problem.phases import split
+from polyconv.problem.spec import Axis
 
 STRIDE, KERNEL, PADDING, SIZE = 2, 4, 1, 4
 LO = KERNEL - 1 - PADDING

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from polyconv.arguments import positive, refuse, shown
+from polyconv.problem.arguments import positive, refuse, shown
 
 INT32_MAX = 2**31 - 1
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
-from polyconv.spec import Axis
+from polyconv.problem.spec import Axis
 
 
 class Phase(NamedTuple):
