@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from polyconv import benching, inspection, report, running, tracing
 from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, Explanation, predict_row
-from polyconv.metalrules import DeviceLimits
+from polyconv.metal.rules import DeviceLimits
 from polyconv.problem.arguments import one_line
 
 _LONGEST = 320

@@ -15,9 +15,9 @@ import mlx.core as mx
 from polyconv import devices
 from polyconv.cost import Rates, read_rates
 from polyconv.devices import CPU, CUDA, Device, Host, Metal
-from polyconv.kernels import rules_for
 from polyconv.locking import ALONE
-from polyconv.metalrules import DeviceLimits, Version
+from polyconv.metal.kernels import rules_for
+from polyconv.metal.rules import DeviceLimits, Version
 from polyconv.problem.arguments import refuse, shown
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from polyconv.cost import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
-from polyconv.kernels import NEWEST, RuleSet
-from polyconv.metalrules import DeviceLimits
+from polyconv.metal.kernels import NEWEST, RuleSet
+from polyconv.metal.rules import DeviceLimits
 from polyconv.problem.arguments import refuse, shown
 
 

@@ -16,9 +16,9 @@ from polyconv import report
 from polyconv.axisplan import Rejection
 from polyconv.devices import Metal
 from polyconv.forms import macs
-from polyconv.kernels import RULE_SETS, KernelChoice, predict
 from polyconv.memory import MOST_SUBCONVS, allocated
-from polyconv.metalrules import DeviceLimits
+from polyconv.metal.kernels import RULE_SETS, KernelChoice, predict
+from polyconv.metal.rules import DeviceLimits
 from polyconv.plan import METHODS, ConvPlan, ideal, plan
 from polyconv.problem import arguments, spec
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec

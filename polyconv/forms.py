@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 
 from polyconv.cost import METAL_RATES, Cost
 from polyconv.devices import Device, Host, Metal
-from polyconv.kernels import KernelChoice, predict
-from polyconv.metalrules import fits_in, fits_out, up16
+from polyconv.metal.kernels import KernelChoice, predict
+from polyconv.metal.rules import fits_in, fits_out, up16
 from polyconv.once import cached_property
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 

@@ -15,7 +15,7 @@ from polyconv import blas, device, devices, report
 from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
-from polyconv.kernels import NEWEST, rules_for
+from polyconv.metal.kernels import NEWEST, rules_for
 from polyconv.problem import arguments
 
 DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from polyconv.cost import si
 from polyconv.devices import Metal
 from polyconv.forms import Form
-from polyconv.kernels import NEWEST, RULE_SETS
+from polyconv.metal.kernels import NEWEST, RULE_SETS
 
 if TYPE_CHECKING:
     from polyconv.explanation import Explanation, Line

@@ -18,7 +18,7 @@ from polyconv import device
 from polyconv.__main__ import main
 from polyconv.devices import CPU, DEVICES, Metal
 from polyconv.execute import run
-from polyconv.kernels import NEWEST
+from polyconv.metal.kernels import NEWEST
 from polyconv.plan import METHODS, plan
 
 METAL = Metal("m4-max", DEVICES["m4-max"])

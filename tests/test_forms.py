@@ -13,7 +13,7 @@ from polyconv import device, originals
 from polyconv.device import pads_explicitly
 from polyconv.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.forms import Form, issue
-from polyconv.kernels import predict
+from polyconv.metal.kernels import predict
 from polyconv.packing import pack
 from polyconv.plan import METHODS, plan
 from polyconv.problem.spec import Axis, ConvSpec

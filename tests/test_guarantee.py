@@ -20,7 +20,7 @@ import pytest
 import polyconv
 from polyconv import cases
 from polyconv.devices import DEVICES
-from polyconv.kernels import RULE_SETS, predict
+from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.plan import METHODS
 
 LAYERS = Path(__file__).parent / "data" / "real_layers.csv"

@@ -16,7 +16,7 @@ from cases import NAMED
 import polyconv
 from polyconv import bench, inspection, scores
 from polyconv.__main__ import main
-from polyconv.kernels import NEWEST
+from polyconv.metal.kernels import NEWEST
 from polyconv.plan import METHODS
 from polyconv.tracing import example, recorded
 

@@ -16,7 +16,7 @@ from snippets import PAGES, ROOT, pages_with
 from polyconv import device
 from polyconv.__main__ import main
 from polyconv.inspection import staleness
-from polyconv.kernels import NEWEST, rules_for
+from polyconv.metal.kernels import NEWEST, rules_for
 
 LANGUAGES = {"python", "pycon", "console", "sh", "text"}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
-from polyconv.metalrules import (
+from polyconv.metal.rules import (
     DISPATCH,
     Call,
     DeviceLimits,
