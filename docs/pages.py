@@ -17,10 +17,10 @@ from pathlib import Path
 from unittest import mock
 
 from polyconv.__main__ import main as polyconv_main
-from polyconv.devices import DEVICES, Metal
 from polyconv.explanation import explain_problem, problem_of
 from polyconv.metal.rules import fits_in, fits_out
-from polyconv.plan import MOST_MACS, ideal, plan
+from polyconv.planning.devices import DEVICES, Metal
+from polyconv.planning.plan import MOST_MACS, ideal, plan
 from polyconv.problem.spec import ConvSpec, adjoint
 from polyconv.report import form
 

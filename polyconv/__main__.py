@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from polyconv import benching, inspection, report, running, tracing
-from polyconv.devices import DEVICES
 from polyconv.explanation import OPS, Explanation, predict_row
 from polyconv.metal.rules import DeviceLimits
+from polyconv.planning.devices import DEVICES
 from polyconv.problem.arguments import one_line
 
 _LONGEST = 320

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from polyconv import bench, calibration, cases, inspection, peers, report, scores
-from polyconv.cost import si
 from polyconv.explanation import TRANSPOSED
+from polyconv.planning.rates import si
 from polyconv.problem import arguments
 
 

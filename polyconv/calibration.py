@@ -16,10 +16,10 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import device
-from polyconv.cost import Rates
 from polyconv.execute import run
 from polyconv.explanation import problem_of
-from polyconv.plan import ConvPlan, alternatives
+from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
 from polyconv.problem.spec import ConvSpec
 

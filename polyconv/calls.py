@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv.device import STREAM_TYPES, StreamOrDevice, device_for, on
-from polyconv.devices import Device
 from polyconv.packing import PackedWeight
+from polyconv.planning.devices import Device
+from polyconv.planning.tiling import Room, workspace
 from polyconv.problem import arguments, spec
 from polyconv.room import room_on
 from polyconv.shared import filtered, is_short, temporaries
 from polyconv.slicing import contiguous, summed_in
-from polyconv.tiling import Room, workspace
 from polyconv.transforms import Bilinear, Problem, convolution, tell
 
 Weight: TypeAlias = "mx.array | PackedWeight"

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv import originals
-from polyconv.forms import AS_IT_STANDS
-from polyconv.plan import SubConv
+from polyconv.planning.forms import AS_IT_STANDS
+from polyconv.planning.plan import SubConv
 from polyconv.problem.spec import ConvSpec
 from polyconv.slicing import (
     Inputs,

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from polyconv.convolve import padding_of
 from polyconv.packing import pack, pack_taps
-from polyconv.plan import ConvPlan, SubConv, reads_in_lines
+from polyconv.planning.plan import ConvPlan, SubConv, reads_in_lines
 from polyconv.products import Lines, lines_of, read_by, sliced, sum_of_products, taps_of
 from polyconv.slicing import Inputs, cut, pad, pad_all, summed_in
 from polyconv.weaving import assemble, weave

@@ -12,12 +12,12 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import devices
-from polyconv.cost import Rates, read_rates
-from polyconv.devices import CPU, CUDA, Device, Host, Metal
 from polyconv.locking import ALONE
 from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import DeviceLimits, Version
+from polyconv.planning import devices
+from polyconv.planning.devices import CPU, CUDA, Device, Host, Metal
+from polyconv.planning.rates import Rates, read_rates
 from polyconv.problem.arguments import refuse, shown
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
@@ -99,8 +99,8 @@ def planning_for(device: str) -> Iterator[None]:
     """Plans as if on another device, and runs on the present one.
 
     Args:
-        device (str): One of Apple's, from ``polyconv.devices.DEVICES``, such as ``"m4-max"``;
-            ``"cpu"`` or ``"cuda"``.
+        device (str): One of Apple's, from ``polyconv.planning.devices.DEVICES``, such as
+            ``"m4-max"``; ``"cpu"`` or ``"cuda"``.
 
     Raises:
         ValueError: If there is no such device.

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from polyconv.convolve import convolve
 from polyconv.packing import packed_for
-from polyconv.plan import ConvPlan
+from polyconv.planning.plan import ConvPlan
 from polyconv.products import multiply
 from polyconv.slicing import Inputs
 from polyconv.weaving import assemble, weave

@@ -13,16 +13,16 @@ from math import prod
 from typing import Any
 
 from polyconv import report
-from polyconv.axisplan import Rejection
-from polyconv.devices import Metal
-from polyconv.forms import macs
-from polyconv.memory import MOST_SUBCONVS, allocated
 from polyconv.metal.kernels import RULE_SETS, KernelChoice, predict
 from polyconv.metal.rules import DeviceLimits
-from polyconv.plan import METHODS, ConvPlan, ideal, plan
+from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.devices import Metal
+from polyconv.planning.forms import macs
+from polyconv.planning.plan import METHODS, ConvPlan, ideal, plan
+from polyconv.planning.tiling import Room, arranged, others_than, workspace
+from polyconv.planning.workspace import MOST_SUBCONVS, allocated
 from polyconv.problem import arguments, spec
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
-from polyconv.tiling import Room, arranged, others_than, workspace
 
 _SKIPS_ZEROS = "implicit_gemm_2d_general"
 _SKIPPING = "this kernel skips the zeros"

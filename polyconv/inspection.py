@@ -11,11 +11,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import blas, device, devices, report
-from polyconv.cost import si
-from polyconv.devices import Metal
+from polyconv import blas, device, report
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
 from polyconv.metal.kernels import NEWEST, rules_for
+from polyconv.planning import devices
+from polyconv.planning.devices import Metal
+from polyconv.planning.rates import si
 from polyconv.problem import arguments
 
 DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
@@ -38,8 +39,8 @@ def explain(
         input (list(int)): The shape of ``x``, ``(N, *S, C)``.
         weight (list(int)): The shape of ``w``, ``(O, *K, C / groups)``.
         dtype (str, optional): Of both. Default: ``"float32"``.
-        device (str, optional): One of ``polyconv.devices.DEVICES``. Default: this Mac, elsewhere
-            ``"m4-max"``.
+        device (str, optional): One of ``polyconv.planning.devices.DEVICES``. Default: this Mac,
+            elsewhere ``"m4-max"``.
         max_workspace (int, optional): Bytes that the call may allocate besides arguments and
             result. Default: what the device allows.
         options: The call's own, such as ``stride=2``.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from polyconv.axisplan import Block
 from polyconv.identity import handle_of, is_traced
-from polyconv.plan import ConvPlan, SubConv
+from polyconv.planning.axis_plan import Block
+from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.slicing import contiguous, cut, pad, pad_all, summed_in
 
 

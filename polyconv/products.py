@@ -15,7 +15,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from polyconv.convolve import Padding, padding_of
-from polyconv.plan import ConvPlan, SubConv
+from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.spec import ConvSpec
 from polyconv.slicing import Inputs, cut, pad_all
 from polyconv.weaving import frames_of

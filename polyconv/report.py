@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from polyconv.cost import si
-from polyconv.devices import Metal
-from polyconv.forms import Form
 from polyconv.metal.kernels import NEWEST, RULE_SETS
+from polyconv.planning.devices import Metal
+from polyconv.planning.forms import Form
+from polyconv.planning.rates import si
 
 if TYPE_CHECKING:
     from polyconv.explanation import Explanation, Line
-    from polyconv.tiling import Tiling
+    from polyconv.planning.tiling import Tiling
 
 HEADINGS = (
     "   method",

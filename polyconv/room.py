@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from polyconv.device import device_for, memory_of_gpu, present
-from polyconv.devices import Device, Metal
+from polyconv.planning.devices import Device, Metal
+from polyconv.planning.tiling import Room
 from polyconv.problem.arguments import NoRoomError, refuse
-from polyconv.tiling import Room
 
 try:
     import resource

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from polyconv import blas
-from polyconv.cost import si
+from polyconv.planning.rates import si
 from polyconv.problem.arguments import refuse, shown
 
 _MOST = 2 << 30

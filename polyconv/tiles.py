@@ -19,8 +19,8 @@ import numpy as np
 
 from polyconv.device import StreamOrDevice, kind_of
 from polyconv.identity import is_traced
+from polyconv.planning.tiling import Tile, Tiling
 from polyconv.slicing import cut, summed_in
-from polyconv.tiling import Tile, Tiling
 
 # The result of a tile: of the tile, of all that is not cut up, and of its parts of what is.
 Compute: TypeAlias = "Callable[..., mx.array]"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from polyconv.axisplan import AxisPlan
-from polyconv.plan import ConvPlan, SubConv
+from polyconv.planning.axis_plan import AxisPlan
+from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.slicing import cut
 
 # From so many contiguous numbers on, MLX's CPU multiplies a transposed array by ones faster than it

@@ -22,7 +22,7 @@ from reference import conv_general as reference_conv
 
 import polyconv
 from polyconv import room, transforms
-from polyconv.tiling import Room
+from polyconv.planning.tiling import Room
 
 FORM = re.compile(r"\[[\w.]+\] [^\n\r]+; got [^\n\r]+")
 LONGEST = 300

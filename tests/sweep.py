@@ -23,9 +23,9 @@ import numpy as np
 from cases import Case, drawn
 
 import polyconv
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
+from polyconv.planning.tiling import Tiling
 from polyconv.tiles import assembled
-from polyconv.tiling import Tiling
 
 
 def sweep(

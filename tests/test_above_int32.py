@@ -13,8 +13,9 @@ import pytest
 from threading_tools import forget
 
 import polyconv
-from polyconv import tiling, transforms
+from polyconv import transforms
 from polyconv.device import device_for
+from polyconv.planning import tiling
 from polyconv.room import room_on
 
 # Frames, channels, and the most elements that MLX counts. The large output has 2^31 + 33,580,152.

@@ -15,10 +15,10 @@ from test_plan import general_spec
 
 import polyconv
 from polyconv import scores, transforms
-from polyconv.devices import CUDA
 from polyconv.explanation import problem_of
-from polyconv.plan import plan
-from polyconv.tiling import Room
+from polyconv.planning.devices import CUDA
+from polyconv.planning.plan import plan
+from polyconv.planning.tiling import Room
 
 RECORDED = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "cuda.json").read_text())
 

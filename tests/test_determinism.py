@@ -18,7 +18,7 @@ from threading_tools import forget, in_threads, ints, run_script
 
 import polyconv
 from polyconv.device import device_for
-from polyconv.devices import CPU
+from polyconv.planning.devices import CPU
 from polyconv.problem import spec
 from polyconv.room import room_on
 from polyconv.transforms import Problem, _prepared

@@ -14,7 +14,7 @@ import polyconv
 from polyconv.device import pads_explicitly
 from polyconv.execute import run
 from polyconv.explanation import problem_of
-from polyconv.plan import alternatives
+from polyconv.planning.plan import alternatives
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
 

@@ -13,7 +13,7 @@ from test_streaming import draw as draw_stream
 
 import polyconv
 from polyconv import originals
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 DEVICES = ("cpu", "m4-max", "cuda")
 PRODUCTS = ("matmul", "addmm", "quantized_matmul", "inner", "outer", "tensordot", "einsum")

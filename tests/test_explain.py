@@ -16,10 +16,10 @@ from test_plan import general_spec
 import polyconv
 from polyconv import device
 from polyconv.__main__ import main
-from polyconv.devices import CPU, DEVICES, Metal
 from polyconv.execute import run
 from polyconv.metal.kernels import NEWEST
-from polyconv.plan import METHODS, plan
+from polyconv.planning.devices import CPU, DEVICES, Metal
+from polyconv.planning.plan import METHODS, plan
 
 METAL = Metal("m4-max", DEVICES["m4-max"])
 REPRO = ("conv_transpose1d", (1, 5158, 1), (1, 4096, 1))

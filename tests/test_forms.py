@@ -11,11 +11,11 @@ from test_plan import general_spec
 import polyconv
 from polyconv import device, originals
 from polyconv.device import pads_explicitly
-from polyconv.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.forms import Form, issue
 from polyconv.metal.kernels import predict
 from polyconv.packing import pack
-from polyconv.plan import METHODS, plan
+from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
+from polyconv.planning.forms import Form, issue
+from polyconv.planning.plan import METHODS, plan
 from polyconv.problem.spec import Axis, ConvSpec
 
 METAL = Metal("m4-max", DEVICES["m4-max"])

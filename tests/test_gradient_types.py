@@ -18,8 +18,8 @@ import polyconv
 from polyconv import tiles
 from polyconv.bias import add_bias
 from polyconv.device import device_for
-from polyconv.devices import DEVICES
 from polyconv.explanation import problem_of
+from polyconv.planning.devices import DEVICES
 from polyconv.room import room_on
 from polyconv.transforms import _COMPUTE, Problem
 

@@ -17,7 +17,7 @@ import polyconv
 from polyconv import bench, inspection, scores
 from polyconv.__main__ import main
 from polyconv.metal.kernels import NEWEST
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 from polyconv.tracing import example, recorded
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from polyconv.devices import DEVICES
 from polyconv.metal.kernels import RULE_SETS, predict, rules_for
 from polyconv.metal.rules import DeviceLimits
+from polyconv.planning.devices import DEVICES
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 M4_MAX = DEVICES["m4-max"]

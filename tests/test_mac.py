@@ -17,7 +17,7 @@ import pytest
 import polyconv
 from polyconv import benching, calibration, inspection, peers, room, routing
 from polyconv.__main__ import main
-from polyconv.devices import CPU, DEVICES, Metal
+from polyconv.planning.devices import CPU, DEVICES, Metal
 
 ROOT = Path(__file__).parents[1]
 M2 = Metal("Apple M2", DEVICES["m2-16gb"])

@@ -8,7 +8,7 @@ from cases import NAMED, integers
 
 import polyconv
 from polyconv import packing, transforms
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 
 @pytest.mark.parametrize("method", ["auto", *[m for m in METHODS if m != "native"]])

@@ -9,7 +9,7 @@ from cases import NAMED, integers
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 W, X = integers(3, 4, 4), integers(2, 7, 4, seed=1)
 

@@ -6,7 +6,7 @@ from math import gcd
 
 import pytest
 
-from polyconv.axisplan import AxisPlan, Rejection, per_phase_axis, stacked_axis
+from polyconv.planning.axis_plan import AxisPlan, Rejection, per_phase_axis, stacked_axis
 from polyconv.problem.phases import n_phases, phase_dilation, phase_stride, split
 from polyconv.problem.spec import Axis
 

@@ -21,10 +21,10 @@ from test_plan import transposed
 
 import polyconv
 from polyconv import device, room, tiles
-from polyconv.devices import CPU
-from polyconv.plan import plan
+from polyconv.planning.devices import CPU
+from polyconv.planning.plan import plan
+from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 from polyconv.problem.arguments import NoRoomError
-from polyconv.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 
 ROOT = Path(__file__).parents[1]
 MANY = 2**60

@@ -14,8 +14,8 @@ from test_plan import general_spec
 import polyconv
 from polyconv import transforms
 from polyconv.device import device_for
-from polyconv.devices import Host
-from polyconv.plan import plan
+from polyconv.planning.devices import Host
+from polyconv.planning.plan import plan
 
 
 def inputs(name):

@@ -12,7 +12,7 @@ from cases import integers
 
 import polyconv
 from polyconv import tracing
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)
 LONG = integers(1, 999, 4)  # some tiles

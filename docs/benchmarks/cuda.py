@@ -25,9 +25,9 @@ import mlx.core as mx
 
 from polyconv import bench, inspection
 from polyconv.cases import read
-from polyconv.devices import CUDA
 from polyconv.explanation import problem_of
-from polyconv.plan import plan
+from polyconv.planning.devices import CUDA
+from polyconv.planning.plan import plan
 
 HERE = Path(__file__).parent
 BATCHES = (1, 32)

@@ -15,7 +15,7 @@ import pytest
 
 import polyconv
 from polyconv import device
-from polyconv.devices import DEVICES, Metal
+from polyconv.planning.devices import DEVICES, Metal
 
 DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_mac.is_on
 _REPORT: list[str] = []

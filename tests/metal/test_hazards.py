@@ -10,7 +10,7 @@ import pytest
 from test_forms import HAZARDS
 
 from polyconv import execute
-from polyconv.plan import plan
+from polyconv.planning.plan import plan
 
 
 def arrays(spec):

@@ -12,11 +12,11 @@ from functools import lru_cache
 from math import prod
 from typing import Literal, TypeAlias
 
-from polyconv.cost import METAL_RATES, Cost
-from polyconv.devices import Device, Host, Metal
 from polyconv.metal.kernels import KernelChoice, predict
 from polyconv.metal.rules import fits_in, fits_out, up16
-from polyconv.once import cached_property
+from polyconv.planning.cached_property import cached_property
+from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.rates import METAL_RATES, Cost
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 Lift: TypeAlias = Literal["none", "plane", "frames"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from math import prod
 
-from polyconv.plan import ConvPlan, SubConv
+from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
 

@@ -13,10 +13,10 @@ from functools import partial
 from math import prod
 from typing import NamedTuple, NoReturn
 
-from polyconv.axisplan import AxisPlan
-from polyconv.cost import si
-from polyconv.memory import temporaries
-from polyconv.plan import ConvPlan, alternatives
+from polyconv.planning.axis_plan import AxisPlan
+from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.rates import si
+from polyconv.planning.workspace import temporaries
 from polyconv.problem.arguments import NoRoomError, refuse
 from polyconv.problem.spec import INT32_MAX, ITEMSIZE, ConvSpec
 

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
-from polyconv.once import cached_property
+from polyconv.planning.cached_property import cached_property
 from polyconv.problem.phases import Phase, n_phases, phase_dilation, phase_stride, split
 from polyconv.problem.spec import Axis
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from polyconv.axisplan import AxisPlan
-from polyconv.cost import Cost
+from polyconv.planning.axis_plan import AxisPlan
+from polyconv.planning.rates import Cost
 from polyconv.problem.phases import phase_dilation
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
 

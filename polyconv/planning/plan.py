@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import product
 from math import lcm, prod
 
-from polyconv.axisplan import (
+from polyconv.planning.axis_plan import (
     AxisPlan,
     Block,
     Rejection,
@@ -22,11 +22,18 @@ from polyconv.axisplan import (
     stacked_axis,
     zero_axis,
 )
-from polyconv.cost import Cost, si
-from polyconv.devices import CPU, Device, Host, Metal
-from polyconv.estimate import by_convolutions, by_products, n_copies, n_frames, n_weights, on_cuda
-from polyconv.forms import Issued, as_it_stands, issue
-from polyconv.once import cached_property
+from polyconv.planning.cached_property import cached_property
+from polyconv.planning.cost import (
+    by_convolutions,
+    by_products,
+    n_copies,
+    n_frames,
+    n_weights,
+    on_cuda,
+)
+from polyconv.planning.devices import CPU, Device, Host, Metal
+from polyconv.planning.forms import Issued, as_it_stands, issue
+from polyconv.planning.rates import Cost, si
 from polyconv.problem.arguments import refuse, shown
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import INT32_MAX, ITEMSIZE, ConvSpec
