@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import ops, peers
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
 from polyconv.explanation import TRANSPOSED, problem_of
 from polyconv.planning.plan import METHODS, ConvPlan
 from polyconv.problem import arguments

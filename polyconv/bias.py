@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from polyconv.device import is_exporting
-from polyconv.slicing import summed_in
+from polyconv.execution.arrays import summed_in
+from polyconv.execution.device import is_exporting
 
 
 def add_bias(y: mx.array, bias: mx.array) -> mx.array:

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv import device
-from polyconv.execute import run
+from polyconv.execution import device
+from polyconv.execution.run import run
 from polyconv.explanation import problem_of
 from polyconv.planning.plan import ConvPlan, alternatives
 from polyconv.planning.rates import Rates

@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.device import STREAM_TYPES, StreamOrDevice, device_for, on
-from polyconv.packing import PackedWeight
+from polyconv.execution.arrays import contiguous, summed_in
+from polyconv.execution.device import STREAM_TYPES, StreamOrDevice, device_for, on
+from polyconv.execution.memory import room_on
+from polyconv.execution.packing import PackedWeight
+from polyconv.execution.toeplitz import filtered, is_short, temporaries
 from polyconv.planning.devices import Device
 from polyconv.planning.tiling import Room, workspace
 from polyconv.problem import arguments, spec
-from polyconv.room import room_on
-from polyconv.shared import filtered, is_short, temporaries
-from polyconv.slicing import contiguous, summed_in
 from polyconv.transforms import Bilinear, Problem, convolution, tell
 
 Weight: TypeAlias = "mx.array | PackedWeight"

@@ -18,14 +18,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import layers
-from polyconv.identity import Held
-from polyconv.locking import ALONE
+from polyconv.execution.identity import Held
+from polyconv.execution.locking import ALONE
+from polyconv.execution.modules import modules
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
 from polyconv.rebuilding import methods_of, own_classes
 from polyconv.routing import diagonal, known_blocks
 from polyconv.sparsity import blocks_of
-from polyconv.traversal import modules
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
 

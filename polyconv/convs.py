@@ -11,7 +11,7 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv.calls import Weight, general
-from polyconv.device import StreamOrDevice
+from polyconv.execution.device import StreamOrDevice
 from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"

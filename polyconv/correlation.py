@@ -11,12 +11,19 @@ from math import prod
 
 import mlx.core as mx
 
-from polyconv.convolve import padding_of
-from polyconv.packing import pack, pack_taps
+from polyconv.execution.arrays import Inputs, cut, pad, pad_all, summed_in
+from polyconv.execution.convolve import padding_of
+from polyconv.execution.packing import pack, pack_taps
+from polyconv.execution.tap_products import (
+    Lines,
+    lines_of,
+    read_by,
+    sliced,
+    sum_of_products,
+    taps_of,
+)
+from polyconv.execution.weaving import assemble, weave
 from polyconv.planning.plan import ConvPlan, SubConv, reads_in_lines
-from polyconv.products import Lines, lines_of, read_by, sliced, sum_of_products, taps_of
-from polyconv.slicing import Inputs, cut, pad, pad_all, summed_in
-from polyconv.weaving import assemble, weave
 
 
 def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:

@@ -11,7 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import blas, device, report
+from polyconv import blas, report
+from polyconv.execution import device
 from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
 from polyconv.metal.kernels import NEWEST, rules_for
 from polyconv.planning import devices

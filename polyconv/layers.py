@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import ops, packing
+from polyconv import ops
 from polyconv.bias import add_bias
-from polyconv.identity import handle_of
+from polyconv.execution import packing
+from polyconv.execution.identity import handle_of
+from polyconv.execution.memory import check_fits
 from polyconv.problem import arguments, spec
-from polyconv.room import check_fits
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv.calls import Weight, general, transposed
-from polyconv.device import StreamOrDevice
-from polyconv.packing import PackedWeight
+from polyconv.execution.device import StreamOrDevice
+from polyconv.execution.packing import PackedWeight
 from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"

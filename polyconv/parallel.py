@@ -16,11 +16,11 @@ import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv.bias import add_bias
+from polyconv.execution.arrays import contiguous, cut
 from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
 from polyconv.problem import arguments
 from polyconv.sharded import HALVES, rounded_once
-from polyconv.slicing import contiguous, cut
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 _LAYERS = (PolyConvTranspose, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv import routing
-from polyconv.locking import ALONE
-from polyconv.originals import ORIGINALS
+from polyconv.execution.locking import ALONE
+from polyconv.execution.unpatched import ORIGINALS
 from polyconv.problem import arguments
 from polyconv.routing import Options
 

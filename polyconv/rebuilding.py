@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv.originals import ORIGINALS, TRANSPOSED
+from polyconv.execution.unpatched import ORIGINALS, TRANSPOSED
 from polyconv.routing import always
 
 _NAMES = (*TRANSPOSED, "conv_general")

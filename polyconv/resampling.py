@@ -10,10 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from polyconv import ops
-from polyconv.device import is_exporting
+from polyconv.execution.arrays import of_this_shape
+from polyconv.execution.device import is_exporting
 from polyconv.extension import MODES, Array, beyond
 from polyconv.problem import arguments, spec
-from polyconv.slicing import of_this_shape
 from polyconv.streaming import stream_flush, stream_init, stream_step
 
 Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from polyconv import convs, ops
-from polyconv.device import is_on_cpu
-from polyconv.identity import Held
-from polyconv.originals import ORIGINALS, PLAIN
+from polyconv.execution.device import is_on_cpu
+from polyconv.execution.identity import Held
+from polyconv.execution.unpatched import ORIGINALS, PLAIN
 from polyconv.problem.arguments import FatalError, NoRoomError, check_groups
 
 Function: TypeAlias = "Callable[..., mx.array]"

@@ -15,13 +15,13 @@ import mlx.core as mx
 
 from polyconv import ops
 from polyconv.calls import Weight, check_types, dtype_names
-from polyconv.device import StreamOrDevice
 from polyconv.exchanging import check_piece, gathered, sharding_of
+from polyconv.execution.arrays import cut
+from polyconv.execution.device import StreamOrDevice
+from polyconv.execution.packing import PackedWeight
 from polyconv.messages import Group, group_of, summed_gradient
-from polyconv.packing import PackedWeight
 from polyconv.problem import arguments, spec
 from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
-from polyconv.slicing import cut
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.identity import Parameters
-from polyconv.packing import PackedWeight
+from polyconv.execution.identity import Parameters
+from polyconv.execution.packing import PackedWeight
 from polyconv.problem import arguments
 from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
 

@@ -9,9 +9,9 @@ import mlx.core as mx
 
 from polyconv import ops
 from polyconv.calls import Weight, dtype_names
-from polyconv.packing import PackedWeight, evaluate
+from polyconv.execution.memory import check_fits
+from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.problem import arguments, spec
-from polyconv.room import check_fits
 from polyconv.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"

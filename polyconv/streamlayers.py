@@ -9,12 +9,12 @@ import mlx.nn as nn
 
 from polyconv import convs
 from polyconv.bias import add_bias
-from polyconv.identity import Held
+from polyconv.execution.identity import Held
+from polyconv.execution.memory import check_fits
+from polyconv.execution.packing import PackedWeight
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
-from polyconv.packing import PackedWeight
 from polyconv.problem import arguments, spec
-from polyconv.room import check_fits
 from polyconv.streaming import StreamState, check_chunk, stream_flush, stream_init, stream_step
 
 

@@ -20,13 +20,13 @@ import mlx.nn as nn
 
 from polyconv import layers, streamlayers
 from polyconv.converting import original_class
-from polyconv.identity import Parameters, handle_of
-from polyconv.locking import ALONE
-from polyconv.packing import evaluate
+from polyconv.execution.identity import Parameters, handle_of
+from polyconv.execution.locking import ALONE
+from polyconv.execution.modules import modules, names_of
+from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
 from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
-from polyconv.traversal import modules, names_of
 
 _CONVOLUTIONS = ("conv1d", "conv_transpose1d", "conv_general")
 # Functions of each sample by itself; those of `mlx.nn` are its activations.

@@ -17,12 +17,12 @@ import mlx.core as mx
 
 from polyconv import transforms
 from polyconv.calls import dtype_names
+from polyconv.execution.modules import names_of
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.inspection import DTYPES, metal_named, staleness
 from polyconv.patching import intercepted
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
-from polyconv.traversal import names_of
 
 # The least of each, and what is one above the largest.
 INTEGERS = {

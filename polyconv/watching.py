@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import mlx.nn as nn
 
 from polyconv import inspection, report
+from polyconv.execution.locking import ALONE
+from polyconv.execution.modules import names_of
 from polyconv.explanation import explain_problem
-from polyconv.locking import ALONE
 from polyconv.planning.devices import Metal
 from polyconv.planning.rates import si
 from polyconv.problem.spec import ConvSpec
 from polyconv.tracing import listening, where
-from polyconv.traversal import names_of
 
 
 @dataclass

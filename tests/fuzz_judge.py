@@ -21,7 +21,8 @@ import numpy as np
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv import room, transforms
+from polyconv import transforms
+from polyconv.execution import memory as room
 from polyconv.planning.tiling import Room
 
 FORM = re.compile(r"\[[\w.]+\] [^\n\r]+; got [^\n\r]+")

@@ -23,9 +23,9 @@ import numpy as np
 from cases import Case, drawn
 
 import polyconv
+from polyconv.execution.run_tiled import assembled
 from polyconv.planning.plan import METHODS
 from polyconv.planning.tiling import Tiling
-from polyconv.tiles import assembled
 
 
 def sweep(

@@ -14,9 +14,9 @@ from threading_tools import forget
 
 import polyconv
 from polyconv import transforms
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
+from polyconv.execution.memory import room_on
 from polyconv.planning import tiling
-from polyconv.room import room_on
 
 # Frames, channels, and the most elements that MLX counts. The large output has 2^31 + 33,580,152.
 SMALL = (2**8 + 3, 130, 2**15)

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import polyconv
-from polyconv import calibration, device
+from polyconv import calibration
+from polyconv.execution import device
 from polyconv.explanation import problem_of
 from polyconv.planning.devices import CPU, Host
 from polyconv.planning.plan import METHODS, alternatives, ideal, plan

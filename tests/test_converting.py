@@ -17,8 +17,8 @@ from mlx.utils import tree_flatten
 
 import polyconv
 from polyconv.converting import original_class
+from polyconv.execution.modules import modules
 from polyconv.sparsity import blocks_of
-from polyconv.traversal import modules
 
 
 class Trimmed(nn.ConvTranspose1d):

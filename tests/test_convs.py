@@ -7,7 +7,7 @@ from cases import integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.device import pads_explicitly
+from polyconv.execution.device import pads_explicitly
 from polyconv.planning.plan import METHODS
 
 CASES = {

@@ -17,10 +17,10 @@ import pytest
 from threading_tools import forget, in_threads, ints, run_script
 
 import polyconv
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
+from polyconv.execution.memory import room_on
 from polyconv.planning.devices import CPU
 from polyconv.problem import spec
-from polyconv.room import room_on
 from polyconv.transforms import Problem, _prepared
 
 # What docs/threads.md says of the same bits is of a CPU, as nothing was measured on a GPU.

@@ -11,8 +11,8 @@ from cases import integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.device import pads_explicitly
-from polyconv.execute import run
+from polyconv.execution.device import pads_explicitly
+from polyconv.execution.run import run
 from polyconv.explanation import problem_of
 from polyconv.planning.plan import alternatives
 

@@ -144,7 +144,7 @@ def test_by_mlx_s_own_launcher(tmp_path):
 @needs_ring
 def test_a_killed_rank_ends_the_others_with_an_error(tmp_path):
     """MLX's ring notices that a peer is gone, from 0.32.1 on; none is left to wait."""
-    if polyconv.device.version() < (0, 32, 1):
+    if polyconv.execution.device.version() < (0, 32, 1):
         pytest.skip("MLX's ring waits for a lost peer for ever before 0.32.1")
     found = ended(started(tmp_path, 3, "lost=2000"), 60)
     assert found[1][0] == -signal.SIGKILL

@@ -14,9 +14,9 @@ from test_kernels import GOLDEN, ROWS
 from test_plan import general_spec
 
 import polyconv
-from polyconv import device
 from polyconv.__main__ import main
-from polyconv.execute import run
+from polyconv.execution import device
+from polyconv.execution.run import run
 from polyconv.metal.kernels import NEWEST
 from polyconv.planning.devices import CPU, DEVICES, Metal
 from polyconv.planning.plan import METHODS, plan

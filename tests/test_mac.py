@@ -15,8 +15,9 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import benching, calibration, inspection, peers, room, routing
+from polyconv import benching, calibration, inspection, peers, routing
 from polyconv.__main__ import main
+from polyconv.execution import memory
 from polyconv.planning.devices import CPU, DEVICES, Metal
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +27,11 @@ X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
 
 def test_a_cpu_s_largest_array_on_a_mac_is_metal_s(monkeypatch):
     """MLX allocates for both by Metal."""
-    monkeypatch.setattr(room, "_memory", lambda: 2**40)
-    monkeypatch.setattr(room, "present", lambda: M2)
-    assert room.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
-    monkeypatch.setattr(room, "present", lambda: None)
-    assert room.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
+    monkeypatch.setattr(memory, "_memory", lambda: 2**40)
+    monkeypatch.setattr(memory, "present", lambda: M2)
+    assert memory.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
+    monkeypatch.setattr(memory, "present", lambda: None)
+    assert memory.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
 
 
 def test_rates_of_metal_are_refused_before_anything_is_measured(monkeypatch, tmp_path, capsys):

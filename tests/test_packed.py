@@ -7,7 +7,8 @@ import pytest
 from cases import NAMED, integers
 
 import polyconv
-from polyconv import packing, transforms
+from polyconv import transforms
+from polyconv.execution import packing
 from polyconv.planning.plan import METHODS
 
 

@@ -14,7 +14,7 @@ import pytest
 from cases import integers, with_output
 
 import polyconv
-from polyconv.originals import ORIGINALS
+from polyconv.execution.unpatched import ORIGINALS
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)
 

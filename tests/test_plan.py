@@ -6,7 +6,8 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import shared, transforms
+from polyconv import transforms
+from polyconv.execution import toeplitz
 from polyconv.explanation import problem_of
 from polyconv.planning import axis_plan
 from polyconv.planning import plan as planning
@@ -175,7 +176,7 @@ EMPTY = {
 def enumerated(monkeypatch):
     """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
     seen = []
-    for module, name in ((axis_plan, "split"), (shared, "blocks")):
+    for module, name in ((axis_plan, "split"), (toeplitz, "blocks")):
         real = getattr(module, name)
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)

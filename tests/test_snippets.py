@@ -13,8 +13,8 @@ import pytest
 import snippets
 from snippets import PAGES, ROOT, pages_with
 
-from polyconv import device
 from polyconv.__main__ import main
+from polyconv.execution import device
 from polyconv.inspection import staleness
 from polyconv.metal.kernels import NEWEST, rules_for
 

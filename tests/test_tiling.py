@@ -20,7 +20,7 @@ from cases import draw_case, integers
 from test_plan import transposed
 
 import polyconv
-from polyconv import device, room, tiles
+from polyconv.execution import device, memory, run_tiled
 from polyconv.planning.devices import CPU
 from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
@@ -401,7 +401,7 @@ def test_packed_weights_layers_and_patches_take_a_limit():
 def test_a_packed_weight_in_tiles_has_the_gradient_of_the_input_alone(monkeypatch):
     x, w, call = limited(max_workspace=LIMIT)
     computed = []
-    assembled = tiles.assembled
+    assembled = run_tiled.assembled
     noted = lambda tiling, *more: computed.append(tiling.result) or assembled(tiling, *more)  # noqa: E731
     monkeypatch.setattr("polyconv.transforms.assembled", noted)
     mx.eval(mx.grad(lambda x: call(x, w).sum())(x))
@@ -455,13 +455,13 @@ def test_what_a_workspace_may_be():
 def test_what_is_left_of_a_hard_limit_takes_few_values(monkeypatch):
     """Plans are kept by it."""
     most = 2**36
-    monkeypatch.setattr(room.resource, "getrlimit", lambda _: (most, most))
-    page = room.resource.getpagesize()
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (most, most))
+    page = memory.resource.getpagesize()
     found = set()
     for used in range(0, most, 2**25):
         statm = f"{used // page} 0 0 0 0 0 0"
-        monkeypatch.setattr(room.Path, "read_text", lambda _, text=statm: text)
-        left = room._left()
+        monkeypatch.setattr(memory.Path, "read_text", lambda _, text=statm: text)
+        left = memory._left()
         assert max(0, (most - used) * 7 // 8 - 2**24) <= left <= most - used
         found.add(left)
     assert len(found) < 100

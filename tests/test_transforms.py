@@ -13,7 +13,7 @@ from test_plan import general_spec
 
 import polyconv
 from polyconv import transforms
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
 from polyconv.planning.devices import Host
 from polyconv.planning.plan import plan
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv.device import StreamOrDevice, kind_of
-from polyconv.identity import is_traced
+from polyconv.execution.arrays import cut, summed_in
+from polyconv.execution.device import StreamOrDevice, kind_of
+from polyconv.execution.identity import is_traced
 from polyconv.planning.tiling import Tile, Tiling
-from polyconv.slicing import cut, summed_in
 
 # The result of a tile: of the tile, of all that is not cut up, and of its parts of what is.
 Compute: TypeAlias = "Callable[..., mx.array]"

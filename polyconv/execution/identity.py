@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from polyconv.traversal import modules
+from polyconv.execution.modules import modules
 
 
 def handle_of(array: mx.array) -> mx.array:

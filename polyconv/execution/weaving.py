@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import cut
 from polyconv.planning.axis_plan import AxisPlan
 from polyconv.planning.plan import ConvPlan, SubConv
-from polyconv.slicing import cut
 
 # From so many contiguous numbers on, MLX's CPU multiplies a transposed array by ones faster than it
 # copies it: its binary operations are vectorised on strided inputs, its copies are not.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from polyconv.device import is_exporting
+from polyconv.execution.device import is_exporting
 
 
 def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:

@@ -6,11 +6,8 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv import originals
-from polyconv.planning.forms import AS_IT_STANDS
-from polyconv.planning.plan import SubConv
-from polyconv.problem.spec import ConvSpec
-from polyconv.slicing import (
+from polyconv.execution import unpatched
+from polyconv.execution.arrays import (
     Inputs,
     contiguous,
     crop_channels,
@@ -19,6 +16,9 @@ from polyconv.slicing import (
     pad_channels,
     summed_in,
 )
+from polyconv.planning.forms import AS_IT_STANDS
+from polyconv.planning.plan import SubConv
+from polyconv.problem.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
@@ -32,7 +32,7 @@ def convolve(inputs: Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) ->
         x = inputs.padded(lo, hi, form.extra_in)
         padding = ((0,) * issued.spec.ndim, (0,) * issued.spec.ndim)
     elif form == AS_IT_STANDS:
-        return originals.conv_general(inputs.x, w, *issued.options)
+        return unpatched.conv_general(inputs.x, w, *issued.options)
     else:
         lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
         if form.whole:
@@ -81,7 +81,7 @@ _LIFTS = {"none": _as_it_stands, "plane": _as_plane, "frames": _as_frames}
 
 def _conv_general(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
     stride, own_padding, *others = sub.issued.options
-    return originals.conv_general(x, w, stride, padding or own_padding, *others)
+    return unpatched.conv_general(x, w, stride, padding or own_padding, *others)
 
 
 def padding_of(spec: ConvSpec) -> Padding:

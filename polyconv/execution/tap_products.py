@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from polyconv.convolve import Padding, padding_of
+from polyconv.execution.arrays import Inputs, cut, pad_all
+from polyconv.execution.convolve import Padding, padding_of
+from polyconv.execution.weaving import frames_of
 from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.spec import ConvSpec
-from polyconv.slicing import Inputs, cut, pad_all
-from polyconv.weaving import frames_of
 
 
 def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.array]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from polyconv.convolve import convolve
-from polyconv.packing import packed_for
+from polyconv.execution.arrays import Inputs
+from polyconv.execution.convolve import convolve
+from polyconv.execution.packing import packed_for
+from polyconv.execution.tap_products import multiply
+from polyconv.execution.weaving import assemble, weave
 from polyconv.planning.plan import ConvPlan
-from polyconv.products import multiply
-from polyconv.slicing import Inputs
-from polyconv.weaving import assemble, weave
 
 
 def run(

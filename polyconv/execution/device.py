@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.locking import ALONE
+from polyconv.execution.locking import ALONE
 from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import DeviceLimits, Version
 from polyconv.planning import devices

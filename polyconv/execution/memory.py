@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from polyconv.device import device_for, memory_of_gpu, present
+from polyconv.execution.device import device_for, memory_of_gpu, present
 from polyconv.planning.devices import Device, Metal
 from polyconv.planning.tiling import Room
 from polyconv.problem.arguments import NoRoomError, refuse

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import cut, pad, summed_in
+from polyconv.execution.tap_products import sum_of_products
 from polyconv.problem.phases import n_phases, phase_stride
 from polyconv.problem.spec import Axis
-from polyconv.products import sum_of_products
-from polyconv.slicing import cut, pad, summed_in
 
 # Inputs and outputs of a block. A block reads as many inputs more as the filter reaches, so short
 # ones multiply less; and BLAS wants some rows and terms.

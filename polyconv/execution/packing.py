@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from polyconv.identity import handle_of, is_traced
+from polyconv.execution.arrays import contiguous, cut, pad, pad_all, summed_in
+from polyconv.execution.identity import handle_of, is_traced
 from polyconv.planning.axis_plan import Block
 from polyconv.planning.plan import ConvPlan, SubConv
-from polyconv.slicing import contiguous, cut, pad, pad_all, summed_in
 
 
 class PackedWeight:
