@@ -13,10 +13,10 @@ from polyconv.execution.device import STREAM_TYPES, StreamOrDevice, device_for, 
 from polyconv.execution.memory import room_on
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.toeplitz import filtered, is_short, temporaries
+from polyconv.gradients.bilinear import Bilinear, Problem, convolution, tell
 from polyconv.planning.devices import Device
 from polyconv.planning.tiling import Room, workspace
 from polyconv.problem import arguments, spec
-from polyconv.transforms import Bilinear, Problem, convolution, tell
 
 Weight: TypeAlias = "mx.array | PackedWeight"
 

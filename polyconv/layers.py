@@ -15,10 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import ops
-from polyconv.bias import add_bias
 from polyconv.execution import packing
 from polyconv.execution.identity import handle_of
 from polyconv.execution.memory import check_fits
+from polyconv.gradients.bias import add_bias
 from polyconv.problem import arguments, spec
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"

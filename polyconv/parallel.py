@@ -15,8 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from polyconv.bias import add_bias
 from polyconv.execution.arrays import contiguous, cut
+from polyconv.gradients.bias import add_bias
 from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
 from polyconv.problem import arguments

@@ -8,10 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import convs
-from polyconv.bias import add_bias
 from polyconv.execution.identity import Held
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight
+from polyconv.gradients.bias import add_bias
 from polyconv.layers import PolyConvTranspose1d
 from polyconv.ops import pack
 from polyconv.problem import arguments, spec

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import transforms
 from polyconv.calls import dtype_names
 from polyconv.execution.modules import names_of
 from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
+from polyconv.gradients import bilinear
 from polyconv.inspection import DTYPES, metal_named, staleness
 from polyconv.patching import intercepted
 from polyconv.problem import arguments
@@ -164,7 +164,7 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
             listen("mx", op, problem, seconds)
         return y
 
-    with intercepted(intercept), transforms.observed(observe):
+    with intercepted(intercept), bilinear.observed(observe):
         yield
 
 

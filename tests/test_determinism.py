@@ -19,9 +19,9 @@ from threading_tools import forget, in_threads, ints, run_script
 import polyconv
 from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
+from polyconv.gradients.bilinear import Problem, _prepared
 from polyconv.planning.devices import CPU
 from polyconv.problem import spec
-from polyconv.transforms import Problem, _prepared
 
 # What docs/threads.md says of the same bits is of a CPU, as nothing was measured on a GPU.
 pytestmark = pytest.mark.usefixtures("on_cpu")

@@ -15,13 +15,13 @@ from test_plan import general_spec
 from threading_tools import forget
 
 import polyconv
-from polyconv.bias import add_bias
 from polyconv.execution import run_tiled
 from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
 from polyconv.explanation import problem_of
+from polyconv.gradients.bias import add_bias
+from polyconv.gradients.bilinear import _COMPUTE, Problem
 from polyconv.planning.devices import DEVICES
-from polyconv.transforms import _COMPUTE, Problem
 
 HALVES = (mx.float16, mx.bfloat16)
 SHORT = ("cpu", "cuda", "m2-16gb", "m4-max")

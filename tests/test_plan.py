@@ -6,9 +6,9 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import transforms
 from polyconv.execution import toeplitz
 from polyconv.explanation import problem_of
+from polyconv.gradients import bilinear
 from polyconv.planning import axis_plan
 from polyconv.planning import plan as planning
 from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
@@ -181,7 +181,7 @@ def enumerated(monkeypatch):
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)
     caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
-    for cache in (*caches, planning.plan_for_gradients, transforms._planned, transforms._prepared):
+    for cache in (*caches, planning.plan_for_gradients, bilinear._planned, bilinear._prepared):
         cache.cache_clear()
     return seen
 

@@ -152,7 +152,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
         w = (spec.out_channels, *kernel, spec.in_channels // spec.groups)
         return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
 
-    monkeypatch.setattr("polyconv.transforms.assembled", planned)
+    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", planned)
     rng, told = random.Random(planned_for), 0
     while told < cases:
         call = drawn_limited(rng)
@@ -403,7 +403,7 @@ def test_a_packed_weight_in_tiles_has_the_gradient_of_the_input_alone(monkeypatc
     computed = []
     assembled = run_tiled.assembled
     noted = lambda tiling, *more: computed.append(tiling.result) or assembled(tiling, *more)  # noqa: E731
-    monkeypatch.setattr("polyconv.transforms.assembled", noted)
+    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", noted)
     mx.eval(mx.grad(lambda x: call(x, w).sum())(x))
     assert sorted(computed) == ["w", "x", "y"]  # though nobody asked for that of the weight
     computed.clear()

@@ -27,12 +27,12 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.correlation import correlate, spread
 from polyconv.execution.arrays import contiguous, of_this_shape, summed_in
 from polyconv.execution.device import StreamOrDevice, is_exporting, on, pads_explicitly
 from polyconv.execution.packing import PackedWeight, packed_for
 from polyconv.execution.run import run
 from polyconv.execution.run_tiled import assembled
+from polyconv.gradients.plan_gradients import correlate, spread
 from polyconv.planning.devices import Device, Host
 from polyconv.planning.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
 from polyconv.planning.tiling import Room, Tiling, arranged, others_than, workspace
