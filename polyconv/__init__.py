@@ -13,7 +13,7 @@ from polyconv import distributed
 from polyconv.converting import convert, register_converter, revert
 from polyconv.convs import conv1d, conv2d, conv3d
 from polyconv.execution.device import exporting, planning_for, use_rates
-from polyconv.inspection import doctor, explain
+from polyconv.inspection.explain import doctor, explain
 from polyconv.layers import (
     PolyConvTranspose,
     PolyConvTranspose1d,

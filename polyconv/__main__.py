@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import benching, inspection, report, running, tracing
-from polyconv.explanation import OPS, Explanation, predict_row
+from polyconv import benching, running, tracing
+from polyconv.inspection import explain as inspection
+from polyconv.inspection import report
+from polyconv.inspection.explanation import OPS, Explanation, predict_row
 from polyconv.metal.rules import DeviceLimits
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.arguments import one_line

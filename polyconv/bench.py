@@ -15,7 +15,7 @@ import numpy as np
 
 from polyconv import ops, peers
 from polyconv.execution.device import device_for
-from polyconv.explanation import TRANSPOSED, problem_of
+from polyconv.inspection.explanation import TRANSPOSED, problem_of
 from polyconv.planning.plan import METHODS, ConvPlan
 from polyconv.problem import arguments
 from polyconv.problem.spec import ITEMSIZE, ConvSpec

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyconv import bench, calibration, cases, inspection, peers, report, scores
-from polyconv.explanation import TRANSPOSED
+from polyconv import bench, calibration, cases, peers, scores
+from polyconv.inspection import explain, report
+from polyconv.inspection.explanation import TRANSPOSED
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
 
@@ -139,7 +140,7 @@ def _write(path: Path | None, found: dict[str, Any]) -> None:
         path = _kept_apart(path)
         found = {"platform": here(), **found}
         rows = found.pop("rows", None)
-        text = json.dumps({"what": inspection.doctor().splitlines(), **found}, indent=1)
+        text = json.dumps({"what": explain.doctor().splitlines(), **found}, indent=1)
         if rows is not None:  # a line each
             lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
             text = f'{text[:-2]},\n "rows": [\n{lines}\n ]\n}}'

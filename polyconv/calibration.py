@@ -17,7 +17,7 @@ import numpy as np
 
 from polyconv.execution import device
 from polyconv.execution.run import run
-from polyconv.explanation import problem_of
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.plan import ConvPlan, alternatives
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments

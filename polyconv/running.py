@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from polyconv import blas
+from polyconv.inspection import blas
 from polyconv.planning.rates import si
 from polyconv.problem.arguments import refuse, shown
 

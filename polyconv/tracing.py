@@ -17,9 +17,9 @@ import mlx.core as mx
 
 from polyconv.calls import dtype_names
 from polyconv.execution.modules import names_of
-from polyconv.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.gradients import bilinear
-from polyconv.inspection import DTYPES, metal_named, staleness
+from polyconv.inspection.explain import DTYPES, metal_named, staleness
+from polyconv.inspection.explanation import TRANSPOSED, Explanation, explain_problem, read_call
 from polyconv.patching import intercepted
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import mlx.nn as nn
 
-from polyconv import inspection, report
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import names_of
-from polyconv.explanation import explain_problem
+from polyconv.inspection import explain, report
+from polyconv.inspection.explanation import explain_problem
 from polyconv.planning.devices import Metal
 from polyconv.planning.rates import si
 from polyconv.problem.spec import ConvSpec
@@ -101,7 +101,7 @@ def watch(model: nn.Module | None = None, *, device: str | None = None) -> Itera
     Raises:
         ValueError: If the device is not known.
     """
-    seen = Watched(inspection.metal_named(device))
+    seen = Watched(explain.metal_named(device))
     names = names_of(model)
 
     def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None) -> None:

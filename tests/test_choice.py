@@ -11,7 +11,7 @@ import pytest
 import polyconv
 from polyconv import calibration
 from polyconv.execution import device
-from polyconv.explanation import problem_of
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CPU, Host
 from polyconv.planning.plan import METHODS, alternatives, ideal, plan
 from polyconv.planning.rates import CPU_RATES, Rates

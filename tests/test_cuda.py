@@ -15,8 +15,8 @@ from test_plan import general_spec
 
 import polyconv
 from polyconv import scores
-from polyconv.explanation import problem_of
 from polyconv.gradients import bilinear
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CUDA
 from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room

@@ -13,7 +13,7 @@ from reference import conv_general as reference_conv
 import polyconv
 from polyconv.execution.device import pads_explicitly
 from polyconv.execution.run import run
-from polyconv.explanation import problem_of
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.plan import alternatives
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"

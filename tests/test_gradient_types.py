@@ -18,9 +18,9 @@ import polyconv
 from polyconv.execution import run_tiled
 from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
-from polyconv.explanation import problem_of
 from polyconv.gradients.bias import add_bias
 from polyconv.gradients.bilinear import _COMPUTE, Problem
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import DEVICES
 
 HALVES = (mx.float16, mx.bfloat16)

@@ -14,8 +14,9 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import bench, inspection, scores
+from polyconv import bench, scores
 from polyconv.__main__ import main
+from polyconv.inspection import explain
 from polyconv.metal.kernels import NEWEST
 from polyconv.planning.plan import METHODS
 from polyconv.tracing import example, recorded
@@ -126,18 +127,18 @@ def test_the_mac_that_runs_is_asked_about_its_gpu(monkeypatch):
     }
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda where: asked.append(where) or info)
-    inspection.device.present.cache_clear()
+    explain.device.present.cache_clear()
     try:
-        metal = inspection.device.present()
+        metal = explain.device.present()
     finally:
-        inspection.device.present.cache_clear()
+        explain.device.present.cache_clear()
     assert asked == [mx.gpu]
     assert (metal.name, metal.limits.max_buffer_bytes, metal.limits.architecture) == (
         "Apple M9",
         1000,
         "s",
     )
-    inspection.device.present.cache_clear()
+    explain.device.present.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -161,17 +162,17 @@ def test_sizes_below_zero_are_refused(capsys):
 
 
 def test_a_newer_mlx_than_the_rules_is_noticed(monkeypatch):
-    monkeypatch.setattr(inspection.device, "version", lambda: (0, 99, 0))
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 99, 0))
     told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
     assert "newer than the newest rules known to polyconv" in told
     assert "newer than the newest rules" in polyconv.doctor()
-    monkeypatch.setattr(inspection.device, "version", lambda: NEWEST.version)
+    monkeypatch.setattr(explain.device, "version", lambda: NEWEST.version)
     told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
     assert "newer" not in told
 
 
 def test_an_older_mlx_is_explained_by_its_own_rules(monkeypatch):
-    monkeypatch.setattr(inspection.device, "version", lambda: (0, 31, 2))
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 31, 2))
     told = polyconv.explain(
         "conv_transpose1d", (1, 5158, 1), (1, 4096, 1), stride=1024, device="m4-max"
     )

@@ -15,9 +15,10 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import benching, calibration, inspection, peers, routing
+from polyconv import benching, calibration, peers, routing
 from polyconv.__main__ import main
 from polyconv.execution import memory
+from polyconv.inspection import explain
 from polyconv.planning.devices import CPU, DEVICES, Metal
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,7 @@ def test_who_multiplies_by_tf32_is_told(architecture, macos, asked, by_tf32, mon
     monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
     if asked is not None:
         monkeypatch.setenv("MLX_ENABLE_TF32", asked)
-    told = inspection.products_told(architecture, macos)
+    told = explain.products_told(architecture, macos)
     assert ("by TF32" in told) == by_tf32
     assert ("MLX_ENABLE_TF32" in told) == (by_tf32 or asked == "0")
 

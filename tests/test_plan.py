@@ -7,8 +7,8 @@ from cases import NAMED
 
 import polyconv
 from polyconv.execution import toeplitz
-from polyconv.explanation import problem_of
 from polyconv.gradients import bilinear
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning import axis_plan
 from polyconv.planning import plan as planning
 from polyconv.planning.axis_plan import per_phase_axis, stacked_axis

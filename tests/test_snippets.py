@@ -15,7 +15,7 @@ from snippets import PAGES, ROOT, pages_with
 
 from polyconv.__main__ import main
 from polyconv.execution import device
-from polyconv.inspection import staleness
+from polyconv.inspection.explain import staleness
 from polyconv.metal.kernels import NEWEST, rules_for
 
 LANGUAGES = {"python", "pycon", "console", "sh", "text"}

@@ -23,9 +23,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import bench, inspection
+from polyconv import bench
 from polyconv.cases import read
-from polyconv.explanation import problem_of
+from polyconv.inspection import explain
+from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CUDA
 from polyconv.planning.plan import plan
 
@@ -112,7 +113,7 @@ def main() -> None:
     start = time.monotonic()
     info = mx.device_info(mx.gpu) if mx.default_device() == mx.gpu else {}
     found = {
-        "what": [*inspection.doctor().splitlines(), f"GPU: {info.get('device_name')}", *peers()],
+        "what": [*explain.doctor().splitlines(), f"GPU: {info.get('device_name')}", *peers()],
         "parity": all_parity(args.jobs, args.cases),
     }
     print(found["parity"], flush=True)

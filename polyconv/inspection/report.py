@@ -12,7 +12,7 @@ from polyconv.planning.forms import Form
 from polyconv.planning.rates import si
 
 if TYPE_CHECKING:
-    from polyconv.explanation import Explanation, Line
+    from polyconv.inspection.explanation import Explanation, Line
     from polyconv.planning.tiling import Tiling
 
 HEADINGS = (

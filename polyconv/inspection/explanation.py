@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
-from polyconv import report
+from polyconv.inspection import report
 from polyconv.metal.kernels import RULE_SETS, KernelChoice, predict
 from polyconv.metal.rules import DeviceLimits
 from polyconv.planning.axis_plan import Rejection

@@ -11,9 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import blas, report
 from polyconv.execution import device
-from polyconv.explanation import OPS, Explanation, explain_problem, problem_of
+from polyconv.inspection import blas, report
+from polyconv.inspection.explanation import OPS, Explanation, explain_problem, problem_of
 from polyconv.metal.kernels import NEWEST, rules_for
 from polyconv.planning import devices
 from polyconv.planning.devices import Metal

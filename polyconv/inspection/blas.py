@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from polyconv.elf import without_prefix
+from polyconv.inspection.elf import without_prefix
 
 INSTALL = "pip install scipy-openblas32"
 _WHEEL, _PREFIX = "scipy-openblas32", b"scipy_"
