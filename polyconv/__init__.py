@@ -11,21 +11,21 @@ except ImportError as error:
 
 from polyconv import distributed
 from polyconv.converting import convert, register_converter, revert
-from polyconv.convs import conv1d, conv2d, conv3d
 from polyconv.execution.device import exporting, planning_for, use_rates
 from polyconv.inspection.explain import doctor, explain
-from polyconv.layers import (
-    PolyConvTranspose,
-    PolyConvTranspose1d,
-    PolyConvTranspose2d,
-    PolyConvTranspose3d,
-)
-from polyconv.ops import (
+from polyconv.ops.conv import conv1d, conv2d, conv3d
+from polyconv.ops.conv_transpose import (
     conv_general,
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
     pack,
+)
+from polyconv.ops.layers import (
+    PolyConvTranspose,
+    PolyConvTranspose1d,
+    PolyConvTranspose2d,
+    PolyConvTranspose3d,
 )
 from polyconv.patching import patch, patched, unpatch
 from polyconv.resampling import ResampleStream, resample_poly, upfirdn

@@ -13,9 +13,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from polyconv import ops, peers
+from polyconv import peers
 from polyconv.execution.device import device_for
 from polyconv.inspection.explanation import TRANSPOSED, problem_of
+from polyconv.ops import conv_transpose
 from polyconv.planning.plan import METHODS, ConvPlan
 from polyconv.problem import arguments
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
@@ -187,7 +188,7 @@ def _competitors(
 ) -> dict[str, Callable[[], Any]]:
     x, w = (mx.array(a).astype(getattr(mx, dtype)) for a in (x_values, w_values))
     mx.eval(x, w)
-    ours, own = getattr(ops, op), getattr(mx, op)
+    ours, own = getattr(conv_transpose, op), getattr(mx, op)
     runs: dict[str, Callable[[], Any]] = {}
     if native and _native_seconds(problem) < _MOST:
         runs["mx"] = lambda: own(x, w, **options)
@@ -198,7 +199,7 @@ def _competitors(
         runs["mx as 2D"] = lambda: mx.conv_transpose2d(x2, w2, **lifted).squeeze(2)
     for method in methods:
         runs[method] = lambda method=method: ours(x, w, **options, method=method)  # type: ignore[misc]
-    packed = ops.pack(w[:1] if shared else w)
+    packed = conv_transpose.pack(w[:1] if shared else w)
     mx.eval(ours(x, packed, **options))
     runs["packed"] = lambda: ours(x, packed, **options)
     if problem.groups == 1:
@@ -230,7 +231,8 @@ def _train_steps(
 
         return run
 
-    runs = {"auto": step(ops), "forward": lambda: getattr(ops, op)(x, w, **options)}
+    forward = getattr(conv_transpose, op)
+    runs = {"auto": step(conv_transpose), "forward": lambda: forward(x, w, **options)}
     if native and 3 * _native_seconds(problem) < _MOST:
         runs["mx"] = step(mx)
     if problem.groups == 1:
@@ -417,14 +419,14 @@ def new_lengths(
     rng = np.random.default_rng(0)
     longest = rng.standard_normal((input[0], max(others), *input[2:])).astype(np.float32)
     w_values = rng.standard_normal(weight).astype(np.float32)
-    packed = ops.pack(mx.array(w_values).astype(getattr(mx, dtype)))
+    packed = conv_transpose.pack(mx.array(w_values).astype(getattr(mx, dtype)))
 
     def ready(length: int) -> dict[str, Callable[[], Any]]:
         values = longest[:, :length]
         x = mx.array(values).astype(getattr(mx, dtype))
         mx.eval(x)
         runs: dict[str, Callable[[], Any]] = {}
-        runs["packed"] = lambda: getattr(ops, op)(x, packed, **options)
+        runs["packed"] = lambda: getattr(conv_transpose, op)(x, packed, **options)
         problem = problem_of(op, values.shape, tuple(weight), dtype, options)
         for name in rivals:
             runs.update(_rival(name, op, problem, values, w_values, options))

@@ -17,10 +17,10 @@ from weakref import WeakValueDictionary
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import layers
 from polyconv.execution.identity import Held
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
+from polyconv.ops import layers
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
 from polyconv.rebuilding import methods_of, own_classes

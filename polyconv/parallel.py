@@ -17,8 +17,8 @@ from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv.execution.arrays import contiguous, cut
 from polyconv.gradients.bias import add_bias
-from polyconv.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.messages import Group, group_of
+from polyconv.ops.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.problem import arguments
 from polyconv.sharded import HALVES, rounded_once
 

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv import ops
 from polyconv.execution.arrays import of_this_shape
 from polyconv.execution.device import is_exporting
 from polyconv.extension import MODES, Array, beyond
+from polyconv.ops import conv_transpose
 from polyconv.problem import arguments, spec
 from polyconv.streaming import stream_flush, stream_init, stream_step
 
@@ -163,7 +163,7 @@ class ResampleStream:
         self._channels = arguments.count("ResampleStream", "num_channels", num_channels)
         taps = design("ResampleStream", up, down, window, _RATES)
         half = (taps.shape[0] - 1) // 2
-        self._packed = ops.pack(taps.reshape(1, -1, 1))
+        self._packed = conv_transpose.pack(taps.reshape(1, -1, 1))
         self._state = stream_init(
             "conv_general",
             self._packed,
@@ -340,7 +340,7 @@ def _resampled(
         lo -= before * up
     dilated = (lines.shape[1] - 1) * up + 1
     hi = (n_out - 1) * down + taps.shape[0] - dilated - lo
-    y = ops.conv_general(
+    y = conv_transpose.conv_general(
         lines,
         taps.reshape(1, -1, 1),
         down,

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import convs, ops
 from polyconv.execution.device import is_on_cpu
 from polyconv.execution.identity import Held
 from polyconv.execution.unpatched import ORIGINALS, PLAIN
+from polyconv.ops import conv, conv_transpose
 from polyconv.problem.arguments import FatalError, NoRoomError, check_groups
 
 Function: TypeAlias = "Callable[..., mx.array]"
@@ -24,7 +24,7 @@ Blocks: TypeAlias = "Sequence[tuple[Held, int]]"
 _BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
 
 _OURS: dict[str, Function] = {
-    name: getattr(convs if name in PLAIN else ops, name) for name in ORIGINALS
+    name: getattr(conv if name in PLAIN else conv_transpose, name) for name in ORIGINALS
 }
 # Their places among the arguments: of `conv_general`, and of all that can be transposed.
 _INPUT_DILATION, _GROUPS = 5, 6

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import ops
-from polyconv.calls import Weight, check_types, dtype_names
 from polyconv.exchanging import check_piece, gathered, sharding_of
 from polyconv.execution.arrays import cut
 from polyconv.execution.device import StreamOrDevice
 from polyconv.execution.packing import PackedWeight
 from polyconv.messages import Group, group_of, summed_gradient
+from polyconv.ops import conv_transpose
+from polyconv.ops.call import Weight, check_types, dtype_names
 from polyconv.problem import arguments, spec
 from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
 
@@ -304,7 +304,7 @@ def _local(
         problem.groups,
         problem.flip,
     )
-    return lambda x, w: ops.conv_general(x, w, *given, **options)
+    return lambda x, w: conv_transpose.conv_general(x, w, *given, **options)
 
 
 def rounded_once(

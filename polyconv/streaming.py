@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from polyconv import ops
-from polyconv.calls import Weight, dtype_names
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight, evaluate
+from polyconv.ops import conv_transpose
+from polyconv.ops.call import Weight, dtype_names
 from polyconv.problem import arguments, spec
 from polyconv.timeline import Piece, Timeline
 
@@ -169,7 +169,7 @@ def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piec
     missing = piece.n_samples - samples.shape[1]
     if missing:
         samples = mx.pad(samples, [(0, 0), (0, missing), (0, 0)])
-    y = ops.conv_general(
+    y = conv_transpose.conv_general(
         samples,
         weight,
         line.stride,

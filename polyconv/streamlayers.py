@@ -7,13 +7,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import convs
 from polyconv.execution.identity import Held
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight
 from polyconv.gradients.bias import add_bias
-from polyconv.layers import PolyConvTranspose1d
-from polyconv.ops import pack
+from polyconv.ops import conv
+from polyconv.ops.conv_transpose import pack
+from polyconv.ops.layers import PolyConvTranspose1d
 from polyconv.problem import arguments, spec
 from polyconv.streaming import StreamState, check_chunk, stream_flush, stream_init, stream_step
 
@@ -198,5 +198,5 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         if lo != hi:
             x = mx.pad(x, [(0, 0), (lo[0], hi[0]), (0, 0)])
             lo = [0]
-        y = convs.conv1d(x, self.weight, self.stride, lo[0], self.dilation, self.groups)
+        y = conv.conv1d(x, self.weight, self.stride, lo[0], self.dilation, self.groups)
         return self._with_bias(y)

@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import layers, streamlayers
+from polyconv import streamlayers
 from polyconv.converting import original_class
 from polyconv.execution.identity import Parameters, handle_of
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules, names_of
 from polyconv.execution.packing import evaluate
+from polyconv.ops import layers
 from polyconv.problem import arguments
 from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel

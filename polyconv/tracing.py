@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.calls import dtype_names
 from polyconv.execution.modules import names_of
 from polyconv.gradients import bilinear
 from polyconv.inspection.explain import DTYPES, metal_named, staleness
 from polyconv.inspection.explanation import TRANSPOSED, Explanation, explain_problem, read_call
+from polyconv.ops.call import dtype_names
 from polyconv.patching import intercepted
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32

@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.calls import Weight, general, transposed
 from polyconv.execution.device import StreamOrDevice
 from polyconv.execution.packing import PackedWeight
+from polyconv.ops.call import Weight, general, transposed
 from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"

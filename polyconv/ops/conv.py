@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.calls import Weight, general
 from polyconv.execution.device import StreamOrDevice
+from polyconv.ops.call import Weight, general
 from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"

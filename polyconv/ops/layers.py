@@ -14,19 +14,19 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import ops
 from polyconv.execution import packing
 from polyconv.execution.identity import handle_of
 from polyconv.execution.memory import check_fits
 from polyconv.gradients.bias import add_bias
+from polyconv.ops import conv_transpose
 from polyconv.problem import arguments, spec
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
 OPS: dict[int, Callable[..., mx.array]] = {
-    1: ops.conv_transpose1d,
-    2: ops.conv_transpose2d,
-    3: ops.conv_transpose3d,
+    1: conv_transpose.conv_transpose1d,
+    2: conv_transpose.conv_transpose2d,
+    3: conv_transpose.conv_transpose3d,
 }
 
 
@@ -53,7 +53,7 @@ class PackedConvTranspose(nn.Module):
         self._call = functools.partial(
             OPS[ndim], groups=groups, max_workspace=max_workspace, **options
         )
-        self._packed = ops.pack(weight)
+        self._packed = conv_transpose.pack(weight)
         self._bias = None if bias is None else handle_of(bias)
         packing.evaluate([] if self._bias is None else [self._bias])
         self._shown = ", ".join(f"{name}={value}" for name, value in options.items())
