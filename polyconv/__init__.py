@@ -10,9 +10,12 @@ except ImportError as error:
     ) from error
 
 from polyconv import distributed
-from polyconv.converting import convert, register_converter, revert
 from polyconv.execution.device import exporting, planning_for, use_rates
 from polyconv.inspection.explain import doctor, explain
+from polyconv.models.converting import convert, register_converter, revert
+from polyconv.models.patching import patch, patched, unpatch
+from polyconv.models.recording import explain_model
+from polyconv.models.watching import watch
 from polyconv.ops.conv import conv1d, conv2d, conv3d
 from polyconv.ops.conv_transpose import (
     conv_general,
@@ -27,14 +30,11 @@ from polyconv.ops.layers import (
     PolyConvTranspose2d,
     PolyConvTranspose3d,
 )
-from polyconv.patching import patch, patched, unpatch
 from polyconv.resampling import ResampleStream, resample_poly, upfirdn
 from polyconv.streamgraph import StreamedModel
 from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
 from polyconv.streamlayers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
 from polyconv.streamtrace import stream
-from polyconv.tracing import explain_model
-from polyconv.watching import watch
 
 __all__ = [
     "PolyConvTranspose",

@@ -19,14 +19,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv import streamlayers
-from polyconv.converting import original_class
 from polyconv.execution.identity import Parameters, handle_of
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules, names_of
 from polyconv.execution.packing import evaluate
+from polyconv.models.converting import original_class
+from polyconv.models.method_rewriting import names_in, own_classes, rebuilt
 from polyconv.ops import layers
 from polyconv.problem import arguments
-from polyconv.rebuilding import names_in, own_classes, rebuilt
 from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
 
 _CONVOLUTIONS = ("conv1d", "conv_transpose1d", "conv_general")

@@ -181,7 +181,7 @@ def register_converter(rng: random.Random) -> Input:
             warnings.simplefilter("ignore")
             polyconv.convert(model)
 
-    from polyconv import converting
+    from polyconv.models import converting
 
     def clean() -> Any:
         try:

@@ -20,9 +20,10 @@ from fuzz_judge import LONGEST
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv import cases, converting
+from polyconv import cases
 from polyconv.__main__ import main
 from polyconv.execution.toeplitz import is_short
+from polyconv.models import converting
 from polyconv.problem.spec import Axis
 from polyconv.sharding import read_by
 

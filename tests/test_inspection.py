@@ -18,8 +18,8 @@ from polyconv import bench, scores
 from polyconv.__main__ import main
 from polyconv.inspection import explain
 from polyconv.metal.kernels import NEWEST
+from polyconv.models.recording import example, recorded
 from polyconv.planning.plan import METHODS
-from polyconv.tracing import example, recorded
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,10 +15,11 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import benching, calibration, peers, routing
+from polyconv import benching, calibration, peers
 from polyconv.__main__ import main
 from polyconv.execution import memory
 from polyconv.inspection import explain
+from polyconv.models import routing
 from polyconv.planning.devices import CPU, DEVICES, Metal
 
 ROOT = Path(__file__).parents[1]

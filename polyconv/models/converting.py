@@ -20,12 +20,12 @@ import mlx.nn as nn
 from polyconv.execution.identity import Held
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
+from polyconv.models.block_diagonal import blocks_of
+from polyconv.models.method_rewriting import methods_of, own_classes
+from polyconv.models.routing import diagonal, known_blocks
 from polyconv.ops import layers
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
-from polyconv.rebuilding import methods_of, own_classes
-from polyconv.routing import diagonal, known_blocks
-from polyconv.sparsity import blocks_of
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
 

@@ -19,10 +19,12 @@ from polyconv.execution.modules import names_of
 from polyconv.gradients import bilinear
 from polyconv.inspection.explain import DTYPES, metal_named, staleness
 from polyconv.inspection.explanation import TRANSPOSED, Explanation, explain_problem, read_call
+from polyconv.models.patching import intercepted
 from polyconv.ops.call import dtype_names
-from polyconv.patching import intercepted
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
+
+_PACKAGE = Path(__file__).parents[1]  # whose lines made no call of their own
 
 # The least of each, and what is one above the largest.
 INTEGERS = {
@@ -194,7 +196,7 @@ def where(names: dict[int, str]) -> str:
     frame, line = sys._getframe(1), ""
     while frame is not None:
         path = frame.f_code.co_filename
-        inside = Path(path).parent == Path(__file__).parent
+        inside = Path(path).is_relative_to(_PACKAGE)
         if not inside and not line:
             line = f"{Path(path).name}:{frame.f_lineno}"
         module = frame.f_locals.get("self")

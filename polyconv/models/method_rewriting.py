@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from polyconv.execution.unpatched import ORIGINALS, TRANSPOSED
-from polyconv.routing import always
+from polyconv.models.routing import always
 
 _NAMES = (*TRANSPOSED, "conv_general")
 _ROUTED = {name: always(name) for name in _NAMES}

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv import routing
 from polyconv.execution.locking import ALONE
 from polyconv.execution.unpatched import ORIGINALS
+from polyconv.models import routing
+from polyconv.models.routing import Options
 from polyconv.problem import arguments
-from polyconv.routing import Options
 
 Listener: TypeAlias = (
     "Callable[[str, Callable[[], mx.array], tuple[Any, ...], dict[str, Any]], mx.array]"

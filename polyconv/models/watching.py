@@ -12,10 +12,10 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import names_of
 from polyconv.inspection import explain, report
 from polyconv.inspection.explanation import explain_problem
+from polyconv.models.recording import listening, where
 from polyconv.planning.devices import Metal
 from polyconv.planning.rates import si
 from polyconv.problem.spec import ConvSpec
-from polyconv.tracing import listening, where
 
 
 @dataclass
