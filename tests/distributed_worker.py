@@ -22,8 +22,8 @@ import mlx.core as mx
 import polyconv
 from polyconv import distributed
 from polyconv.distributed import Sharding
+from polyconv.distributed.sharding import sharded_axis
 from polyconv.problem import arguments, spec
-from polyconv.sharding import sharded_axis
 
 DTYPES = (mx.float32, mx.float32, mx.float16, mx.bfloat16)
 

@@ -25,8 +25,8 @@ import pytest
 import polyconv
 from polyconv import distributed
 from polyconv.distributed import Sharding
+from polyconv.distributed.sharding import Exchange, outputs_of, read_by, sharded_axis
 from polyconv.problem.spec import Axis
-from polyconv.sharding import Exchange, outputs_of, read_by, sharded_axis
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 LAUNCHER = Path(sys.executable).with_name("mlx.launch")

@@ -22,10 +22,10 @@ from mlx.utils import tree_flatten
 import polyconv
 from polyconv import cases
 from polyconv.__main__ import main
+from polyconv.distributed.sharding import read_by
 from polyconv.execution.toeplitz import is_short
 from polyconv.models import converting
 from polyconv.problem.spec import Axis
-from polyconv.sharding import read_by
 
 ROOT = Path(__file__).parents[1]
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))

@@ -4,9 +4,15 @@ Two ways, which can be combined: a sequence in pieces along an axis, of which th
 what lies around the cuts (`sharded.py`), or layers whose channels are divided (`parallel.py`).
 """
 
-from polyconv.exchanging import reshard, sharding_of, with_halo
-from polyconv.messages import Traffic, traffic
-from polyconv.parallel import (
+from polyconv.distributed.functions import (
+    conv1d,
+    conv_general,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from polyconv.distributed.halo import reshard, sharding_of, with_halo
+from polyconv.distributed.layers import (
     AllToShardedConvTranspose1d,
     AllToShardedConvTranspose2d,
     AllToShardedConvTranspose3d,
@@ -15,14 +21,8 @@ from polyconv.parallel import (
     ShardedToAllConvTranspose3d,
     shard_conv_transpose,
 )
-from polyconv.sharded import (
-    conv1d,
-    conv_general,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
-from polyconv.sharding import Sharding
+from polyconv.distributed.sharding import Sharding
+from polyconv.distributed.transport import Traffic, traffic
 
 __all__ = [
     "AllToShardedConvTranspose1d",

@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from polyconv.distributed.sharding import Exchange, Sharding, Span, Transfer, common
+from polyconv.distributed.transport import Group, evaluate, group_of, pass_on
 from polyconv.execution.arrays import cut, pad
-from polyconv.messages import Group, evaluate, group_of, pass_on
 from polyconv.problem import arguments
-from polyconv.sharding import Exchange, Sharding, Span, Transfer, common
 
 
 def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sharding:

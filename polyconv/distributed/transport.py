@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.distributed.sharding import Message, Transfer
 from polyconv.execution.arrays import contiguous, cut
 from polyconv.problem import arguments
-from polyconv.sharding import Message, Transfer
 
 Group: TypeAlias = "mx.distributed.Group"
 Pieces: TypeAlias = "dict[Transfer, mx.array]"

@@ -15,12 +15,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
+from polyconv.distributed.functions import HALVES, rounded_once
+from polyconv.distributed.transport import Group, group_of
 from polyconv.execution.arrays import contiguous, cut
 from polyconv.gradients.bias import add_bias
-from polyconv.messages import Group, group_of
 from polyconv.ops.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.problem import arguments
-from polyconv.sharded import HALVES, rounded_once
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 _LAYERS = (PolyConvTranspose, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.exchanging import check_piece, gathered, sharding_of
+from polyconv.distributed.halo import check_piece, gathered, sharding_of
+from polyconv.distributed.sharding import ShardedAxis, Sharding, sharded_axis
+from polyconv.distributed.transport import Group, group_of, summed_gradient
 from polyconv.execution.arrays import cut
 from polyconv.execution.device import StreamOrDevice
 from polyconv.execution.packing import PackedWeight
-from polyconv.messages import Group, group_of, summed_gradient
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, check_types, dtype_names
 from polyconv.problem import arguments, spec
-from polyconv.sharding import ShardedAxis, Sharding, sharded_axis
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
