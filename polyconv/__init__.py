@@ -30,11 +30,11 @@ from polyconv.ops.layers import (
     PolyConvTranspose2d,
     PolyConvTranspose3d,
 )
-from polyconv.resampling import ResampleStream, resample_poly, upfirdn
-from polyconv.streamgraph import StreamedModel
-from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
-from polyconv.streamlayers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
-from polyconv.streamtrace import stream
+from polyconv.streaming.functional import StreamState, stream_flush, stream_init, stream_step
+from polyconv.streaming.graph import StreamedModel
+from polyconv.streaming.layers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
+from polyconv.streaming.record import stream
+from polyconv.streaming.resample import ResampleStream, resample_poly, upfirdn
 
 __all__ = [
     "PolyConvTranspose",

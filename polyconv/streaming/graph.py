@@ -15,7 +15,7 @@ import mlx.core as mx
 from polyconv.execution.identity import Parameters
 from polyconv.execution.packing import PackedWeight
 from polyconv.problem import arguments
-from polyconv.streaming import check_chunk, stream_flush, stream_init, stream_step
+from polyconv.streaming.functional import check_chunk, stream_flush, stream_init, stream_step
 
 Chunks: TypeAlias = "Sequence[mx.array]"
 

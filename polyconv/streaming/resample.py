@@ -11,10 +11,10 @@ import numpy as np
 
 from polyconv.execution.arrays import of_this_shape
 from polyconv.execution.device import is_exporting
-from polyconv.extension import MODES, Array, beyond
 from polyconv.ops import conv_transpose
 from polyconv.problem import arguments, spec
-from polyconv.streaming import stream_flush, stream_init, stream_step
+from polyconv.streaming.boundary import MODES, Array, beyond
+from polyconv.streaming.functional import stream_flush, stream_init, stream_step
 
 Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"
 Window: TypeAlias = "str | tuple[str, float] | Filter"

@@ -15,7 +15,13 @@ from polyconv.ops import conv
 from polyconv.ops.conv_transpose import pack
 from polyconv.ops.layers import PolyConvTranspose1d
 from polyconv.problem import arguments, spec
-from polyconv.streaming import StreamState, check_chunk, stream_flush, stream_init, stream_step
+from polyconv.streaming.functional import (
+    StreamState,
+    check_chunk,
+    stream_flush,
+    stream_init,
+    stream_step,
+)
 
 
 class StreamCache:

@@ -12,7 +12,7 @@ from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
 from polyconv.problem import arguments, spec
-from polyconv.timeline import Piece, Timeline
+from polyconv.streaming.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
 _OPS = (_TRANSPOSED, "conv1d", "conv_general")

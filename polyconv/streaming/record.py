@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv import streamlayers
 from polyconv.execution.identity import Parameters, handle_of
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules, names_of
@@ -27,7 +26,8 @@ from polyconv.models.converting import original_class
 from polyconv.models.method_rewriting import names_in, own_classes, rebuilt
 from polyconv.ops import layers
 from polyconv.problem import arguments
-from polyconv.streamgraph import Convolution, Ends, Node, Pointwise, StreamedModel
+from polyconv.streaming import layers as streamlayers
+from polyconv.streaming.graph import Convolution, Ends, Node, Pointwise, StreamedModel
 
 _CONVOLUTIONS = ("conv1d", "conv_transpose1d", "conv_general")
 # Functions of each sample by itself; those of `mlx.nn` are its activations.
