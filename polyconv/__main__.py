@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import benching, running
+from polyconv.bench import command as benching
+from polyconv.bench import running
 from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
 from polyconv.inspection.explanation import OPS, Explanation, predict_row

@@ -125,7 +125,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(command, env, text):
 
 @linux
 def test_a_machine_without_a_fast_blas_is_told_what_to_install(monkeypatch):
-    from polyconv import running
+    from polyconv.bench import running
     from polyconv.inspection import explain
 
     monkeypatch.setattr(blas, "find", lambda: None)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import polyconv
-from polyconv import calibration
+from polyconv.bench import calibration
 from polyconv.execution import device
 from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CPU, Host

@@ -14,7 +14,7 @@ from cases import draw_case, integers
 from test_plan import general_spec
 
 import polyconv
-from polyconv import scores
+from polyconv.bench import scores
 from polyconv.gradients import bilinear
 from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CUDA

@@ -18,7 +18,7 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import cases
+from polyconv.bench import cases
 from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.planning.devices import DEVICES
 from polyconv.planning.plan import METHODS

@@ -20,8 +20,8 @@ from fuzz_judge import LONGEST
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv import cases
 from polyconv.__main__ import main
+from polyconv.bench import cases
 from polyconv.distributed.sharding import read_by
 from polyconv.execution.toeplitz import is_short
 from polyconv.models import converting

@@ -14,8 +14,8 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import bench, scores
 from polyconv.__main__ import main
+from polyconv.bench import scores, timing
 from polyconv.inspection import explain
 from polyconv.metal.kernels import NEWEST
 from polyconv.models.recording import example, recorded
@@ -193,7 +193,7 @@ CACHED = () if mx.default_device() == mx.gpu else ("packed, 2 GB cache",)
 
 
 def test_bench_times_each_method_and_says_how_far_they_differ(capsys):
-    timings = bench.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
+    timings = timing.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
     names = [each.name for each in timings]
     methods = ["auto", "per_phase", "stacked", "taps", "packed", "matmul", *CACHED]
     assert names == ["mx", "mx as 2D", *methods]
@@ -281,10 +281,10 @@ def test_upfirdn_computes_the_same(rational):
         op = "conv_general"
     else:
         op, options = "conv_transpose1d", {"stride": 3, "padding": 2, "output_padding": 4}
-    timings = bench.bench(op, (2, 9, 1), (1, 7, 1), rounds=1, rivals=["upfirdn"], **options)
+    timings = timing.bench(op, (2, 9, 1), (1, 7, 1), rounds=1, rivals=["upfirdn"], **options)
     (error,) = [each.error for each in timings if each.name == "upfirdn"]
     assert error < 1e-6
-    none = bench.bench("conv_transpose1d", (2, 9, 2), (1, 7, 2), rounds=1, rivals=["upfirdn"])
+    none = timing.bench("conv_transpose1d", (2, 9, 2), (1, 7, 2), rounds=1, rivals=["upfirdn"])
     assert "upfirdn" not in [each.name for each in none]
 
 
@@ -323,7 +323,7 @@ def test_rivals_compute_the_same(name):
     """As far as they are installed."""
     case = NAMED[name]
     rivals = ("torch", "onnxruntime", "jax")
-    timings = bench.bench(
+    timings = timing.bench(
         case.op, case.x_shape, case.w_shape, rounds=1, rivals=rivals, **case.kwargs
     )
     assert all(each.error is None or each.error < 1e-5 for each in timings), timings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.cases import rows
+from polyconv.bench.cases import rows
 from polyconv.planning.plan import METHODS
 
 LAYERS = list(rows((Path(__file__).parent / "data" / "real_layers.csv").read_text()))

@@ -23,8 +23,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import bench
-from polyconv.cases import read
+from polyconv.bench import timing
+from polyconv.bench.cases import read
 from polyconv.inspection import explain
 from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CUDA
@@ -72,7 +72,7 @@ def table(batch: int, until: float) -> Iterator[dict[str, Any] | str]:
         if time.monotonic() > until:
             yield f"{case['name']}, {batch} times the batch"
             continue
-        (row,) = bench.bench_cases(
+        (row,) = timing.bench_cases(
             [case],
             rounds=7,
             seconds=0.7,
@@ -99,7 +99,7 @@ def steps() -> list[dict[str, Any]]:
     for case in read(HERE / "cases.toml"):
         if case["name"] in TRAINED:
             case = {**case, "input": (32 * case["input"][0], *case["input"][1:])}
-            rows += bench.bench_cases([case], rounds=7, seconds=0.7, train=True)
+            rows += timing.bench_cases([case], rounds=7, seconds=0.7, train=True)
     return rows
 
 

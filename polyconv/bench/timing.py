@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from polyconv import peers
+from polyconv.bench import frameworks
 from polyconv.execution.device import device_for
 from polyconv.inspection.explanation import TRANSPOSED, problem_of
 from polyconv.ops import conv_transpose
@@ -265,10 +265,10 @@ def _rival(
     w: np.ndarray[Any, Any],
     options: dict[str, Any],
 ) -> dict[str, Callable[[], Any]]:
-    known = {**peers.PEERS, **peers.TRAINING}
+    known = {**frameworks.PEERS, **frameworks.TRAINING}
     if name not in known:
         arguments.refuse(
-            "bench", f"rivals must be among {', '.join(peers.PEERS)}", arguments.shown(name)
+            "bench", f"rivals must be among {', '.join(frameworks.PEERS)}", arguments.shown(name)
         )
     if op not in TRANSPOSED:
         if name in _TRANSPOSED_ONLY:
@@ -340,7 +340,7 @@ def _finish(y: Any) -> None:
         mx.eval(y)
         mx.synchronize()
     else:
-        peers.wait_for_gpu(y)
+        frameworks.wait_for_gpu(y)
 
 
 def _on_gpu() -> bool:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyconv import bench, calibration, cases, peers, scores
+from polyconv.bench import calibration, cases, frameworks, scores
+from polyconv.bench import timing as bench
 from polyconv.inspection import explain, report
 from polyconv.inspection.explanation import TRANSPOSED
 from polyconv.planning.rates import si
@@ -30,7 +31,7 @@ def add(timing: argparse.ArgumentParser) -> None:
         type=lambda text: text.split(","),
         default=[],
         metavar="NAMES",
-        help=f"also time these, if installed: {','.join(peers.PEERS)}",
+        help=f"also time these, if installed: {','.join(frameworks.PEERS)}",
     )
     timing.add_argument(
         "--methods",
