@@ -17,11 +17,12 @@ from pathlib import Path
 from unittest import mock
 
 from polyconv.__main__ import main as polyconv_main
-from polyconv.inspection.explanation import explain_problem, problem_of
+from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import form
 from polyconv.metal.rules import fits_in, fits_out
 from polyconv.planning.devices import DEVICES, Metal
 from polyconv.planning.plan import MOST_MACS, ideal, plan
+from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ConvSpec, adjoint
 
 ROOT = Path(__file__).parents[1]

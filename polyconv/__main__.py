@@ -14,11 +14,13 @@ from polyconv.bench import command as benching
 from polyconv.bench import running
 from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
-from polyconv.inspection.explanation import OPS, Explanation, predict_row
+from polyconv.inspection.report import Explanation
+from polyconv.metal.recorded import predict_row
 from polyconv.metal.rules import DeviceLimits
 from polyconv.models import recording
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.arguments import one_line
+from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
 _OPTIONS = (

@@ -11,10 +11,10 @@ import pytest
 import polyconv
 from polyconv.bench import calibration
 from polyconv.execution import device
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CPU, Host
 from polyconv.planning.plan import METHODS, alternatives, ideal, plan
 from polyconv.planning.rates import CPU_RATES, Rates
+from polyconv.problem.signatures import problem_of
 
 RECORDED = Path(__file__).parents[1] / "docs" / "benchmarks"
 # Rates that were measured are those of a CPU.

@@ -16,10 +16,10 @@ from test_plan import general_spec
 import polyconv
 from polyconv.bench import scores
 from polyconv.gradients import bilinear
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import CUDA
 from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room
+from polyconv.problem.signatures import problem_of
 
 RECORDED = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "cuda.json").read_text())
 

@@ -13,8 +13,8 @@ from reference import conv_general as reference_conv
 import polyconv
 from polyconv.execution.device import pads_explicitly
 from polyconv.execution.run import run
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.plan import alternatives
+from polyconv.problem.signatures import problem_of
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
 

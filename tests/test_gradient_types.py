@@ -20,8 +20,8 @@ from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
 from polyconv.gradients.bias import add_bias
 from polyconv.gradients.bilinear import _COMPUTE, Problem
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.devices import DEVICES
+from polyconv.problem.signatures import problem_of
 
 HALVES = (mx.float16, mx.bfloat16)
 SHORT = ("cpu", "cuda", "m2-16gb", "m4-max")

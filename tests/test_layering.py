@@ -1,6 +1,7 @@
 """The wings of the house, top to bottom: imports run downward only, and the bottom knows no MLX."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,16 @@ def upward(found):
 
 def test_every_folder_is_a_wing_and_few_files_stand_beside():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert folders <= set(WINGS)
+    assert folders == set(WINGS)
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
 
 
 def test_imports_run_downward():
     assert list(upward(graph())) == []
+
+
+def test_nothing_imports_itself_around_a_circle():
+    TopologicalSorter(graph()).prepare()  # CycleError names the circle
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -88,6 +94,11 @@ def test_the_bottom_knows_no_mlx(name):
     for module, others in graph().items():
         if wing(module) == name:
             assert not {each.partition(".")[0] for each in others} & {"mlx", *FOREIGN}, module
+
+
+def test_arrays_of_others_come_in_at_few_places():
+    found = {m for m, others in graph().items() if {o.partition(".")[0] for o in others} & FOREIGN}
+    assert found <= TAKES_ARRAYS
 
 
 def test_an_upward_import_is_seen(tmp_path):

@@ -8,7 +8,6 @@ from cases import NAMED
 import polyconv
 from polyconv.execution import toeplitz
 from polyconv.gradients import bilinear
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning import axis_plan
 from polyconv.planning import plan as planning
 from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
@@ -16,6 +15,7 @@ from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.planning.plan import METHODS, ConvPlan, plan
 from polyconv.planning.rates import CPU_RATES
 from polyconv.problem import spec
+from polyconv.problem.signatures import problem_of
 
 
 def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1, dtype="float32"):

@@ -17,10 +17,10 @@ import numpy as np
 
 from polyconv.execution import device
 from polyconv.execution.run import run
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.plan import ConvPlan, alternatives
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
+from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ConvSpec
 
 _Array: TypeAlias = "np.ndarray[Any, Any]"

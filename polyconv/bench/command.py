@@ -14,9 +14,9 @@ from typing import Any
 from polyconv.bench import calibration, cases, frameworks, scores
 from polyconv.bench import timing as bench
 from polyconv.inspection import explain, report
-from polyconv.inspection.explanation import TRANSPOSED
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
+from polyconv.problem.signatures import TRANSPOSED
 
 
 def add(timing: argparse.ArgumentParser) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 
 from polyconv.bench import frameworks
 from polyconv.execution.device import device_for
-from polyconv.inspection.explanation import TRANSPOSED, problem_of
 from polyconv.ops import conv_transpose
 from polyconv.planning.plan import METHODS, ConvPlan
 from polyconv.problem import arguments
+from polyconv.problem.signatures import TRANSPOSED, problem_of
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
 # They have no convolution with both strides.

@@ -13,12 +13,14 @@ import mlx.core as mx
 
 from polyconv.execution import device
 from polyconv.inspection import blas, report
-from polyconv.inspection.explanation import OPS, Explanation, explain_problem, problem_of
+from polyconv.inspection.explanation import explain_problem
+from polyconv.inspection.report import Explanation
 from polyconv.metal.kernels import NEWEST, rules_for
 from polyconv.planning import devices
 from polyconv.planning.devices import Metal
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
+from polyconv.problem.signatures import OPS, problem_of
 
 DTYPES = ("float16", "bfloat16", "float32")  # what Metal computes
 

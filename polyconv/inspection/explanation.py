@@ -7,86 +7,23 @@ no time is measured or claimed. Standard library only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from math import prod
-from typing import Any
 
 from polyconv.inspection import report
-from polyconv.metal.kernels import RULE_SETS, KernelChoice, predict
-from polyconv.metal.rules import DeviceLimits
+from polyconv.inspection.report import Explanation, Line
+from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.devices import Metal
 from polyconv.planning.forms import macs
 from polyconv.planning.plan import METHODS, ConvPlan, ideal, plan
 from polyconv.planning.tiling import Room, arranged, others_than, workspace
 from polyconv.planning.workspace import MOST_SUBCONVS, allocated
-from polyconv.problem import arguments, spec
+from polyconv.problem import arguments
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 _SKIPS_ZEROS = "implicit_gemm_2d_general"
 _SKIPPING = "this kernel skips the zeros"
-
-TRANSPOSED = {f"conv_transpose{ndim}d": ndim for ndim in (1, 2, 3)}
-OPS = (*TRANSPOSED, "conv_general")
-
-_STEPS = ("stride", "kernel_dilation", "input_dilation")
-# By whether the op is a transposed one.
-_OPTIONS = {
-    True: ("stride", "padding", "dilation", "output_padding", "groups"),
-    False: ("stride", "padding", "kernel_dilation", "input_dilation", "groups", "flip"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What one method does; nothing where it cannot. `reason` is why it is not taken.
-
-    `taps` are those of the largest of its convolutions. `macs_on_zeros` are the multiplications
-    beyond the ideal: on zeros between samples, zero taps, spare frames and padded channels.
-    `temporaries` are bytes by purpose, without the unfold buffer; `peak_bytes` is an upper bound
-    for all that lives at a time, input, weight and output included.
-    """
-
-    method: str
-    reason: str
-    n_convs: int = 0
-    taps: tuple[int, ...] = ()
-    macs: int = 0
-    macs_on_zeros: int = 0
-    kernels: tuple[tuple[str, int], ...] = ()
-    because: str = ""
-    source: str = ""
-    forms: tuple[str, ...] = ()
-    unfold_bytes: int = 0
-    temporaries: tuple[tuple[str, int], ...] = ()
-    peak_bytes: int = 0
-    error: str = ""
-    hazard: str = ""
-
-    @property
-    def temporary_bytes(self) -> int:
-        return sum(size for _, size in self.temporaries)
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One convolution, a line per method, and the method taken. Print it, or `to_dict()`."""
-
-    call: str
-    output_shape: tuple[int, ...]
-    device: str
-    rule_set: str
-    chosen: str
-    n_phases: tuple[int, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return report.text(self)
 
 
 def explain_problem(
@@ -131,59 +68,6 @@ def _tiles(
         reasons.pop(taken.method, None)
         taken = replace(taken, rejected=tuple(reasons.values()))
     return taken, (report.in_tiles(tiling, limit),)
-
-
-def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
-    """The kernel of one recorded call, as it is: no validation, no plan.
-
-    Args:
-        row (dict): The call, alone or as `config`: `x` and `w`, shapes; `dtype`; `groups`; then
-            `conv_general`'s options per axis (`stride`, `padding_lo`, `padding_hi`,
-            `kernel_dilation`, `input_dilation`, `flip`) or, where `op` is ``"conv_transpose"``,
-            `stride`, `padding`, `dilation`, `output_padding`.
-        limits (DeviceLimits): The device.
-    """
-    row = row.get("config", row)
-    kernel, ndim = row["w"][1:-1], len(row["x"]) - 2
-    if row.get("op") == "conv_transpose":
-        stride, dilation, input_dilation, flip = [1] * ndim, row["dilation"], row["stride"], True
-        lo, hi = spec.transposed_padding(kernel, row["padding"], dilation, row["output_padding"])
-    else:
-        stride, dilation, input_dilation = (row[name] for name in _STEPS)
-        lo, hi, flip = row["padding_lo"], row["padding_hi"], row["flip"]
-    options = (stride, input_dilation, dilation, lo, hi)
-    axes = [Axis(*n) for n in zip(row["x"][1:-1], kernel, *options, strict=True)]
-    sizes = (row["x"][0], row["x"][-1], row["w"][0])
-    return predict(ConvSpec(*sizes, tuple(axes), row["groups"], flip, row["dtype"]), limits)
-
-
-def problem_of(
-    op: str, x: tuple[int, ...], w: tuple[int, ...], dtype: str, options: Mapping[str, Any]
-) -> ConvSpec:
-    """The convolution of a call of one of `OPS`."""
-    for name in options:
-        if name not in _OPTIONS[op in TRANSPOSED]:
-            must = f"options must be among {', '.join(_OPTIONS[op in TRANSPOSED])}"
-            arguments.refuse(op, must, name)
-    x, w = arguments.sizes(op, "x", x), arguments.sizes(op, "weight", w)
-    ndim = TRANSPOSED.get(op) or spec.spatial_ndim(op, x)
-    return read_call(op, ndim, x, w, (dtype, dtype), **options)
-
-
-def read_call(
-    op: str,
-    ndim: int,
-    x: tuple[int, ...],
-    w: tuple[int, ...],
-    dtypes: tuple[str, str],
-    *args: Any,
-    **options: Any,
-) -> ConvSpec:
-    """The convolution of one of `OPS`, called with these arguments after input and weight."""
-    if op in TRANSPOSED:
-        read = arguments.transposed_options(op, ndim, *args, **options)
-        return spec.transposed(op, x, w, dtypes, *read)
-    return spec.general(op, x, w, dtypes, *arguments.general_options(op, ndim, *args, **options))
 
 
 def _lines(problem: ConvSpec, chosen: ConvPlan, metal: Metal) -> tuple[Line, ...]:

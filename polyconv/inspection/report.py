@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyconv.metal.kernels import NEWEST, RULE_SETS
 from polyconv.planning.devices import Metal
@@ -12,7 +13,6 @@ from polyconv.planning.forms import Form
 from polyconv.planning.rates import si
 
 if TYPE_CHECKING:
-    from polyconv.inspection.explanation import Explanation, Line
     from polyconv.planning.tiling import Tiling
 
 HEADINGS = (
@@ -31,6 +31,57 @@ NO_GAIN = (
     "MLX's own 2D kernel unfolds nothing here and skips the zeros itself, so no memory is gained; "
     "which is faster only a measurement on the Mac tells (`polyconv bench`)."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one method does; nothing where it cannot. `reason` is why it is not taken.
+
+    `taps` are those of the largest of its convolutions. `macs_on_zeros` are the multiplications
+    beyond the ideal: on zeros between samples, zero taps, spare frames and padded channels.
+    `temporaries` are bytes by purpose, without the unfold buffer; `peak_bytes` is an upper bound
+    for all that lives at a time, input, weight and output included.
+    """
+
+    method: str
+    reason: str
+    n_convs: int = 0
+    taps: tuple[int, ...] = ()
+    macs: int = 0
+    macs_on_zeros: int = 0
+    kernels: tuple[tuple[str, int], ...] = ()
+    because: str = ""
+    source: str = ""
+    forms: tuple[str, ...] = ()
+    unfold_bytes: int = 0
+    temporaries: tuple[tuple[str, int], ...] = ()
+    peak_bytes: int = 0
+    error: str = ""
+    hazard: str = ""
+
+    @property
+    def temporary_bytes(self) -> int:
+        return sum(size for _, size in self.temporaries)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One convolution, a line per method, and the method taken. Print it, or `to_dict()`."""
+
+    call: str
+    output_shape: tuple[int, ...]
+    device: str
+    rule_set: str
+    chosen: str
+    n_phases: tuple[int, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return text(self)
 
 
 def text(told: Explanation) -> str:

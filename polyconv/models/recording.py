@@ -18,10 +18,12 @@ import mlx.core as mx
 from polyconv.execution.modules import names_of
 from polyconv.gradients import bilinear
 from polyconv.inspection.explain import DTYPES, metal_named, staleness
-from polyconv.inspection.explanation import TRANSPOSED, Explanation, explain_problem, read_call
+from polyconv.inspection.explanation import explain_problem
+from polyconv.inspection.report import Explanation
 from polyconv.models.patching import intercepted
 from polyconv.ops.call import dtype_names
 from polyconv.problem import arguments
+from polyconv.problem.signatures import TRANSPOSED, read_call
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
 
 _PACKAGE = Path(__file__).parents[1]  # whose lines made no call of their own

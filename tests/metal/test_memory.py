@@ -14,9 +14,9 @@ from test_kernels import ROWS, spec_of
 
 import polyconv
 from metal.conftest import DRY, peak_of
-from polyconv.inspection.explanation import problem_of
 from polyconv.planning.plan import plan
 from polyconv.planning.workspace import allocated
+from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ITEMSIZE
 
 _PAGE = 16384
