@@ -9,7 +9,7 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
-from polyconv import distributed
+from polyconv import distributed, former_names
 from polyconv.execution.device import exporting, planning_for, use_rates
 from polyconv.inspection.explain import doctor, explain
 from polyconv.models.converting import convert, register_converter, revert
@@ -78,3 +78,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+former_names.install()
+__getattr__ = former_names.module_of
