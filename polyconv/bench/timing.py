@@ -85,7 +85,7 @@ def bench(
             Default: ``4.0``.
         methods (list(str), optional): Of polyconv's, beside ``packed``, which is always timed.
             Default: all.
-        rivals (list(str), optional): Other frameworks, of `peers.PEERS`. Default: none.
+        rivals (list(str), optional): Other frameworks, of `frameworks.PEERS`. Default: none.
         native (bool, optional): Time MLX's own op too, also lifted to 2D in 1D, unless a minute
             is estimated not to do. Default: ``True``.
         shared (bool, optional): One filter for all channels of a depthwise call, which ``packed``
@@ -406,7 +406,7 @@ def new_lengths(
         input (list(int)): The shape of ``x``; its first length is replaced by 200 around it.
         weight (list(int)): The shape of ``w``.
         dtype (str, optional): Of both. Default: ``"float32"``.
-        rivals (list(str), optional): Other frameworks, of `peers.PEERS`. Default: none.
+        rivals (list(str), optional): Other frameworks, of `frameworks.PEERS`. Default: none.
         options: The call's own.
 
     Returns:

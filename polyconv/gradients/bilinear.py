@@ -8,7 +8,7 @@ is behind three maps, each of two of these and with a result of the kind of the 
 
     (x, w) -> y    the convolution
     (w, y) -> x    its gradient with respect to the input, again a convolution (`spec.adjoint`)
-    (x, y) -> w    its gradient with respect to the weight (`correlation.correlate`)
+    (x, y) -> w    its gradient with respect to the weight (`correlate`)
 
 The gradients of each map are the other two, so gradients of every order need nothing else; MLX's
 own rules, which unfold, are never used. Under `mx.vmap` the mapped axis becomes more batch, more

@@ -158,7 +158,7 @@ def _filter_needs(
 ) -> tuple[int, int | None]:
     """What may be allocated, and what one matrix for all channels needs, if that is a way here.
 
-    It is not computed in tiles (`shared.py`). On CUDA cuDNN has a kernel for a filter of each
+    It is not computed in tiles (`toeplitz.py`). On CUDA cuDNN has a kernel for a filter of each
     channel, faster than products.
     """
     _, device, _, room, max_workspace, _ = where

@@ -139,7 +139,7 @@ def _packed(weights: int, axes: Sequence[AxisPlan]) -> int:
 def _rows(spec: ConvSpec, axes: Sequence[AxisPlan], flat: bool, per_phase: bool) -> int:
     """Over all taps, or all taps of all phases, the frames computed; flat ones with their margins.
 
-    See `products.py`: a lone item has no margin on its first axis, in a batch each item has one.
+    A lone item has no margin on its first axis, in a batch each has one (`tap_products.py`).
     """
     rows = spec.batch
     for i, axis in enumerate(axes):

@@ -1,6 +1,6 @@
 """Which undilated convolutions replace a convolution, and why these?
 
-A plan of rank N is the product of the plans of its axes (`axisplan.py`); what is left to choose
+A plan of rank N is the product of the plans of its axes (`axis_plan.py`); what is left to choose
 here is the method. Standard library only: a plan holds integers, never arrays.
 """
 

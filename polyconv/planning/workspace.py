@@ -68,7 +68,7 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
     """Bytes allocated, besides arguments and result, until one of the three maps is computed.
 
     `result` is the kind of the map's result: `y` the output, `x` or `w` a gradient, by
-    `correlation.spread` and `correlation.correlate` (`transforms.py`). An upper bound as well.
+    `spread` and `correlate` of `plan_gradients.py`. An upper bound as well.
     """
     if plan.is_zero:
         return 0
@@ -82,7 +82,7 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
     read, made, weights, taps = 0, 0, 0, 0
     for sub, n in _counted(plan, _MOST_BOUNDED):
         around = [axis.size + abs(axis.padding_lo) + abs(axis.padding_hi) for axis in sub.spec.axes]
-        # A line, a picture or an item more than the padding asks for (`products.py`).
+        # A line, a picture or an item more than the padding asks for (`tap_products.py`).
         rows = (spec.batch + 1) * prod(size + 1 for size in around)
         n_taps = prod(axis.kernel_size for axis in sub.spec.axes)
         read = max(read, rows * spec.in_channels)
@@ -138,7 +138,7 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
         axis.size + max(0, *[lo for lo, _ in each]) + max(0, *[hi for _, hi in each])
         for axis, each in zip(spec.axes, zip(*paddings))
     ]
-    # A line, a picture or an item more than the padding asks for (`products.py`).
+    # A line, a picture or an item more than the padding asks for (`tap_products.py`).
     rows = (spec.batch + 1) * prod(n + 1 for n in around)
     for sub, n in counted:
         taps = prod(axis.kernel_size for axis in sub.spec.axes)

@@ -1,8 +1,8 @@
 """What graph does a model compute? Its own code runs once, on a stand-in for the input.
 
-As `rebuilding` does for `convert`: for the time of the run each module of the model has a class
-whose methods are made again with other globals, in which `mx`, `nn` and `polyconv` record what is
-called with a stand-in. The model itself is not changed by it.
+As `method_rewriting` does for `convert`: for the time of the run each module of the model has a
+class whose methods are made again with other globals, in which `mx`, `nn` and `polyconv` record
+what is called with a stand-in. The model itself is not changed by it.
 """
 
 from __future__ import annotations
