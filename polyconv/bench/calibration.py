@@ -17,6 +17,7 @@ import numpy as np
 
 from polyconv.execution import device
 from polyconv.execution.run import run
+from polyconv.planning.devices import Device, Host, Metal
 from polyconv.planning.plan import ConvPlan, alternatives
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
@@ -164,7 +165,7 @@ def _differences(row: dict[str, Any]) -> tuple[_Array, _Array, _Array]:
     return counts - counts[best], seconds - seconds[best], weights
 
 
-def quality(rows: Sequence[dict[str, Any]], where: device.Device) -> list[float]:
+def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
     """For each layer the time of the form that `auto` takes over that of the fastest."""
     found = []
     for row in rows:
@@ -176,7 +177,7 @@ def quality(rows: Sequence[dict[str, Any]], where: device.Device) -> list[float]
     return found
 
 
-def check_device() -> device.Host:
+def check_device() -> Host:
     """The device that rates are measured for.
 
     Raises:
@@ -184,7 +185,7 @@ def check_device() -> device.Host:
             are made for.
     """
     where = device.device_for(None)
-    if isinstance(where, device.Metal):
+    if isinstance(where, Metal):
         must = "rates must be those of a CPU or of CUDA, as Metal's are assumed"
         arguments.refuse("bench", must, where.name)
     return where

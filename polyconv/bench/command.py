@@ -82,9 +82,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _call(args: argparse.Namespace) -> None:
-    call, options = args.read_call(args)
+    (op, x, w), options = args.read_call(args)
     rows = [("", "median", "quartiles", "times auto", "peak", "error")]
-    timings = bench.bench(*call, **_more(args), **options)
+    timings = bench.bench(op, x, w, **_more(args), **options)
     auto = next(each.median for each in timings if each.name in ("auto", "packed"))
     for each in timings:
         low, high = each.quartiles
@@ -177,7 +177,8 @@ def _track(items: list[Any], what: str) -> Iterable[Any]:
         from rich.progress import track
     except ImportError:
         return items
-    return track(items, what, disable=not sys.stdout.isatty())
+    tracked: Iterable[Any] = track(items, what, disable=not sys.stdout.isatty())
+    return tracked
 
 
 @contextmanager

@@ -81,10 +81,13 @@ def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) 
 
     if ndim > 1:
         layout = torch.channels_last_3d if ndim == 3 else torch.channels_last
+        fillers: tuple[int, ...] = ()
         last = [a.contiguous(memory_format=layout) for a in (inputs, kernel)]
-        return {"torch": call(inputs, kernel, ()), "torch channels last": call(*last, ())}
-    last = [a[..., None].contiguous(memory_format=torch.channels_last) for a in (inputs, kernel)]
-    return {"torch": call(inputs, kernel, ()), "torch channels last": call(*last, (0,))}
+    else:
+        fillers, layout = (0,), torch.channels_last
+        last = [a[..., None].contiguous(memory_format=layout) for a in (inputs, kernel)]
+    plain, channels_last = call(inputs, kernel, ()), call(last[0], last[1], fillers)
+    return {"torch": plain, "torch channels last": channels_last}
 
 
 def wait_for_gpu(y: Any) -> None:

@@ -301,12 +301,13 @@ def _exact(
     wide = x.astype(np.float64).reshape(*x.shape[:-1], groups, 1, -1)
     kernel = w.astype(np.float64).reshape(groups, w.shape[0] // groups, *w.shape[1:])
     for tap in taps:
-        at = [
+        at = tuple(
             slice(k * a.kernel_dilation, k * a.kernel_dilation + a.dilated_size, a.input_dilation)
             for k, a in zip(tap, problem.axes, strict=True)
-        ]
-        product = wide @ kernel[(slice(None), slice(None), *tap)].swapaxes(1, 2)
-        y[(slice(None), *at)] += product.reshape(*x.shape[:-1], -1)
+        )
+        of_tap, written = (slice(None), slice(None), *tap), (slice(None), *at)
+        product = wide @ kernel[of_tap].swapaxes(1, 2)
+        y[written] += product.reshape(*x.shape[:-1], -1)
     for i, a in enumerate(problem.axes):
         start = a.window - 1 - a.padding_lo
         stop = start + (a.output_size - 1) * a.stride + 1
@@ -359,7 +360,9 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
     """
     rows = []
     for case in cases:
-        call = {k: tuple(v) if isinstance(v, list) else v for k, v in case.items() if k != "name"}
+        call: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in case.items() if k != "name"
+        }
         call.pop("readme", None)
         op, x, w = (call.pop(k) for k in ("op", "input", "weight"))
         timings = bench(op, x, w, **more, **call)

@@ -216,7 +216,7 @@ def _transposed(
     op = f"conv_transpose{ndim}d"
     _check_types(op, x, w, where)
     read = arguments.transposed_options(op, ndim, *given)
-    return _sharded(op, x, w, where, lambda *shapes: spec.transposed(op, *shapes, *read))
+    return _sharded(op, x, w, where, lambda x, w, names: spec.transposed(op, x, w, names, *read))
 
 
 def _general(
@@ -225,7 +225,7 @@ def _general(
     _check_types(op, x, w, where)
     ndim = spec.spatial_ndim(op, x.shape) if ndim is None else ndim
     read = arguments.general_options(op, ndim, *given)
-    return _sharded(op, x, w, where, lambda *shapes: spec.general(op, *shapes, *read))
+    return _sharded(op, x, w, where, lambda x, w, names: spec.general(op, x, w, names, *read))
 
 
 def _check_types(op: str, x: Any, w: Any, where: _Where) -> None:
@@ -324,6 +324,8 @@ def rounded_once(
 
     @compute.vjp
     def pull_back(arrays: Sequence[mx.array], dy: mx.array, _: Any) -> list[mx.array]:
-        return mx.vjp(convolve, list(arrays), [dy.astype(mx.float32)])[1]
+        grads: list[mx.array]
+        _, grads = mx.vjp(convolve, list(arrays), [dy.astype(mx.float32)])
+        return grads
 
     return compute(x, w)

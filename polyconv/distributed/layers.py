@@ -61,9 +61,11 @@ class _Sharded(PolyConvTranspose):
                 arguments.refuse(name, must, str(sizes[key]))
             sizes[key] //= n
         options = (stride, padding, dilation, output_padding, sizes["groups"], bias)
-        channels = (sizes["in_channels"], sizes["out_channels"])
-        more = {"ndim": self._ndim, "max_workspace": max_workspace}
-        super().__init__(*channels, kernel_size, *options, **more)
+        super().__init__(
+            *(sizes["in_channels"], sizes["out_channels"], kernel_size, *options),
+            ndim=self._ndim,
+            max_workspace=max_workspace,
+        )
         # Of all input channels of a group, as in an undivided layer.
         per_group = whole["in_channels"] // whole["groups"]
         self.weight = self.weight * math.sqrt(self.weight.shape[-1] / per_group)
@@ -74,7 +76,8 @@ class _Sharded(PolyConvTranspose):
 
     def _n_biases(self) -> int:
         """Of the output channels that this rank has."""
-        return self.weight.shape[0]
+        n: int = self.weight.shape[0]
+        return n
 
     def _extra_repr(self) -> str:
         in_channels, out_channels, groups = self._channels

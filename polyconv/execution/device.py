@@ -49,7 +49,8 @@ def _is_before_0_32_4() -> bool:
 
 def is_on_cpu(stream: StreamOrDevice) -> bool:
     """Whether what is given to a stream, or by default, runs on the CPU."""
-    return kind_of(stream) == mx.cpu
+    is_one: bool = kind_of(stream) == mx.cpu
+    return is_one
 
 
 def kind_of(stream: StreamOrDevice) -> mx.DeviceType:
@@ -86,7 +87,8 @@ def memory_of_gpu() -> int | None:
     if mx.metal.is_available() or not hasattr(mx, "device_info"):
         return None
     try:
-        return mx.device_info(mx.gpu).get("total_memory")  # type: ignore[return-value]
+        told: int | None = mx.device_info(mx.gpu).get("total_memory")
+        return told
     except (RuntimeError, ValueError):
         return None
 

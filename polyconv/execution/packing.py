@@ -34,7 +34,8 @@ class PackedWeight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._w.shape
+        shape: tuple[int, ...] = self._w.shape
+        return shape
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -117,8 +118,9 @@ def pack_taps(plan: ConvPlan, w: mx.array, transposed: bool = False) -> list[mx.
 
 def _pack(w: mx.array, sub: SubConv, groups: int, flip: bool) -> mx.array:
     if max(sub.n_phases) == 1:
-        taps = [_slice_of(b.phases[0].taps, k, flip) for b, k in zip(sub.blocks, w.shape[1:])]
-        return contiguous(w[(slice(None), *taps)])
+        sizes = zip(sub.blocks, w.shape[1:])
+        at = (slice(None), *[_slice_of(b.phases[0].taps, k, flip) for b, k in sizes])
+        return contiguous(w[at])
     w = _cut_up(w, sub, groups, flip)
     ndim = len(sub.blocks)
     taps, channels = w.shape[2 : 2 + 2 * ndim : 2], w.shape[-1]

@@ -96,7 +96,8 @@ def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
         items = slice(*tile.items)
         place = slice(*(tile.inputs if tiling.result == "x" else tile.outputs))
         piece = part(tile, before).astype(dtype)
-        out[(items, *[slice(None)] * (along - 1), place)] = piece
+        at = (items, *[slice(None)] * (along - 1), place)
+        out[at] = piece
         if evaluate:
             mx.eval(out)
         else:
@@ -141,7 +142,7 @@ def _has_numbers(arrays: list[mx.array]) -> bool:
 class _Numbers(NamedTuple):
     """The memory of an array, by NumPy: what is made of it has no graph."""
 
-    array: np.ndarray
+    array: np.ndarray[tuple[int, ...], Any]
     dtype: mx.Dtype
 
     @classmethod

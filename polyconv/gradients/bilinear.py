@@ -162,7 +162,8 @@ def _bilinear(result: str, problem: Problem, planned: _Map | None = None) -> _Ma
     def fold(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> Any:
         return _folded(result, problem, arrays, axes)
 
-    return compute
+    mapped: _Map = compute
+    return mapped
 
 
 def _forward(problem: Problem) -> _Map:
@@ -193,7 +194,7 @@ def _input_gradient(problem: Problem) -> _Map:
         return lambda w, y: _adjoint_convolved(problem, chosen, tiling, w, y)
     if tiling is None:
         return lambda w, y: spread(chosen, w, y)
-    compute = lambda tile, others, y: spread(tile.plan, *others, y)  # noqa: E731
+    compute = lambda tile, others, y: spread(tile.plan, others[0], y)  # noqa: E731
     return lambda w, y: assembled(tiling, compute, {"y": y}, [w], problem.stream)
 
 
@@ -283,6 +284,7 @@ def _folded(
     n_maps = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
     unmapped = [kind for kind, axis in zip(kinds, axes, strict=True) if axis is None]
     spec, n = problem.spec, n_maps
+    place: type[_Batch | _Channels]
     if unmapped == ["w"]:
         more, place = replace(spec, batch=n * spec.batch), _Batch
     elif unmapped == ["x"] and spec.groups == 1:

@@ -70,7 +70,9 @@ def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
 def _woven(plan: ConvPlan, y: mx.array) -> list[mx.array]:
     """The cotangent of each subconv, `(N, *M, G * prod(R) * O / G)`."""
     outputs = [mx.zeros(sub.spec.output_shape, y.dtype) for sub in plan.subconvs]
-    return mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])[1]
+    found: list[mx.array]
+    _, found = mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])
+    return found
 
 
 def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
@@ -184,7 +186,8 @@ def _unfold(taps: list[mx.array], plan: ConvPlan) -> mx.array:
     if flip:  # the last tap comes first, the phases rise
         pieces.reverse()
     else:
-        pieces = [piece[(..., *[slice(None, None, -1)] * ndim, slice(None))] for piece in pieces]
+        backwards = (..., *[slice(None, None, -1)] * ndim, slice(None))
+        pieces = [piece[backwards] for piece in pieces]
     if ndim == 1:
         w = mx.stack(pieces, 2)
     else:

@@ -85,14 +85,14 @@ def _offset(address: int, segments: list[tuple[int, int, int, int]]) -> int:
 
 def _last(data: bytearray, buckets: int, n_buckets: int, first: int) -> int:
     """The last symbol of the table: that of the last chain whose lowest bit is set."""
-    last = max(struct.unpack_from(f"<{n_buckets}I", data, buckets))
+    last: int = max(struct.unpack_from(f"<{n_buckets}I", data, buckets))
     chains = buckets + 4 * n_buckets
     while not data[chains + 4 * (last - first)] & 1:
         last += 1
     return last
 
 
-def _hash(name: bytes) -> int:
+def _hash(name: bytes | bytearray) -> int:
     value = 5381
     for byte in name:
         value = (33 * value + byte) & 0xFFFFFFFF

@@ -172,7 +172,8 @@ def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
 
 def original_class(module: nn.Module) -> type | None:
     """The class that a converted layer had, None if it is not converted."""
-    return vars(type(module)).get("_converted_from")
+    had: type | None = vars(type(module)).get("_converted_from")
+    return had
 
 
 def _is_candidate(cls: type) -> bool:
@@ -274,7 +275,7 @@ def _made(name: str, bases: tuple[type, ...], like: type, members: dict[str, Any
 def _blockwise(dense: type) -> Callable[..., Any]:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with known_blocks(_blocks(self)):
-            return dense.__call__(self, *args, **kwargs)  # type: ignore[operator]
+            return dense.__call__(self, *args, **kwargs)
 
     return call
 
@@ -308,8 +309,8 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
 
 
 def _remade(cls: type, sparse: bool) -> nn.Module:
-    made = _class_for(cls, sparse)
-    return made.__new__(made)  # type: ignore[no-any-return]
+    made: Any = _class_for(cls, sparse)
+    return made.__new__(made)
 
 
 def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: Iterable[nn.Module]) -> None:

@@ -53,7 +53,7 @@ class Watched:
         if not self.sites:
             return "no transposed convolution was called through mx or polyconv"
         head = ("where", "op", "calls", "shapes", "time here", "MACs", "of them on zeros", "unfold")
-        rows = [(*head, "polyconv: MACs", "unfold")]
+        rows: list[tuple[str, ...]] = [(*head, "polyconv: MACs", "unfold")]
         sites = sorted(self.sites.values(), key=lambda site: -(site.seconds or 0))
         rows += [self._row(site) for site in sites]
         about = (

@@ -44,7 +44,8 @@ def general(
     options = arguments.general_options(op, ndim, *given)
     where, dtypes = _where(op, method, stream, max_workspace), (x.dtype, w.dtype)
     if _shares_filter(x, w, options[4]):
-        problem = spec.general(op, *_one_channel(x, w), *options[:4], 1, options[5])
+        x_shape, w_shape, names = _one_channel(x, w)
+        problem = spec.general(op, x_shape, w_shape, names, *options[:4], 1, options[5])
         limit, otherwise = _filter_needs(op, problem, options[4], where)
         if otherwise is not None and otherwise <= limit:
             return _filtered(op, problem, x, w, method, stream)
@@ -67,7 +68,8 @@ def transposed(
     options = arguments.transposed_options(op, ndim, *given)
     where, dtypes = _where(op, method, stream, max_workspace), (x.dtype, w.dtype)
     if _shares_filter(x, w, options[4]):
-        problem = spec.transposed(op, *_one_channel(x, w), *options[:4], 1)
+        x_shape, w_shape, names = _one_channel(x, w)
+        problem = spec.transposed(op, x_shape, w_shape, names, *options[:4], 1)
         limit, otherwise = _filter_needs(op, problem, options[4], where)
         if otherwise is not None and otherwise <= limit:
             return _filtered(op, problem, x, w, method, stream)
@@ -148,7 +150,9 @@ def _shares_filter(x: mx.array, w: Weight, groups: int) -> bool:
     return is_one and groups > 1 and x.ndim == 3 and x.shape[2] == groups
 
 
-def _one_channel(x: mx.array, w: Weight) -> tuple[Any, ...]:
+def _one_channel(
+    x: mx.array, w: Weight
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, str]]:
     return (*x.shape[:2], 1), w.shape, dtype_names((x.dtype, w.dtype))
 
 

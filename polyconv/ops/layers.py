@@ -214,13 +214,18 @@ class _Ranked(PolyConvTranspose):
         max_workspace: int | None = None,
     ) -> None:
         options = (stride, padding, dilation, output_padding, groups, bias)
-        more = {"ndim": self._ndim, "max_workspace": max_workspace}
-        super().__init__(in_channels, out_channels, kernel_size, *options, **more)
+        super().__init__(
+            *(in_channels, out_channels, kernel_size, *options),
+            ndim=self._ndim,
+            max_workspace=max_workspace,
+        )
 
     def _extra_repr(self) -> str:
         # MLX's own words, which have changed between its versions.
-        ours = super() if self.groups != 1 else super(PolyConvTranspose, self)
-        return ours._extra_repr()
+        if self.groups != 1:
+            return super()._extra_repr()
+        told: str = super(PolyConvTranspose, self)._extra_repr()
+        return told
 
 
 class PolyConvTranspose1d(_Ranked, nn.ConvTranspose1d):

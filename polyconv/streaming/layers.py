@@ -48,7 +48,7 @@ class _Streaming(nn.Module):
 
     def reset_state(self) -> None:
         """Forgets the layer's own stream."""
-        vars(self)["_cache"] = StreamCache()
+        self.__dict__["_cache"] = StreamCache()
 
     def step(
         self, x: mx.array, cache: StreamCache | None = None, *, reset: mx.array | None = None
@@ -106,20 +106,19 @@ class _Streaming(nn.Module):
                 got = "another state in it" if is_one else arguments.shown(cache)
                 arguments.refuse(type(self).__name__, "cache must be a StreamCache", got)
             return cache
-        if "_cache" not in vars(self):
+        if "_cache" not in self.__dict__:
             self.reset_state()
-        own: StreamCache = vars(self)["_cache"]
+        own: StreamCache = self.__dict__["_cache"]
         return own
 
     def _weight_once(self) -> PackedWeight:
         """The weight cut up, anew only if it was changed in place or another took its place."""
-        kept = vars(self).get("_packed")
+        kept: tuple[Held, PackedWeight] | None = self.__dict__.get("_packed")
         weight = self.weight
         if kept is None or not kept[0].holds(weight):
             packed = pack(weight)  # which evaluates it, so that it is known again
-            kept = vars(self)["_packed"] = (Held(weight), packed)
-        packed: PackedWeight = kept[1]
-        return packed
+            kept = self.__dict__["_packed"] = (Held(weight), packed)
+        return kept[1]
 
     def _with_bias(self, y: mx.array) -> mx.array:
         return add_bias(y, self.bias) if "bias" in self else y

@@ -158,7 +158,7 @@ class Symbol:
     def __itruediv__(self, other: Any) -> Symbol:
         return self._becomes(self / other)
 
-    def __ipow__(self, other: Any) -> Symbol:  # type: ignore[misc]
+    def __ipow__(self, other: Any) -> Symbol:
         return self._becomes(self**other)
 
     def __bool__(self) -> bool:
@@ -212,7 +212,7 @@ class Graph:
         for each in given:
             if not isinstance(each, (Symbol, mx.array, mx.Dtype, type(None))):
                 _check_numbers(each)
-            shape = getattr(each, "shape", ()) if not isinstance(each, Symbol) else ()
+            shape: tuple[int, ...] = () if isinstance(each, Symbol) else getattr(each, "shape", ())
             if len(shape) > 3 or (len(shape) > 1 and shape[-2] != 1):
                 raise UnstreamableError(f"combines a signal with an array {shape} along time")
         # As they are now: `layer.bias += d` changes an array in place.
@@ -324,7 +324,8 @@ def stream(model: nn.Module) -> StreamedModel:
         got = f"{type(model).__name__}, which has no __call__"
         got = got if isinstance(model, nn.Module) else arguments.shown(model)
         arguments.refuse("stream", "model must be an mlx.nn.Module that can be called", got)
-    graph, blamed = Graph(), []
+    graph = Graph()
+    blamed: list[str] = []
     names = names_of(model)
 
     def blame(module: nn.Module) -> None:
@@ -378,11 +379,11 @@ def _recording_class(
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not graph.is_recorded_here:
-            return had.__call__(self, *args, **kwargs)  # type: ignore[operator]
+            return had.__call__(self, *args, **kwargs)
         try:
             if is_leaf and any(isinstance(each, Symbol) for each in args):
                 return _leaf(self, graph, *args)
-            return inner.__call__(self, *args, **kwargs)  # type: ignore[operator]
+            return inner.__call__(self, *args, **kwargs)
         except Exception:
             blame(self)
             raise

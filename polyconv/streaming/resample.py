@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import gcd, prod
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from polyconv.streaming.functional import stream_flush, stream_init, stream_step
 Filter: TypeAlias = "mx.array | np.ndarray[Any, Any] | Sequence[float]"
 Window: TypeAlias = "str | tuple[str, float] | Filter"
 
-_WINDOWS = {
+_WINDOWS: dict[str, Callable[[int], Array]] = {
     "hamming": np.hamming,
     "hann": np.hanning,
     "blackman": np.blackman,
@@ -306,7 +306,8 @@ def _axis(op: str, x: mx.array, axis: int) -> int:
         arguments.refuse(op, f"axis must be one of the {x.ndim} of x", str(axis))
     if x.shape[axis] == 0:
         arguments.refuse(op, "x must have a sample along the axis", "none")
-    return axis % x.ndim
+    counted: int = axis % x.ndim
+    return counted
 
 
 def _resampled(
