@@ -72,7 +72,7 @@ def test_what_is_no_such_library_is_refused(library):
 PROGRAM = """
 import sys
 import mlx.core as mx
-from polyconv import blas
+from polyconv.inspection import blas
 before = mx.set_cache_limit(7)
 a = mx.arange(6.0).reshape(2, 3)
 print(__name__, sys.argv[1:], sys.path[0], before, blas.in_force(), (a @ a.T).tolist())

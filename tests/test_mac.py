@@ -65,13 +65,13 @@ def test_groups_below_1_do_not_reach_mlx_on_a_gpu_either(name, monkeypatch):
 
 PLANNED = """
 import mlx.core as mx
-from polyconv import device, room
+from polyconv.execution import device, memory
 def test_what_is_planned_for():
     metal = device.device_for(None)
     print(metal.name, metal.limits, mx.default_device())
     with mx.stream(mx.cpu):
         print(device.device_for(None).name, mx.default_device())
-        print(room.room_on(device.device_for(None)).largest <= metal.limits.max_buffer_bytes)
+        print(memory.room_on(device.device_for(None)).largest <= metal.limits.max_buffer_bytes)
     print(device.device_for(mx.cpu).name, mx.default_device())
 """
 
