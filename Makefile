@@ -91,6 +91,7 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
+	$(BIN)/python docs/figures/house.py
 
 gallery: $(STAMP)-examples ## runs the examples, and writes the pictures of docs/gallery.md
 	$(RUN) docs/gallery.py

@@ -17,12 +17,13 @@ from pathlib import Path
 from unittest import mock
 
 from polyconv.__main__ import main as polyconv_main
-from polyconv.devices import DEVICES, Metal
-from polyconv.explanation import explain_problem, problem_of
-from polyconv.metalrules import fits_in, fits_out
-from polyconv.plan import MOST_MACS, ideal, plan
-from polyconv.report import form
-from polyconv.spec import ConvSpec, adjoint
+from polyconv.inspection.explanation import explain_problem
+from polyconv.inspection.report import form
+from polyconv.metal.rules import fits_in, fits_out
+from polyconv.planning.devices import DEVICES, Metal
+from polyconv.planning.plan import MOST_MACS, ideal, plan
+from polyconv.problem.signatures import problem_of
+from polyconv.problem.spec import ConvSpec, adjoint
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ROOT / "tests" / "data" / "real_layers.csv"
@@ -70,7 +71,7 @@ EXPLAIN = """# Explain
 
 `polyconv explain` says what each method would do with a call on a Mac, which one is taken, and why.
 It computes nothing and measures nothing: kernels and bytes come from a model of MLX's dispatch code
-(`polyconv/kernels.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
+(`polyconv/metal/kernels.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
 and in every allocation ([where from](../tests/data/metal_golden.md)); the rules of 0.31.2, 0.32.0
 and 0.32.1 were read from the differences between their sources, and nothing recorded checks them.
 If the MLX that runs is newer than the newest rules, explain says so in a line of its own.

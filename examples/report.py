@@ -28,8 +28,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from polyconv import blas
-from polyconv.inspection import gpu_told
+from polyconv.inspection import blas
+from polyconv.inspection.explain import gpu_told
 
 METHOD = (
     "Times in seconds; ratios are native / polyconv. Layers: median of "

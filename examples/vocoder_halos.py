@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hifigan import VARIANTS, GeneratorConfig
 from mel import HOP, SAMPLE_RATE
 
-from polyconv.sharding import Sharding, read_by, sharded_axis
-from polyconv.spec import Axis
+from polyconv.distributed.sharding import Sharding, read_by, sharded_axis
+from polyconv.problem.spec import Axis
 
 FLOAT = 4  # bytes
 

@@ -9,32 +9,32 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
-from polyconv import distributed
-from polyconv.converting import convert, register_converter, revert
-from polyconv.convs import conv1d, conv2d, conv3d
-from polyconv.device import exporting, planning_for, use_rates
-from polyconv.inspection import doctor, explain
-from polyconv.layers import (
-    PolyConvTranspose,
-    PolyConvTranspose1d,
-    PolyConvTranspose2d,
-    PolyConvTranspose3d,
-)
-from polyconv.ops import (
+from polyconv import distributed, former_names
+from polyconv.execution.device import exporting, planning_for, use_rates
+from polyconv.inspection.explain import doctor, explain
+from polyconv.models.converting import convert, register_converter, revert
+from polyconv.models.patching import patch, patched, unpatch
+from polyconv.models.recording import explain_model
+from polyconv.models.watching import watch
+from polyconv.ops.conv import conv1d, conv2d, conv3d
+from polyconv.ops.conv_transpose import (
     conv_general,
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
     pack,
 )
-from polyconv.patching import patch, patched, unpatch
-from polyconv.resampling import ResampleStream, resample_poly, upfirdn
-from polyconv.streamgraph import StreamedModel
-from polyconv.streaming import StreamState, stream_flush, stream_init, stream_step
-from polyconv.streamlayers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
-from polyconv.streamtrace import stream
-from polyconv.tracing import explain_model
-from polyconv.watching import watch
+from polyconv.ops.layers import (
+    PolyConvTranspose,
+    PolyConvTranspose1d,
+    PolyConvTranspose2d,
+    PolyConvTranspose3d,
+)
+from polyconv.streaming.functional import StreamState, stream_flush, stream_init, stream_step
+from polyconv.streaming.graph import StreamedModel
+from polyconv.streaming.layers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
+from polyconv.streaming.record import stream
+from polyconv.streaming.resample import ResampleStream, resample_poly, upfirdn
 
 __all__ = [
     "PolyConvTranspose",
@@ -78,3 +78,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+former_names.install()
+__getattr__ = former_names.module_of

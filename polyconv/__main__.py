@@ -10,11 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from polyconv import benching, inspection, report, running, tracing
-from polyconv.arguments import one_line
-from polyconv.devices import DEVICES
-from polyconv.explanation import OPS, Explanation, predict_row
-from polyconv.metalrules import DeviceLimits
+from polyconv.bench import command as benching
+from polyconv.bench import running
+from polyconv.inspection import explain as inspection
+from polyconv.inspection import report
+from polyconv.inspection.report import Explanation
+from polyconv.metal.recorded import predict_row
+from polyconv.metal.rules import DeviceLimits
+from polyconv.models import recording
+from polyconv.planning.devices import DEVICES
+from polyconv.problem.arguments import one_line
+from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
 _OPTIONS = (
@@ -133,7 +139,7 @@ _typed.__name__ = "shape"
 
 def _argument(shape: Any, dtype: str | None, bounds: tuple[int, int] | None) -> Any:
     """An argument of a model: its shape, if it says no more."""
-    return _listed(shape) if dtype is None else tracing.example(_listed(shape), dtype, bounds)
+    return _listed(shape) if dtype is None else recording.example(_listed(shape), dtype, bounds)
 
 
 def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -191,7 +197,7 @@ def _print_model(args: argparse.Namespace) -> None:
     model = getattr(importlib.import_module(module), factory)()
     given = [_argument(*each) for each in args.input]
     try:
-        told = tracing.explain_model(model, *given, dtype=args.dtype, device=args.device)
+        told = recording.explain_model(model, *given, dtype=args.dtype, device=args.device)
     except Exception as error:  # the model's own, of any kind
         raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
     if args.json:

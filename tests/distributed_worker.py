@@ -20,9 +20,10 @@ from typing import Any
 import mlx.core as mx
 
 import polyconv
-from polyconv import arguments, distributed, spec
+from polyconv import distributed
 from polyconv.distributed import Sharding
-from polyconv.sharding import sharded_axis
+from polyconv.distributed.sharding import sharded_axis
+from polyconv.problem import arguments, spec
 
 DTYPES = (mx.float32, mx.float32, mx.float16, mx.bfloat16)
 

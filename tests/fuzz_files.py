@@ -17,8 +17,8 @@ from fuzz_judge import Input
 from fuzz_models import _mutated, _told
 
 import polyconv
-from polyconv import cases
-from polyconv.devices import DEVICES
+from polyconv.bench import cases
+from polyconv.planning.devices import DEVICES
 
 FOLDER = Path(tempfile.gettempdir()) / f"polyconv-fuzz-{os.getpid()}"
 TRACE = FOLDER / "executed"

@@ -21,8 +21,9 @@ import numpy as np
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv import room, transforms
-from polyconv.tiling import Room
+from polyconv.execution import memory as room
+from polyconv.gradients import bilinear
+from polyconv.planning.tiling import Room
 
 FORM = re.compile(r"\[[\w.]+\] [^\n\r]+; got [^\n\r]+")
 LONGEST = 300
@@ -206,7 +207,7 @@ def small_machine() -> Iterator[None]:
     Else outputs of gigabytes, which are legal here, would be computed for seconds. What is computed
     in tiles is computed at once, and so only planned if it is large; the rest is never evaluated.
     """
-    assembled = transforms.assembled
+    assembled = bilinear.assembled
 
     def planned(tiling: Any, *args: Any) -> mx.array:
         spec, taps = tiling.plan.problem, tiling.plan.n_taps
@@ -217,5 +218,5 @@ def small_machine() -> Iterator[None]:
 
     memory = mock.patch.object(room, "_memory", return_value=2**27)
     metal = mock.patch.object(room, "_of_metal", return_value=Room(2**27, 2**27))
-    with memory, metal, mock.patch.object(transforms, "assembled", planned):
+    with memory, metal, mock.patch.object(bilinear, "assembled", planned):
         yield

@@ -181,7 +181,7 @@ def register_converter(rng: random.Random) -> Input:
             warnings.simplefilter("ignore")
             polyconv.convert(model)
 
-    from polyconv import converting
+    from polyconv.models import converting
 
     def clean() -> Any:
         try:
@@ -264,7 +264,7 @@ def unpatch(rng: random.Random) -> Input:
     def call() -> Any:
         for _ in range(rng.choice((1, 2))):
             polyconv.unpatch()
-        return mx.conv1d is polyconv.originals.ORIGINALS["conv1d"]
+        return mx.conv1d is polyconv.execution.unpatched.ORIGINALS["conv1d"]
 
     check = lambda restored: "" if restored else "mx.conv1d is not MLX's"  # noqa: E731
     return Input("unpatch()", call, check, legal=True)

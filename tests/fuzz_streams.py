@@ -15,8 +15,8 @@ from fuzz_models import _mutated, _small_model, _told
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.extension import MODES
-from polyconv.timeline import Timeline
+from polyconv.streaming.boundary import MODES
+from polyconv.streaming.timeline import Timeline
 
 _OPS = {"conv_transpose1d": TRANSPOSED, "conv1d": PLAIN, "conv_general": GENERAL}
 

@@ -28,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 
 import polyconv
-from polyconv import converting, patching
+from polyconv.models import converting, patching
 
 X = mx.array(np.random.default_rng(0).standard_normal((1, 24, 4)).astype(np.float32))
 W = mx.array(np.random.default_rng(1).standard_normal((6, 8, 4)).astype(np.float32))

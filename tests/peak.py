@@ -16,7 +16,8 @@ from unittest import mock
 import mlx.core as mx
 
 import polyconv
-from polyconv import calls, transforms
+from polyconv.gradients import bilinear
+from polyconv.ops import call as calls
 
 _SAMPLES = {1: (50, 20_000), 2: (10, 150), 3: (4, 28)}
 _TAPS, _STRIDES = {1: 16, 2: 6, 3: 4}, {1: 8, 2: 4, 3: 3}
@@ -72,9 +73,9 @@ def ratio(call: Callable[..., mx.array], known: dict[str, mx.array], result: str
 
     for cache in (calls._general, calls._transposed_of):
         cache.cache_clear()
-    with mock.patch("polyconv.calls.convolution", noted):
+    with mock.patch("polyconv.ops.call.convolution", noted):
         call(known["x"], known["w"], max_workspace=n)
-    apply = transforms._bilinear(result, problems[0])
+    apply = bilinear._bilinear(result, problems[0])
     mx.synchronize()  # or what was computed before may be freed later
     mx.clear_cache()
     before = mx.get_active_memory()

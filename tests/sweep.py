@@ -23,9 +23,9 @@ import numpy as np
 from cases import Case, drawn
 
 import polyconv
-from polyconv.plan import METHODS
-from polyconv.tiles import assembled
-from polyconv.tiling import Tiling
+from polyconv.execution.run_tiled import assembled
+from polyconv.planning.plan import METHODS
+from polyconv.planning.tiling import Tiling
 
 
 def sweep(
@@ -93,7 +93,7 @@ def sweep_tiled(cases: int, seed: int, device: str | None = None) -> Counter[str
         counts["tiles"] += tiling.n_tiles
         return assembled(tiling, *args)
 
-    with mock.patch("polyconv.transforms.assembled", counted):
+    with mock.patch("polyconv.gradients.bilinear.assembled", counted):
         for case in drawn(seed):
             if counts["agreed"] == cases:
                 break

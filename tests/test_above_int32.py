@@ -13,9 +13,10 @@ import pytest
 from threading_tools import forget
 
 import polyconv
-from polyconv import tiling, transforms
-from polyconv.device import device_for
-from polyconv.room import room_on
+from polyconv.execution.device import device_for
+from polyconv.execution.memory import room_on
+from polyconv.gradients import bilinear
+from polyconv.planning import tiling
 
 # Frames, channels, and the most elements that MLX counts. The large output has 2^31 + 33,580,152.
 SMALL = (2**8 + 3, 130, 2**15)
@@ -36,7 +37,7 @@ def shape(request, needs_memory):
     assert size * channels > most
     forget()
     tiles = []
-    assembled = transforms.assembled
+    assembled = bilinear.assembled
 
     def noted(found, *args):
         tiles.extend(prod(tile.plan.problem.output_shape) for tile in found)
@@ -44,7 +45,7 @@ def shape(request, needs_memory):
 
     with (
         mock.patch.object(tiling, "INT32_MAX", most),
-        mock.patch.object(transforms, "assembled", noted),
+        mock.patch.object(bilinear, "assembled", noted),
     ):
         yield frames, size, channels, most // channels
     forget()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from polyconv import blas
-from polyconv.elf import without_prefix
+from polyconv.inspection import blas
+from polyconv.inspection.elf import without_prefix
 
 linux = pytest.mark.skipif(platform.system() != "Linux", reason="Macs have Apple's own BLAS")
 
@@ -72,7 +72,7 @@ def test_what_is_no_such_library_is_refused(library):
 PROGRAM = """
 import sys
 import mlx.core as mx
-from polyconv import blas
+from polyconv.inspection import blas
 before = mx.set_cache_limit(7)
 a = mx.arange(6.0).reshape(2, 3)
 print(__name__, sys.argv[1:], sys.path[0], before, blas.in_force(), (a @ a.T).tolist())
@@ -125,14 +125,15 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(command, env, text):
 
 @linux
 def test_a_machine_without_a_fast_blas_is_told_what_to_install(monkeypatch):
-    from polyconv import inspection, running
+    from polyconv.bench import running
+    from polyconv.inspection import explain
 
     monkeypatch.setattr(blas, "find", lambda: None)
     monkeypatch.setattr(blas, "in_force", lambda: None)
     (told,) = running._with_blas()
     assert "some 30 times slower" in told
     assert "pip install scipy-openblas32" in told
-    assert "  first: pip install scipy-openblas32" in inspection.doctor()
+    assert "  first: pip install scipy-openblas32" in explain.doctor()
 
 
 @linux

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 import polyconv
-from polyconv import calibration, device
-from polyconv.cost import CPU_RATES, Rates
-from polyconv.devices import CPU, Host
-from polyconv.explanation import problem_of
-from polyconv.plan import METHODS, alternatives, ideal, plan
+from polyconv.bench import calibration
+from polyconv.execution import device
+from polyconv.planning.devices import CPU, Host
+from polyconv.planning.plan import METHODS, alternatives, ideal, plan
+from polyconv.planning.rates import CPU_RATES, Rates
+from polyconv.problem.signatures import problem_of
 
 RECORDED = Path(__file__).parents[1] / "docs" / "benchmarks"
 # Rates that were measured are those of a CPU.

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv.converting import original_class
-from polyconv.sparsity import blocks_of
-from polyconv.traversal import modules
+from polyconv.execution.modules import modules
+from polyconv.models.block_diagonal import blocks_of
+from polyconv.models.converting import original_class
 
 
 class Trimmed(nn.ConvTranspose1d):

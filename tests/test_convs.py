@@ -7,8 +7,8 @@ from cases import integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.device import pads_explicitly
-from polyconv.plan import METHODS
+from polyconv.execution.device import pads_explicitly
+from polyconv.planning.plan import METHODS
 
 CASES = {
     "plain": ((2, 9, 4), (6, 3, 4), {"padding": 1}),

@@ -14,11 +14,12 @@ from cases import draw_case, integers
 from test_plan import general_spec
 
 import polyconv
-from polyconv import scores, transforms
-from polyconv.devices import CUDA
-from polyconv.explanation import problem_of
-from polyconv.plan import plan
-from polyconv.tiling import Room
+from polyconv.bench import scores
+from polyconv.gradients import bilinear
+from polyconv.planning.devices import CUDA
+from polyconv.planning.plan import plan
+from polyconv.planning.tiling import Room
+from polyconv.problem.signatures import problem_of
 
 RECORDED = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "cuda.json").read_text())
 
@@ -88,8 +89,8 @@ def test_auto_still_takes_what_was_measured_but_never_mlx_s_own_op(monkeypatch):
 def maps_of(problem):
     """The plans of a call and of its two gradients, by `auto`."""
     room = Room(2**40, 2**40)
-    whole = transforms.Problem("test", problem, "auto", CUDA, None, room)
-    return [transforms._plan_for(kind, whole) for kind in "yxw"]
+    whole = bilinear.Problem("test", problem, "auto", CUDA, None, room)
+    return [bilinear._plan_for(kind, whole) for kind in "yxw"]
 
 
 def test_auto_and_gradients_give_mlx_no_input_dilation_and_no_flip_on_cuda():

@@ -17,11 +17,11 @@ import pytest
 from threading_tools import forget, in_threads, ints, run_script
 
 import polyconv
-from polyconv import spec
-from polyconv.device import device_for
-from polyconv.devices import CPU
-from polyconv.room import room_on
-from polyconv.transforms import Problem, _prepared
+from polyconv.execution.device import device_for
+from polyconv.execution.memory import room_on
+from polyconv.gradients.bilinear import Problem, _prepared
+from polyconv.planning.devices import CPU
+from polyconv.problem import spec
 
 # What docs/threads.md says of the same bits is of a CPU, as nothing was measured on a GPU.
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -338,7 +338,7 @@ def test_no_rates_are_those_that_polyconv_brings(tmp_path):
     path.write_text(json.dumps({"rates": {"cpu": rates}}))
     text = """
 import mlx.core as mx, polyconv
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
 told = [device_for(mx.cpu).rates.per_product]
 polyconv.use_rates(None)
 told.append(device_for(mx.cpu).rates.per_product)
@@ -352,11 +352,11 @@ LIMITED = """
 import json, resource
 import mlx.core as mx, numpy as np
 import polyconv
-from polyconv import spec
-from polyconv.devices import CPU
-from polyconv.memory import temporaries
-from polyconv.room import room_on
-from polyconv.transforms import Problem, _prepared
+from polyconv.problem import spec
+from polyconv.planning.devices import CPU
+from polyconv.planning.workspace import temporaries
+from polyconv.execution.memory import room_on
+from polyconv.gradients.bilinear import Problem, _prepared
 from threading_tools import ints
 
 X, W = ints((1, 60000, 64)), ints((16, 16, 64), 1)

@@ -11,10 +11,10 @@ from cases import integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.device import pads_explicitly
-from polyconv.execute import run
-from polyconv.explanation import problem_of
-from polyconv.plan import alternatives
+from polyconv.execution.device import pads_explicitly
+from polyconv.execution.run import run
+from polyconv.planning.plan import alternatives
+from polyconv.problem.signatures import problem_of
 
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
 

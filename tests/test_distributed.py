@@ -25,8 +25,8 @@ import pytest
 import polyconv
 from polyconv import distributed
 from polyconv.distributed import Sharding
-from polyconv.sharding import Exchange, outputs_of, read_by, sharded_axis
-from polyconv.spec import Axis
+from polyconv.distributed.sharding import Exchange, outputs_of, read_by, sharded_axis
+from polyconv.problem.spec import Axis
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 LAUNCHER = Path(sys.executable).with_name("mlx.launch")
@@ -144,7 +144,7 @@ def test_by_mlx_s_own_launcher(tmp_path):
 @needs_ring
 def test_a_killed_rank_ends_the_others_with_an_error(tmp_path):
     """MLX's ring notices that a peer is gone, from 0.32.1 on; none is left to wait."""
-    if polyconv.device.version() < (0, 32, 1):
+    if polyconv.execution.device.version() < (0, 32, 1):
         pytest.skip("MLX's ring waits for a lost peer for ever before 0.32.1")
     found = ended(started(tmp_path, 3, "lost=2000"), 60)
     assert found[1][0] == -signal.SIGKILL

@@ -15,7 +15,7 @@ import vocoder_halos
 from snippets import PAGES, ROOT, snippets
 
 import polyconv
-from polyconv import scores
+from polyconv.bench import scores
 
 MODULES = sorted(p.stem for p in (ROOT / "polyconv").glob("*.py") if not p.stem.startswith("__"))
 

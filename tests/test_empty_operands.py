@@ -12,8 +12,8 @@ from cases import draw_case, integers
 from test_streaming import draw as draw_stream
 
 import polyconv
-from polyconv import originals
-from polyconv.plan import METHODS
+from polyconv.execution import unpatched
+from polyconv.planning.plan import METHODS
 
 DEVICES = ("cpu", "m4-max", "cuda")
 PRODUCTS = ("matmul", "addmm", "quantized_matmul", "inner", "outer", "tensordot", "einsum")
@@ -37,10 +37,10 @@ def operands(monkeypatch):
         monkeypatch.setattr(mx, name, spied(name, getattr(mx, name)))
     for name in ("__matmul__", "__imatmul__"):
         monkeypatch.setattr(mx.array, name, spied(name, getattr(mx.array, name)))
-    for name in originals.ORIGINALS:
-        monkeypatch.setattr(mx, name, spied(name, originals.ORIGINALS[name]))
-        monkeypatch.setitem(originals.ORIGINALS, name, getattr(mx, name))
-    monkeypatch.setattr(originals, "conv_general", mx.conv_general)
+    for name in unpatched.ORIGINALS:
+        monkeypatch.setattr(mx, name, spied(name, unpatched.ORIGINALS[name]))
+        monkeypatch.setitem(unpatched.ORIGINALS, name, getattr(mx, name))
+    monkeypatch.setattr(unpatched, "conv_general", mx.conv_general)
     for name in ("layer_norm", "rms_norm"):
         monkeypatch.setattr(mx.fast, name, spied(name, getattr(mx.fast, name)))
     return seen
@@ -58,7 +58,7 @@ def test_the_spy_sees_every_way_to_hand_over_nothing(operands):
     is_dying(lambda: nn.Linear(3, 3)(nothing))
     is_dying(lambda: nn.LayerNorm(3)(nothing))
     is_dying(lambda: nn.Conv1d(3, 3, 1)(nothing[None]))
-    is_dying(lambda: originals.conv_general(nothing[None], mx.ones((3, 1, 3))))
+    is_dying(lambda: unpatched.conv_general(nothing[None], mx.ones((3, 1, 3))))
     assert len(operands) == 6
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sweep import sweep
 
 import polyconv
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 REFUSED = {
     ("dilated, coprime", "stacked"),

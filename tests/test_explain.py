@@ -14,12 +14,12 @@ from test_kernels import GOLDEN, ROWS
 from test_plan import general_spec
 
 import polyconv
-from polyconv import device
 from polyconv.__main__ import main
-from polyconv.devices import CPU, DEVICES, Metal
-from polyconv.execute import run
-from polyconv.kernels import NEWEST
-from polyconv.plan import METHODS, plan
+from polyconv.execution import device
+from polyconv.execution.run import run
+from polyconv.metal.kernels import NEWEST
+from polyconv.planning.devices import CPU, DEVICES, Metal
+from polyconv.planning.plan import METHODS, plan
 
 METAL = Metal("m4-max", DEVICES["m4-max"])
 REPRO = ("conv_transpose1d", (1, 5158, 1), (1, 4096, 1))

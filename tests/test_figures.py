@@ -8,7 +8,8 @@ import pytest
 from snippets import ROOT
 
 FIGURES = ROOT / "docs" / "figures"
-SVGS = sorted(FIGURES.glob("*.svg"))
+HOUSE = FIGURES / "house.svg"
+SVGS = sorted({*FIGURES.glob("*.svg")} - {HOUSE})
 
 
 def by_definition(size, kernel, stride, padding):
@@ -29,7 +30,7 @@ def drawing(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(4, 4, 2, 1), (3, 6, 3, 1), (5, 3, 2, 0), (4, 2, 3, 0)])
 def test_what_is_drawn_is_the_definition(drawing, shape):
-    from polyconv.spec import Axis
+    from polyconv.problem.spec import Axis
 
     size, kernel, stride, padding = shape
     lo = kernel - 1 - padding
@@ -78,7 +79,14 @@ def test_committed_figures_are_what_their_script_draws(drawing, tmp_path):
         assert (tmp_path / path.name).read_text() == path.read_text(), path.name
 
 
-@pytest.mark.parametrize("path", SVGS, ids=lambda path: path.name)
+def test_the_house_is_drawn_as_it_stands(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    assert importlib.import_module("house").drawn() == HOUSE.read_text(), (
+        "python docs/figures/house.py"
+    )
+
+
+@pytest.mark.parametrize("path", [*SVGS, HOUSE], ids=lambda path: path.name)
 def test_figures_are_small_and_follow_light_and_dark(path):
     text = path.read_text()
     assert len(text) < 100_000

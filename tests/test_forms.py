@@ -9,14 +9,14 @@ from cases import NAMED, _case, integers
 from test_plan import general_spec
 
 import polyconv
-from polyconv import device, originals
-from polyconv.device import pads_explicitly
-from polyconv.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.forms import Form, issue
-from polyconv.kernels import predict
-from polyconv.packing import pack
-from polyconv.plan import METHODS, plan
-from polyconv.spec import Axis, ConvSpec
+from polyconv.execution import device, unpatched
+from polyconv.execution.device import pads_explicitly
+from polyconv.execution.packing import pack
+from polyconv.metal.kernels import predict
+from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
+from polyconv.planning.forms import Form, issue
+from polyconv.planning.plan import METHODS, plan
+from polyconv.problem.spec import Axis, ConvSpec
 
 METAL = Metal("m4-max", DEVICES["m4-max"])
 _T1, _T2, _T3 = (f"conv_transpose{n}d" for n in (1, 2, 3))
@@ -133,8 +133,8 @@ def test_inputs_that_fit_are_handed_on_as_they_are(method, monkeypatch):
     case = _case(_T1, (2, 7, 16), (32, 4, 16), stride=2, padding=1)
     x, w = (mx.array(a) for a in case.data())
     given = []
-    own = originals.conv_general
-    monkeypatch.setattr(originals, "conv_general", lambda x, *a: given.append(x) or own(x, *a))
+    own = unpatched.conv_general
+    monkeypatch.setattr(unpatched, "conv_general", lambda x, *a: given.append(x) or own(x, *a))
     with polyconv.planning_for("m4-max"), polyconv.exporting():
         case.call(x, w, method)
     assert all(each is x or mx.array_equal(each, x) for each in given)

@@ -15,13 +15,13 @@ from test_plan import general_spec
 from threading_tools import forget
 
 import polyconv
-from polyconv import tiles
-from polyconv.bias import add_bias
-from polyconv.device import device_for
-from polyconv.devices import DEVICES
-from polyconv.explanation import problem_of
-from polyconv.room import room_on
-from polyconv.transforms import _COMPUTE, Problem
+from polyconv.execution import run_tiled
+from polyconv.execution.device import device_for
+from polyconv.execution.memory import room_on
+from polyconv.gradients.bias import add_bias
+from polyconv.gradients.bilinear import _COMPUTE, Problem
+from polyconv.planning.devices import DEVICES
+from polyconv.problem.signatures import problem_of
 
 HALVES = (mx.float16, mx.bfloat16)
 SHORT = ("cpu", "cuda", "m2-16gb", "m4-max")
@@ -97,9 +97,9 @@ def test_so_are_gradients_in_tiles(device, name, monkeypatch):
     x, w, options = TILED[name]
     spec = problem_of(f"conv_transpose{len(x) - 2}d", x, w, "float16", options)
     cut_up = []
-    own = tiles._joined
+    own = run_tiled._joined
     noted = lambda tiling, *more: cut_up.append(tiling.result) or own(tiling, *more)  # noqa: E731
-    monkeypatch.setattr(tiles, "_joined", noted)
+    monkeypatch.setattr(run_tiled, "_joined", noted)
     with polyconv.planning_for(device):
         for result, call, arrays in maps(spec, "auto", 400_000):
             assert computing(call, *arrays) == set(), result

@@ -18,10 +18,10 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import cases
-from polyconv.devices import DEVICES
-from polyconv.kernels import RULE_SETS, predict
-from polyconv.plan import METHODS
+from polyconv.bench import cases
+from polyconv.metal.kernels import RULE_SETS, predict
+from polyconv.planning.devices import DEVICES
+from polyconv.planning.plan import METHODS
 
 LAYERS = Path(__file__).parent / "data" / "real_layers.csv"
 LIMITS = DEVICES["m4-max"]

@@ -20,11 +20,12 @@ from fuzz_judge import LONGEST
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv import cases, converting
 from polyconv.__main__ import main
-from polyconv.sharding import read_by
-from polyconv.shared import is_short
-from polyconv.spec import Axis
+from polyconv.bench import cases
+from polyconv.distributed.sharding import read_by
+from polyconv.execution.toeplitz import is_short
+from polyconv.models import converting
+from polyconv.problem.spec import Axis
 
 ROOT = Path(__file__).parents[1]
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
@@ -172,7 +173,7 @@ def test_a_stream_refuses_states_caches_and_resets_that_are_none():
     assert "x must be float" in refused(polyconv.stream_init, "conv1d", W, dtype=mx.int32)
     assert "int32" in refused(polyconv.stream_init, "conv1d", W, dilation=2**40)
     assert "int32" in refused(polyconv.stream_init, "conv1d", W[:, :1], batch=10**18)
-    with mock.patch("polyconv.room._memory", return_value=2**20):
+    with mock.patch("polyconv.execution.memory._memory", return_value=2**20):
         text = refused(polyconv.stream_init, "conv1d", W, dilation=2**18)
     assert "must fit into 1048576 bytes" in text
 
@@ -399,7 +400,7 @@ def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
 @pytest.mark.usefixtures("on_cpu")
 def test_a_layer_whose_weight_cannot_be_is_refused():
     """MLX would end the process where it is evaluated."""
-    with mock.patch("polyconv.room._memory", return_value=2**20):
+    with mock.patch("polyconv.execution.memory._memory", return_value=2**20):
         for name in ("PolyConvTranspose1d", "StreamingConvTranspose1d", "StreamingConv1d"):
             text = refused(getattr(polyconv, name), 1000, 100, 10)
             assert text == f"[{name}] the weight must fit into 1048576 bytes; got 4000000"

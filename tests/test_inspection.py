@@ -14,11 +14,12 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import bench, inspection, scores
 from polyconv.__main__ import main
-from polyconv.kernels import NEWEST
-from polyconv.plan import METHODS
-from polyconv.tracing import example, recorded
+from polyconv.bench import scores, timing
+from polyconv.inspection import explain
+from polyconv.metal.kernels import NEWEST
+from polyconv.models.recording import example, recorded
+from polyconv.planning.plan import METHODS
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,18 +127,18 @@ def test_the_mac_that_runs_is_asked_about_its_gpu(monkeypatch):
     }
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda where: asked.append(where) or info)
-    inspection.device.present.cache_clear()
+    explain.device.present.cache_clear()
     try:
-        metal = inspection.device.present()
+        metal = explain.device.present()
     finally:
-        inspection.device.present.cache_clear()
+        explain.device.present.cache_clear()
     assert asked == [mx.gpu]
     assert (metal.name, metal.limits.max_buffer_bytes, metal.limits.architecture) == (
         "Apple M9",
         1000,
         "s",
     )
-    inspection.device.present.cache_clear()
+    explain.device.present.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -161,17 +162,17 @@ def test_sizes_below_zero_are_refused(capsys):
 
 
 def test_a_newer_mlx_than_the_rules_is_noticed(monkeypatch):
-    monkeypatch.setattr(inspection.device, "version", lambda: (0, 99, 0))
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 99, 0))
     told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
     assert "newer than the newest rules known to polyconv" in told
     assert "newer than the newest rules" in polyconv.doctor()
-    monkeypatch.setattr(inspection.device, "version", lambda: NEWEST.version)
+    monkeypatch.setattr(explain.device, "version", lambda: NEWEST.version)
     told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
     assert "newer" not in told
 
 
 def test_an_older_mlx_is_explained_by_its_own_rules(monkeypatch):
-    monkeypatch.setattr(inspection.device, "version", lambda: (0, 31, 2))
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 31, 2))
     told = polyconv.explain(
         "conv_transpose1d", (1, 5158, 1), (1, 4096, 1), stride=1024, device="m4-max"
     )
@@ -192,7 +193,7 @@ CACHED = () if mx.default_device() == mx.gpu else ("packed, 2 GB cache",)
 
 
 def test_bench_times_each_method_and_says_how_far_they_differ(capsys):
-    timings = bench.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
+    timings = timing.bench("conv_transpose1d", (1, 9, 4), (3, 4, 4), rounds=2, stride=2, padding=1)
     names = [each.name for each in timings]
     methods = ["auto", "per_phase", "stacked", "taps", "packed", "matmul", *CACHED]
     assert names == ["mx", "mx as 2D", *methods]
@@ -280,10 +281,10 @@ def test_upfirdn_computes_the_same(rational):
         op = "conv_general"
     else:
         op, options = "conv_transpose1d", {"stride": 3, "padding": 2, "output_padding": 4}
-    timings = bench.bench(op, (2, 9, 1), (1, 7, 1), rounds=1, rivals=["upfirdn"], **options)
+    timings = timing.bench(op, (2, 9, 1), (1, 7, 1), rounds=1, rivals=["upfirdn"], **options)
     (error,) = [each.error for each in timings if each.name == "upfirdn"]
     assert error < 1e-6
-    none = bench.bench("conv_transpose1d", (2, 9, 2), (1, 7, 2), rounds=1, rivals=["upfirdn"])
+    none = timing.bench("conv_transpose1d", (2, 9, 2), (1, 7, 2), rounds=1, rivals=["upfirdn"])
     assert "upfirdn" not in [each.name for each in none]
 
 
@@ -322,7 +323,7 @@ def test_rivals_compute_the_same(name):
     """As far as they are installed."""
     case = NAMED[name]
     rivals = ("torch", "onnxruntime", "jax")
-    timings = bench.bench(
+    timings = timing.bench(
         case.op, case.x_shape, case.w_shape, rounds=1, rivals=rivals, **case.kwargs
     )
     assert all(each.error is None or each.error < 1e-5 for each in timings), timings

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from polyconv.devices import DEVICES
-from polyconv.kernels import RULE_SETS, predict, rules_for
-from polyconv.metalrules import DeviceLimits
-from polyconv.spec import ITEMSIZE, Axis, ConvSpec
+from polyconv.metal.kernels import RULE_SETS, predict, rules_for
+from polyconv.metal.rules import DeviceLimits
+from polyconv.planning.devices import DEVICES
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 M4_MAX = DEVICES["m4-max"]
 DATA = Path(__file__).parent / "data"

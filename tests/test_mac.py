@@ -15,9 +15,12 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import benching, calibration, inspection, peers, room, routing
 from polyconv.__main__ import main
-from polyconv.devices import CPU, DEVICES, Metal
+from polyconv.bench import calibration, command, frameworks
+from polyconv.execution import memory
+from polyconv.inspection import explain
+from polyconv.models import routing
+from polyconv.planning.devices import CPU, DEVICES, Metal
 
 ROOT = Path(__file__).parents[1]
 M2 = Metal("Apple M2", DEVICES["m2-16gb"])
@@ -26,11 +29,11 @@ X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
 
 def test_a_cpu_s_largest_array_on_a_mac_is_metal_s(monkeypatch):
     """MLX allocates for both by Metal."""
-    monkeypatch.setattr(room, "_memory", lambda: 2**40)
-    monkeypatch.setattr(room, "present", lambda: M2)
-    assert room.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
-    monkeypatch.setattr(room, "present", lambda: None)
-    assert room.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
+    monkeypatch.setattr(memory, "_memory", lambda: 2**40)
+    monkeypatch.setattr(memory, "present", lambda: M2)
+    assert memory.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
+    monkeypatch.setattr(memory, "present", lambda: None)
+    assert memory.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
 
 
 def test_rates_of_metal_are_refused_before_anything_is_measured(monkeypatch, tmp_path, capsys):
@@ -62,13 +65,13 @@ def test_groups_below_1_do_not_reach_mlx_on_a_gpu_either(name, monkeypatch):
 
 PLANNED = """
 import mlx.core as mx
-from polyconv import device, room
+from polyconv.execution import device, memory
 def test_what_is_planned_for():
     metal = device.device_for(None)
     print(metal.name, metal.limits, mx.default_device())
     with mx.stream(mx.cpu):
         print(device.device_for(None).name, mx.default_device())
-        print(room.room_on(device.device_for(None)).largest <= metal.limits.max_buffer_bytes)
+        print(memory.room_on(device.device_for(None)).largest <= metal.limits.max_buffer_bytes)
     print(device.device_for(mx.cpu).name, mx.default_device())
 """
 
@@ -134,7 +137,7 @@ def test_who_multiplies_by_tf32_is_told(architecture, macos, asked, by_tf32, mon
     monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
     if asked is not None:
         monkeypatch.setenv("MLX_ENABLE_TF32", asked)
-    told = inspection.products_told(architecture, macos)
+    told = explain.products_told(architecture, macos)
     assert ("by TF32" in told) == by_tf32
     assert ("MLX_ENABLE_TF32" in told) == (by_tf32 or asked == "0")
 
@@ -160,21 +163,21 @@ def test_the_doctor_and_the_demo_tell_chip_macos_and_products(tmp_path):
 
 def test_figures_of_another_machine_are_kept_apart(tmp_path, monkeypatch, capsys):
     path, mac = tmp_path / "rivals.json", tmp_path / "rivals-darwin-arm64.json"
-    monkeypatch.setattr(benching, "here", lambda: "Linux x86_64")
-    benching._write(path, {"rounds": 1, "rows": []})
-    benching._write(path, {"rounds": 2, "rows": []})
+    monkeypatch.setattr(command, "here", lambda: "Linux x86_64")
+    command._write(path, {"rounds": 1, "rows": []})
+    command._write(path, {"rounds": 2, "rows": []})
     kept = path.read_text()
     assert json.loads(kept)["rounds"] == 2
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(benching, "here", lambda: "Darwin arm64")
+    monkeypatch.setattr(command, "here", lambda: "Darwin arm64")
     for rounds in (3, 4):
-        benching._write(path, {"rounds": rounds, "rows": []})
+        command._write(path, {"rounds": rounds, "rows": []})
     assert path.read_text() == kept
     assert json.loads(mac.read_text())["rounds"] == 4
     told = f"{path} holds figures of Linux x86_64, so those of Darwin arm64 go to {mac}."
     assert capsys.readouterr().out.splitlines() == [told, told]
     path.write_text(json.dumps({"what": [], "rows": []}))  # from before files named a machine
-    benching._write(path, {"rounds": 5, "rows": []})
+    command._write(path, {"rounds": 5, "rows": []})
     assert json.loads(path.read_text()) == {"what": [], "rows": []}
 
 
@@ -182,7 +185,7 @@ def test_pages_headed_with_a_machine_are_not_written_on_another(monkeypatch, cap
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
     import page
 
-    monkeypatch.setattr(benching, "here", lambda: "Darwin arm64")
+    monkeypatch.setattr(command, "here", lambda: "Darwin arm64")
     monkeypatch.setattr(Path, "write_text", lambda *given: pytest.fail("written"))
     page.main()
     assert "stay as they are; the figures of Darwin arm64 are in" in capsys.readouterr().out
@@ -194,7 +197,7 @@ def test_pytorch_is_waited_for_where_its_result_is(monkeypatch):
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
     for y in (SimpleNamespace(is_mps=True), SimpleNamespace(is_cuda=True), torch.ones(1), 3):
-        peers.wait_for_gpu(y)
+        frameworks.wait_for_gpu(y)
     assert waited == ["mps", "cuda"]
 
 
@@ -209,4 +212,4 @@ def test_pytorch_runs_where_mlx_does_on_a_mac(default, metal, has_mps, where, mo
     monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default, 0))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
-    assert peers._torch_device() == where
+    assert frameworks._torch_device() == where

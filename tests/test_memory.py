@@ -3,8 +3,8 @@
 from test_forms import METAL
 from test_plan import transposed
 
-from polyconv.memory import allocated
-from polyconv.plan import plan
+from polyconv.planning.plan import plan
+from polyconv.planning.workspace import allocated
 
 
 def test_packed_weights_and_what_is_woven():

@@ -7,8 +7,9 @@ import pytest
 from cases import NAMED, integers
 
 import polyconv
-from polyconv import packing, transforms
-from polyconv.plan import METHODS
+from polyconv.execution import packing
+from polyconv.gradients import bilinear
+from polyconv.planning.plan import METHODS
 
 
 @pytest.mark.parametrize("method", ["auto", *[m for m in METHODS if m != "native"]])
@@ -81,9 +82,9 @@ def test_changing_an_array_in_place_does_not_reach_what_was_packed():
 def test_a_packed_weight_can_be_exported_and_stays_on_its_stream(tmp_path, monkeypatch):
     w, x, stream = polyconv.pack(integers(6, 4, 4)), integers(1, 9, 4), mx.new_stream(mx.cpu)
     used = []
-    run = transforms.run
+    run = bilinear.run
     spy = lambda *args: used.append(mx.default_stream(mx.cpu)) or run(*args)  # noqa: E731
-    monkeypatch.setattr(transforms, "run", spy)
+    monkeypatch.setattr(bilinear, "run", spy)
     call = lambda x: polyconv.conv_transpose1d(x, w, 2, stream=stream)  # noqa: E731
     with polyconv.exporting():
         mx.export_function(str(tmp_path / "f.mlxfn"), call, x)

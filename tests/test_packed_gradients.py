@@ -9,7 +9,7 @@ from cases import NAMED, integers
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 W, X = integers(3, 4, 4), integers(2, 7, 4, seed=1)
 
@@ -198,9 +198,10 @@ def test_a_block_diagonal_weight_has_the_gradient_of_a_dense_one():
 
 def test_a_weight_packed_before_costs_no_gradient_of_its_own(monkeypatch):
     asked = []
-    kept = polyconv.transforms._COMPUTE
+    bilinear = polyconv.gradients.bilinear
+    kept = bilinear._COMPUTE
     spied = lambda kind: lambda problem: asked.append(kind) or kept[kind](problem)  # noqa: E731
-    monkeypatch.setattr(polyconv.transforms, "_COMPUTE", {kind: spied(kind) for kind in kept})
+    monkeypatch.setattr(bilinear, "_COMPUTE", {kind: spied(kind) for kind in kept})
     packed = polyconv.pack(W)
     mx.grad(loss_of(lambda w, x: polyconv.conv_transpose1d(x, packed, 2)), 1)(W, X)
     assert "x" in asked

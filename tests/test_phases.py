@@ -6,9 +6,9 @@ from math import gcd
 
 import pytest
 
-from polyconv.axisplan import AxisPlan, Rejection, per_phase_axis, stacked_axis
-from polyconv.phases import n_phases, phase_dilation, phase_stride, split
-from polyconv.spec import Axis
+from polyconv.planning.axis_plan import AxisPlan, Rejection, per_phase_axis, stacked_axis
+from polyconv.problem.phases import n_phases, phase_dilation, phase_stride, split
+from polyconv.problem.spec import Axis
 
 
 def grid():

@@ -6,13 +6,16 @@ import pytest
 from cases import NAMED
 
 import polyconv
-from polyconv import axisplan, shared, spec, transforms
-from polyconv import plan as planning
-from polyconv.axisplan import per_phase_axis, stacked_axis
-from polyconv.cost import CPU_RATES
-from polyconv.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.explanation import problem_of
-from polyconv.plan import METHODS, ConvPlan, plan
+from polyconv.execution import toeplitz
+from polyconv.gradients import bilinear
+from polyconv.planning import axis_plan
+from polyconv.planning import plan as planning
+from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
+from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
+from polyconv.planning.plan import METHODS, ConvPlan, plan
+from polyconv.planning.rates import CPU_RATES
+from polyconv.problem import spec
+from polyconv.problem.signatures import problem_of
 
 
 def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1, dtype="float32"):
@@ -173,12 +176,12 @@ EMPTY = {
 def enumerated(monkeypatch):
     """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
     seen = []
-    for module, name in ((axisplan, "split"), (shared, "blocks")):
+    for module, name in ((axis_plan, "split"), (toeplitz, "blocks")):
         real = getattr(module, name)
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)
-    caches = (axisplan.per_phase_axis, axisplan.grouped_axis, axisplan.stacked_axis)
-    for cache in (*caches, planning.plan_for_gradients, transforms._planned, transforms._prepared):
+    caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
+    for cache in (*caches, planning.plan_for_gradients, bilinear._planned, bilinear._prepared):
         cache.cache_clear()
     return seen
 

@@ -154,7 +154,7 @@ def test_a_fork_while_another_thread_holds_the_lock(tmp_path):
     told = forked(
         """
 import mlx.core as mx, mlx.nn as nn, polyconv
-from polyconv.locking import ALONE
+from polyconv.execution.locking import ALONE
 model = nn.Sequential(nn.ConvTranspose1d(2, 2, 4, 2))
 model.layers[0].weight, model.layers[0].bias = mx.ones((2, 4, 2)), mx.zeros((2,))
 mx.eval(model.parameters())
@@ -225,7 +225,7 @@ def test_a_fork_while_another_thread_plans(tmp_path):
     told = forked(
         """
 import mlx.core as mx, polyconv
-from polyconv import axisplan, plan
+from polyconv.planning import plan
 inside, whole = threading.Event(), plan.ConvPlan._subconv
 def stopped(self, blocks):
     if threading.current_thread().name == "stops":

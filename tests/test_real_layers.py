@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.cases import rows
-from polyconv.plan import METHODS
+from polyconv.bench.cases import rows
+from polyconv.planning.plan import METHODS
 
 LAYERS = list(rows((Path(__file__).parent / "data" / "real_layers.csv").read_text()))
 _MOST = 3e7  # multiply-accumulates of MLX's loops, and looks at inserted zeros

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import polyconv
-from polyconv.extension import MODES
+from polyconv.streaming.boundary import MODES
 
 signal = pytest.importorskip("scipy.signal")
 

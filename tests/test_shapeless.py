@@ -14,7 +14,7 @@ from cases import Case, draw_case, integers
 from reference import conv_general as reference_conv
 
 import polyconv
-from polyconv.slicing import of_this_shape
+from polyconv.execution.arrays import of_this_shape
 
 
 def drawn(rng: random.Random) -> Case:

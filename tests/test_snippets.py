@@ -13,10 +13,10 @@ import pytest
 import snippets
 from snippets import PAGES, ROOT, pages_with
 
-from polyconv import device
 from polyconv.__main__ import main
-from polyconv.inspection import staleness
-from polyconv.kernels import NEWEST, rules_for
+from polyconv.execution import device
+from polyconv.inspection.explain import staleness
+from polyconv.metal.kernels import NEWEST, rules_for
 
 LANGUAGES = {"python", "pycon", "console", "sh", "text"}
 

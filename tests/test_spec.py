@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyconv
-from polyconv import spec
-from polyconv.spec import Axis
+from polyconv.problem import spec
+from polyconv.problem.spec import Axis
 
 
 def ones(*shape, dtype=mx.float32):

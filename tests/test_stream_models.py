@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_converting import Louder, Trimmed, WeightNorm
 
 import polyconv
-from polyconv import streamlayers
+from polyconv.streaming import layers
 
 
 def chunks(model, x, sizes):
@@ -249,7 +249,7 @@ def test_a_weight_that_is_changed_in_place_is_used(change, dtype):
 
 def test_a_weight_is_cut_up_once_for_all_chunks(monkeypatch):
     made = []
-    monkeypatch.setattr(streamlayers, "pack", lambda w: made.append(1) or polyconv.pack(w))
+    monkeypatch.setattr(layers, "pack", lambda w: made.append(1) or polyconv.pack(w))
     for weight in (integers(3, 16, 4), integers(4, 16, 3).T.astype(mx.bfloat16)):
         layer, x = LAYERS[0](), integers(1, 4, 4)
         layer.weight = weight

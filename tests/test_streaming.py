@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reference import conv_general as reference
 
 import polyconv
-from polyconv.streaming import stream_flush, stream_init, stream_step
+from polyconv.streaming.functional import stream_flush, stream_init, stream_step
 
 
 def draw(pick):

@@ -14,7 +14,7 @@ import reference
 from threading_tools import forget, in_threads, ints
 
 import polyconv
-from polyconv.device import device_for
+from polyconv.execution.device import device_for
 
 X1, X2, X3 = ints((2, 9, 4)), ints((2, 5, 6, 4)), ints((1, 3, 4, 3, 4))
 W1, W2, W3 = ints((6, 5, 4), 1), ints((6, 3, 4, 4), 1), ints((6, 3, 3, 3, 4), 1)

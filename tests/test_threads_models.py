@@ -15,9 +15,9 @@ import pytest
 from threading_tools import forget, in_threads, ints
 
 import polyconv
-from polyconv import converting
-from polyconv.cost import CPU_RATES
-from polyconv.watching import Watched
+from polyconv.models import converting
+from polyconv.models.watching import Watched
+from polyconv.planning.rates import CPU_RATES
 
 X1, W1 = ints((2, 9, 4)), ints((6, 5, 4), 1)
 

@@ -20,11 +20,11 @@ from cases import draw_case, integers
 from test_plan import transposed
 
 import polyconv
-from polyconv import device, room, tiles
-from polyconv.arguments import NoRoomError
-from polyconv.devices import CPU
-from polyconv.plan import plan
-from polyconv.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
+from polyconv.execution import device, memory, run_tiled
+from polyconv.planning.devices import CPU
+from polyconv.planning.plan import plan
+from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
+from polyconv.problem.arguments import NoRoomError
 
 ROOT = Path(__file__).parents[1]
 MANY = 2**60
@@ -152,7 +152,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
         w = (spec.out_channels, *kernel, spec.in_channels // spec.groups)
         return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
 
-    monkeypatch.setattr("polyconv.transforms.assembled", planned)
+    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", planned)
     rng, told = random.Random(planned_for), 0
     while told < cases:
         call = drawn_limited(rng)
@@ -175,7 +175,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
 def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch):
     x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
     result = 602 * 2 * 6 * 4
-    monkeypatch.setattr("polyconv.calls.room_on", lambda _: Room(MANY, result + 400))
+    monkeypatch.setattr("polyconv.ops.call.room_on", lambda _: Room(MANY, result + 400))
     for most in (None, 100, MANY):
         with pytest.raises(NoRoomError, match=r"^\[conv_transpose1d\] the memory that can be had"):
             polyconv.conv_transpose1d(x, w, 2, max_workspace=most)
@@ -401,9 +401,9 @@ def test_packed_weights_layers_and_patches_take_a_limit():
 def test_a_packed_weight_in_tiles_has_the_gradient_of_the_input_alone(monkeypatch):
     x, w, call = limited(max_workspace=LIMIT)
     computed = []
-    assembled = tiles.assembled
+    assembled = run_tiled.assembled
     noted = lambda tiling, *more: computed.append(tiling.result) or assembled(tiling, *more)  # noqa: E731
-    monkeypatch.setattr("polyconv.transforms.assembled", noted)
+    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", noted)
     mx.eval(mx.grad(lambda x: call(x, w).sum())(x))
     assert sorted(computed) == ["w", "x", "y"]  # though nobody asked for that of the weight
     computed.clear()
@@ -455,13 +455,13 @@ def test_what_a_workspace_may_be():
 def test_what_is_left_of_a_hard_limit_takes_few_values(monkeypatch):
     """Plans are kept by it."""
     most = 2**36
-    monkeypatch.setattr(room.resource, "getrlimit", lambda _: (most, most))
-    page = room.resource.getpagesize()
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (most, most))
+    page = memory.resource.getpagesize()
     found = set()
     for used in range(0, most, 2**25):
         statm = f"{used // page} 0 0 0 0 0 0"
-        monkeypatch.setattr(room.Path, "read_text", lambda _, text=statm: text)
-        left = room._left()
+        monkeypatch.setattr(memory.Path, "read_text", lambda _, text=statm: text)
+        left = memory._left()
         assert max(0, (most - used) * 7 // 8 - 2**24) <= left <= most - used
         found.add(left)
     assert len(found) < 100

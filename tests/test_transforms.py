@@ -12,10 +12,10 @@ from reference import conv_general as reference_conv
 from test_plan import general_spec
 
 import polyconv
-from polyconv import transforms
-from polyconv.device import device_for
-from polyconv.devices import Host
-from polyconv.plan import plan
+from polyconv.execution.device import device_for
+from polyconv.gradients import bilinear
+from polyconv.planning.devices import Host
+from polyconv.planning.plan import plan
 
 
 def inputs(name):
@@ -237,13 +237,13 @@ STREAMS = {
 def used_streams(monkeypatch):
     """The default stream at each time that a plan is run."""
     used = []
-    run = transforms.run
+    run = bilinear.run
 
     def spy(*args):
         used.append(mx.default_stream(mx.cpu))
         return run(*args)
 
-    monkeypatch.setattr(transforms, "run", spy)
+    monkeypatch.setattr(bilinear, "run", spy)
     return used
 
 

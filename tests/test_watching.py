@@ -11,8 +11,8 @@ import pytest
 from cases import integers
 
 import polyconv
-from polyconv import tracing
-from polyconv.plan import METHODS
+from polyconv.models import recording
+from polyconv.planning.plan import METHODS
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)
 LONG = integers(1, 999, 4)  # some tiles
@@ -20,7 +20,7 @@ LONG = integers(1, 999, 4)  # some tiles
 
 def test_calls_are_told_by_place_with_times_and_predictions(capsys, monkeypatch):
     clock = itertools.count()  # each reading a second later
-    monkeypatch.setattr(tracing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(recording, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     model = nn.Sequential(nn.ConvTranspose1d(4, 4, 4, 2), polyconv.PolyConvTranspose1d(4, 4, 4, 2))
     y = model(X)
     before = dict(vars(mx))

@@ -9,8 +9,8 @@ from unittest import mock
 
 import mlx.core as mx
 
-from polyconv import originals
-from polyconv.spec import Axis, ConvSpec
+from polyconv.execution import unpatched
+from polyconv.problem.spec import Axis, ConvSpec
 
 _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
 
@@ -19,7 +19,7 @@ _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
 def traced() -> Iterator[list[ConvSpec]]:
     """The convolutions that polyconv issues inside, in order. Any but `conv_general` fails."""
     calls: list[ConvSpec] = []
-    conv_general = originals.conv_general
+    conv_general = unpatched.conv_general
 
     def spy(
         x: mx.array,
@@ -45,11 +45,11 @@ def traced() -> Iterator[list[ConvSpec]]:
     kept = {name: getattr(mx, name) for name in _CONVOLUTIONS}
     for name in _CONVOLUTIONS:
         setattr(mx, name, refuse)
-    originals.conv_general = spy
+    unpatched.conv_general = spy
     try:
         yield calls
     finally:
-        originals.conv_general = conv_general
+        unpatched.conv_general = conv_general
         for name, function in kept.items():
             setattr(mx, name, function)
 
@@ -77,7 +77,7 @@ def issued(call: Callable[..., Any], *arrays: mx.array) -> list[Issued]:
             found.append(Issued(told["name"], *types))
 
     custom = mock.patch("mlx.core.custom_function", _WrittenOut)
-    with mock.patch("polyconv.slicing.is_exporting", return_value=True), custom:
+    with mock.patch("polyconv.execution.arrays.is_exporting", return_value=True), custom:
         mx.export_function(note, call, *arrays)
     return found
 

@@ -23,11 +23,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv import bench, inspection
-from polyconv.cases import read
-from polyconv.devices import CUDA
-from polyconv.explanation import problem_of
-from polyconv.plan import plan
+from polyconv.bench import timing
+from polyconv.bench.cases import read
+from polyconv.inspection import explain
+from polyconv.planning.devices import CUDA
+from polyconv.planning.plan import plan
+from polyconv.problem.signatures import problem_of
 
 HERE = Path(__file__).parent
 BATCHES = (1, 32)
@@ -71,7 +72,7 @@ def table(batch: int, until: float) -> Iterator[dict[str, Any] | str]:
         if time.monotonic() > until:
             yield f"{case['name']}, {batch} times the batch"
             continue
-        (row,) = bench.bench_cases(
+        (row,) = timing.bench_cases(
             [case],
             rounds=7,
             seconds=0.7,
@@ -98,7 +99,7 @@ def steps() -> list[dict[str, Any]]:
     for case in read(HERE / "cases.toml"):
         if case["name"] in TRAINED:
             case = {**case, "input": (32 * case["input"][0], *case["input"][1:])}
-            rows += bench.bench_cases([case], rounds=7, seconds=0.7, train=True)
+            rows += timing.bench_cases([case], rounds=7, seconds=0.7, train=True)
     return rows
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     start = time.monotonic()
     info = mx.device_info(mx.gpu) if mx.default_device() == mx.gpu else {}
     found = {
-        "what": [*inspection.doctor().splitlines(), f"GPU: {info.get('device_name')}", *peers()],
+        "what": [*explain.doctor().splitlines(), f"GPU: {info.get('device_name')}", *peers()],
         "parity": all_parity(args.jobs, args.cases),
     }
     print(found["parity"], flush=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 
 import polyconv
-from polyconv import inspection
+from polyconv.inspection import explain
 
 INPUT, WEIGHT, STRIDE = (4, 4096, 128), (64, 4, 128), 2
 LIMITS = (None, 32_000_000, 16_000_000, 8_000_000, 4_000_000, 2_000_000)
@@ -64,7 +64,7 @@ def main() -> None:
         row["peak"] = max(peak for _, peak in each[1:])
         print(row)
     found = {"input": INPUT, "weight": WEIGHT, "stride": STRIDE, "rounds": args.rounds}
-    found |= {"what": inspection.doctor().splitlines(), "rows": rows}
+    found |= {"what": explain.doctor().splitlines(), "rows": rows}
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(found, indent=1) + "\n")
 

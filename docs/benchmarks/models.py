@@ -20,7 +20,7 @@ import mlx.core as mx
 from audio_models import MODELS
 
 import polyconv
-from polyconv import inspection
+from polyconv.inspection import explain
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4
@@ -105,7 +105,7 @@ def main() -> None:
     wrong = [row["name"] for row in rows if worst(row) > TOLERANCE]
     what = [f"mlx-audio {importlib.metadata.version('mlx-audio')}"]
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    text = json.dumps({"what": [*inspection.doctor().splitlines(), *what]}, indent=1)
+    text = json.dumps({"what": [*explain.doctor().splitlines(), *what]}, indent=1)
     args.out.write_text(f'{text[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
     if wrong:
         raise SystemExit(f"more than {TOLERANCE} of the output's scale apart: {', '.join(wrong)}")

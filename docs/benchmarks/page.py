@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from polyconv import benching, scores
+from polyconv.bench import command, scores
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
@@ -414,10 +414,10 @@ FILES = (
 
 
 def main() -> None:
-    if benching.here() != benching.HEADED:
+    if command.here() != command.HEADED:
         print(
-            f"The pages and the README's table are of {benching.HEADED} and stay as they are; the "
-            f"figures of {benching.here()} are in {HERE}, in the files named after it."
+            f"The pages and the README's table are of {command.HEADED} and stay as they are; the "
+            f"figures of {command.here()} are in {HERE}, in the files named after it."
         )
         return
     found = {name: json.loads((HERE / f"{name}.json").read_text()) for name in FILES}

@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 import polyconv
-from polyconv import inspection
+from polyconv.inspection import explain
 
 HERE = Path(__file__).parent
 KERNEL, STRIDE, INPUTS, OUTPUTS = 16, 8, 512, 256
@@ -153,7 +153,7 @@ def main() -> None:
     for frames in CHUNKS:
         rows.append(measure(frames, args.rounds))
         print(frames, rows[-1]["ms"], rows[-1]["peak_over_output"], flush=True)
-    found = {"what": inspection.doctor().splitlines(), "rows": rows}
+    found = {"what": explain.doctor().splitlines(), "rows": rows}
     args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/polyphase.md; `polyconv.phases` says what is in them.
+"""Draws the figures of docs/polyphase.md; `polyconv.problem.phases` says what is in them.
 
 make figures
 """

@@ -8,9 +8,9 @@ from ink import INK, PAPER, PHASES, ZERO, cell, new_figure, note
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from polyconv.axisplan import stacked_axis
-from polyconv.phases import split
-from polyconv.spec import Axis
+from polyconv.planning.axis_plan import stacked_axis
+from polyconv.problem.phases import split
+from polyconv.problem.spec import Axis
 
 STRIDE, KERNEL, PADDING, SIZE = 2, 4, 1, 4
 LO = KERNEL - 1 - PADDING

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from polyconv.phases import Phase, split
-from polyconv.spec import Axis
+from polyconv.problem.phases import Phase, split
+from polyconv.problem.spec import Axis
 
 STRIDE, KERNEL, PADDING, SIZE = 2, 4, 1, 3
 LO = KERNEL - 1 - PADDING

@@ -14,8 +14,8 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv import device
-from polyconv.devices import DEVICES, Metal
+from polyconv.execution import device
+from polyconv.planning.devices import DEVICES, Metal
 
 DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_mac.is_on
 _REPORT: list[str] = []

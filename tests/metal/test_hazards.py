@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_forms import HAZARDS
 
-from polyconv import execute
-from polyconv.plan import plan
+from polyconv.execution import run
+from polyconv.planning.plan import plan
 
 
 def arrays(spec):
@@ -53,5 +53,5 @@ def test_polyconv_on_the_same_call(path, gpu, metal):
     with mx.stream(mx.cpu):
         expected = np.array(padded_by_hand(spec, x, w))
     chosen = plan(spec, "per_phase", device=metal)
-    ours = np.array(execute.run(chosen, x, w, pad_explicitly=False))
+    ours = np.array(run.run(chosen, x, w, pad_explicitly=False))
     assert np.abs(ours - expected).max() < 0.5

@@ -14,10 +14,10 @@ from test_kernels import ROWS, spec_of
 
 import polyconv
 from metal.conftest import DRY, peak_of
-from polyconv.explanation import problem_of
-from polyconv.memory import allocated
-from polyconv.plan import plan
-from polyconv.spec import ITEMSIZE
+from polyconv.planning.plan import plan
+from polyconv.planning.workspace import allocated
+from polyconv.problem.signatures import problem_of
+from polyconv.problem.spec import ITEMSIZE
 
 _PAGE = 16384
 # Of Metal's own, and of what a call allocates that has no size to speak of.

@@ -8,7 +8,7 @@ from sweep import sweep
 from test_forms import CASES
 
 import polyconv
-from polyconv.plan import METHODS
+from polyconv.planning.plan import METHODS
 
 OURS = ("auto", *[method for method in METHODS if method != "native"])
 

@@ -1,0 +1,198 @@
+"""At what rates does this machine do what `cost.Cost` counts? For `polyconv bench --calibrate`.
+
+Times every form of every method on layers drawn at random, and fits the rates to the times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, fields, replace
+from math import prod
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+import numpy as np
+
+from polyconv.execution import device
+from polyconv.execution.run import run
+from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.rates import Rates
+from polyconv.problem import arguments
+from polyconv.problem.signatures import problem_of
+from polyconv.problem.spec import ConvSpec
+
+_Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_SWEEPS, _ROUNDS, _MOST_SECONDS = 3, 6, 1.2  # of a layer in a sweep, once there are two rounds
+_MOST_MACS, _MOST_MACS_IN_LOOPS = 1.5e9, 2e8
+
+
+def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
+    """`n` layers as calls: `op`, shapes and options. The same for the same seed.
+
+    Of the kinds that models have: kernels that are a multiple of the stride and kernels that are
+    not, dense, grouped and depthwise ones, and ordinary convolutions with a dilation.
+    """
+    chance = random.Random(seed)
+    found = 0
+    while found < n:
+        call = _layer(chance)
+        problem = _problem(call)
+        if 1e5 < _macs(problem) < _MOST_MACS and prod(problem.output_shape) < 2**23:
+            found += 1
+            yield call
+
+
+def _layer(chance: random.Random) -> dict[str, Any]:
+    ndim = chance.choices((1, 2, 3), (5, 4, 1))[0]
+    inputs, outputs = [chance.choice((8, 16, 32, 48, 64, 96, 128, 192, 256, 512)) for _ in "xy"]
+    groups = chance.choices((1, 4, inputs), (8, 1, 1))[0]
+    outputs = inputs if groups > 1 else chance.choice((outputs, outputs, 1, 3))
+    most = {1: 20000, 2: 128, 3: 20}[ndim]
+    size = [int(most ** chance.uniform(0.1, 1))] * ndim
+    call: dict[str, Any] = {"input": (chance.choice((1, 1, 1, 4, 8)), *size, inputs)}
+    if chance.random() < 0.15:
+        kernel = chance.choice((1, 3, 5, 7))
+        dilation = chance.choice((1, 1, 3, 5)) if ndim == 1 else chance.choice((1, 2))
+        padding = dilation * (kernel - 1) // 2
+        options = {"stride": chance.choice((1, 1, 2)), "padding": padding}
+        call |= {"op": "conv_general", **options, "kernel_dilation": dilation}
+    else:
+        stride = chance.choice((2, 2, 2, 3, 4, 5, 8)) if ndim == 1 else chance.choice((2, 2, 2, 4))
+        kernel = chance.choice((stride, 2 * stride, 2 * stride, stride + 1, 2 * stride + 1, 3))
+        padding = max(0, kernel - stride) // 2
+        call |= {"op": f"conv_transpose{ndim}d", "stride": stride, "padding": padding}
+    call["weight"] = (outputs, *[kernel] * ndim, inputs // groups)
+    return call | {"groups": groups}
+
+
+def _problem(layer: dict[str, Any]) -> ConvSpec:
+    """Of a call, or of a row of times."""
+    options = {k: v for k, v in layer.items() if k not in ("op", "input", "weight", "ms")}
+    shapes = tuple(layer["input"]), tuple(layer["weight"])
+    return problem_of(layer["op"], *shapes, "float32", options)
+
+
+def _macs(problem: ConvSpec) -> int:
+    per_output = prod(a.kernel_size for a in problem.axes) * problem.in_channels // problem.groups
+    return prod(problem.output_shape) * per_output // prod(a.input_dilation for a in problem.axes)
+
+
+def measure(call: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of each form, by its label, packing included.
+
+    The least of interleaved rounds, which what else a machine does disturbs least.
+    """
+    problem = _problem(call)
+    rng = np.random.default_rng(0)
+    x, w = [mx.array(rng.standard_normal(call[k]).astype(np.float32)) for k in ("input", "weight")]
+    mx.eval(x, w)
+    plans = [each for each in _plans(problem) if each.cost.macs_in_loops < _MOST_MACS_IN_LOOPS]
+    times: dict[str, list[float]] = {each.label: [] for each in plans}
+    start = time.perf_counter()
+    for done in range(-1, _ROUNDS):
+        if done >= 2 and time.perf_counter() - start > _MOST_SECONDS:
+            break
+        random.Random(done).shuffle(plans)
+        for each in plans:
+            begin = time.perf_counter()
+            mx.eval(run(each, x, w, device.pads_explicitly()))
+            if done >= 0:  # the first is to warm up
+                times[each.label].append(1e3 * (time.perf_counter() - begin))
+    return {label: float(f"{min(each):.4g}") for label, each in times.items()}
+
+
+def _plans(problem: ConvSpec) -> list[ConvPlan]:
+    where = device.device_for(None)
+    return [each for each in alternatives(problem, where) if each.cost.n_convs <= 256]
+
+
+def sweep(calls: Sequence[dict[str, Any]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The layers with their times under ``"ms"``: the least of several sweeps over all layers.
+
+    A shared machine is slow for seconds at a time, and so for all rounds of a layer.
+    """
+    found: list[dict[str, float]] = [{} for _ in calls]
+    for done in range(_SWEEPS):
+        for i, call in enumerate(calls):
+            tell(f"sweep {done + 1} of {_SWEEPS}, layer {i + 1} of {len(calls)}")
+            for label, ms in measure(call).items():
+                found[i][label] = min(ms, found[i].get(label, ms))
+    return [{**call, "ms": ms} for call, ms in zip(calls, found, strict=True)]
+
+
+def fit(rows: Sequence[dict[str, Any]]) -> Rates:
+    """The rates, none negative, that say best by how much each form is slower than the fastest.
+
+    Differences within a layer, as all that is chosen is one form for one layer, relative to the
+    times themselves. Squares are weighted down to absolute values, so that no outlier decides.
+
+    Args:
+        rows (list(dict)): Layers, each with its times under ``"ms"``.
+
+    Returns:
+        Rates: In seconds per unit of a `Cost`.
+
+    Raises:
+        ImportError: Without SciPy, which the `bench` extra brings.
+    """
+    from scipy.optimize import nnls
+
+    pieces = [_differences(row) for row in rows]
+    counts = np.concatenate([more for more, _, _ in pieces])
+    seconds = np.concatenate([slower for _, slower, _ in pieces])
+    weights = np.concatenate([weight for _, _, weight in pieces])
+    scale = np.maximum(np.abs(counts * weights[:, None]).max(axis=0), 1e-300)
+    trusted = weights
+    for _ in range(4):
+        rates = nnls(counts * trusted[:, None] / scale, seconds * trusted)[0] / scale
+        misfit = np.abs(counts @ rates - seconds) * weights
+        trusted = weights / np.sqrt(np.maximum(misfit, 0.05))
+    return Rates(*[float(f"{rate:.3g}") for rate in rates])
+
+
+def _differences(row: dict[str, Any]) -> tuple[_Array, _Array, _Array]:
+    """Of each form to the fastest: what it does more, how much longer it takes, and its weight."""
+    plans = [each for each in _plans(_problem(row)) if each.label in row["ms"]]
+    # Multiply-accumulates count in panels, or in loops.
+    counts = np.array([astuple(replace(each.cost, macs=0)) for each in plans], np.float64)
+    seconds = np.array([row["ms"][each.label] for each in plans]) / 1e3
+    best = int(seconds.argmin())
+    weights = 1 / seconds / len(plans) ** 0.5
+    return counts - counts[best], seconds - seconds[best], weights
+
+
+def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
+    """For each layer the time of the form that `auto` takes over that of the fastest."""
+    found = []
+    for row in rows:
+        plans = alternatives(_problem(row), where)
+        chosen = min(
+            (each for each in plans if each.label in row["ms"]), key=lambda each: each.seconds
+        )
+        found.append(row["ms"][chosen.label] / min(row["ms"].values()))
+    return found
+
+
+def check_device() -> Host:
+    """The device that rates are measured for.
+
+    Raises:
+        ValueError: If it is Metal's, whose rates are assumed: the default device, or what plans
+            are made for.
+    """
+    where = device.device_for(None)
+    if isinstance(where, Metal):
+        must = "rates must be those of a CPU or of CUDA, as Metal's are assumed"
+        arguments.refuse("bench", must, where.name)
+    return where
+
+
+def as_file(rows: Sequence[dict[str, Any]], rates: Rates) -> dict[str, Any]:
+    """What `polyconv.use_rates` reads, with the rows that it is from."""
+    where = check_device()
+    by_name = {field.name: getattr(rates, field.name) for field in fields(Rates)}
+    return {"rates": {where.name: by_name}, "rows": list(rows)}

@@ -1,0 +1,192 @@
+"""The command `polyconv bench`: reads what to time, prints and writes what was found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from polyconv.bench import calibration, cases, frameworks, scores
+from polyconv.bench import timing as bench
+from polyconv.inspection import explain, report
+from polyconv.planning.rates import si
+from polyconv.problem import arguments
+from polyconv.problem.signatures import TRANSPOSED
+
+
+def add(timing: argparse.ArgumentParser) -> None:
+    """Its arguments, beside those of a call."""
+    timing.set_defaults(run=_run)
+    timing.add_argument("--rounds", type=int, default=15)
+    timing.add_argument(
+        "--seconds", type=float, default=4.0, help="start no round of a case later than this"
+    )
+    timing.add_argument(
+        "--rivals",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help=f"also time these, if installed: {','.join(frameworks.PEERS)}",
+    )
+    timing.add_argument(
+        "--methods",
+        type=lambda text: [name for name in text.split(",") if name],
+        metavar="NAMES",
+        help="of polyconv's; default: auto and each",
+    )
+    timing.add_argument(
+        "--cases", type=Path, metavar="CASES.TOML", help="time each case of a file, also a CSV one"
+    )
+    timing.add_argument("--case", metavar="TEXT", help="of those, the ones named like this")
+    timing.add_argument("--train", action="store_true", help="time the output and both gradients")
+    timing.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
+    timing.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
+    timing.add_argument(
+        "--new-lengths",
+        action="store_true",
+        help="time 200 lengths of the call's input in turn, against one length 200 times",
+    )
+    timing.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="RATES.JSON",
+        help="measure what auto compares methods by, for polyconv.use_rates or POLYCONV_RATES",
+    )
+    timing.add_argument(
+        "--layers", type=int, default=120, help="how many random layers to calibrate on"
+    )
+    timing.add_argument("--seed", type=int, default=0, help="which random layers")
+
+
+OPS = (*TRANSPOSED, "conv_general")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.calibrate:
+        _calibrate(args)
+    elif args.cases:
+        _cases(args)
+    elif args.new_lengths:
+        call, options = args.read_call(args)
+        found = bench.new_lengths(*call, rivals=args.rivals, **options)
+        _write(args.out, {"new_lengths": found})
+        for name, (known, new) in found.items():
+            print(f"{name}: {known:.3g} ms a call at one length, {new:.3g} ms at 200 lengths")
+    else:
+        _call(args)
+
+
+def _call(args: argparse.Namespace) -> None:
+    (op, x, w), options = args.read_call(args)
+    rows = [("", "median", "quartiles", "times auto", "peak", "error")]
+    timings = bench.bench(op, x, w, **_more(args), **options)
+    auto = next(each.median for each in timings if each.name in ("auto", "packed"))
+    for each in timings:
+        low, high = each.quartiles
+        ratio, peak = f"{each.median / auto:.3g}", f"{si(each.peak_bytes)}B"
+        spread = f"{low:.3g} to {high:.3g} ms"
+        error = "-" if each.error is None else f"{each.error:.1e}"
+        cells = (f"{each.median:.3g} ms", spread, ratio, peak, error)
+        rows.append((each.name, *cells))
+    print("\n".join(report.table(rows)))
+
+
+def _more(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = {} if args.methods is None else {"methods": args.methods}
+    return {
+        **chosen,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "rivals": args.rivals,
+        "native": not args.no_native,
+        "train": args.train,
+    }
+
+
+def _cases(args: argparse.Namespace) -> None:
+    chosen = [each for each in cases.read(args.cases) if (args.case or "") in each["name"]]
+    if not chosen:
+        must = f"--case must be like the name of a case of {args.cases}"
+        arguments.refuse("bench", must, arguments.shown(args.case))
+    rows = []
+    for case in _track(chosen, "timing"):
+        rows += bench.bench_cases([case], **_more(args))
+        told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
+        print(f"{case['name']}: {', '.join(told)} ms", flush=True)
+    print("\n".join(scores.summary(rows, "auto" if args.train else "packed")))
+    _write(args.out, {"rounds": args.rounds, "rows": rows})
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    arguments.positive("bench", "layers", args.layers)
+    if not args.calibrate.absolute().parent.is_dir():  # before minutes of measuring
+        raise FileNotFoundError(2, "No such directory", str(args.calibrate.parent))
+    calibration.check_device()
+    calls = list(calibration.layers(args.seed, args.layers))
+    with _telling() as tell:
+        rows = calibration.sweep(calls, tell)
+    rates = calibration.fit(rows)
+    _write(args.calibrate, calibration.as_file(rows, rates))
+    print(f"{args.calibrate}: {rates}")
+
+
+def _write(path: Path | None, found: dict[str, Any]) -> None:
+    """The figures of another machine's kind are left as they are."""
+    if path:
+        path = _kept_apart(path)
+        found = {"platform": here(), **found}
+        rows = found.pop("rows", None)
+        text = json.dumps({"what": explain.doctor().splitlines(), **found}, indent=1)
+        if rows is not None:  # a line each
+            lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+            text = f'{text[:-2]},\n "rows": [\n{lines}\n ]\n}}'
+        path.write_text(f"{text}\n")
+
+
+# What files say that were written before files said it.
+HEADED = "Linux x86_64"
+
+
+def here() -> str:
+    """Which kind of machine figures are of."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _kept_apart(path: Path) -> Path:
+    """`path`, or beside it if it holds figures of another kind of machine; says so."""
+    try:
+        known = json.loads(path.read_text())
+        other = known.get("platform", HEADED) if "what" in known else here()
+    except (OSError, ValueError, AttributeError):
+        return path
+    if other == here():
+        return path
+    apart = path.with_stem(f"{path.stem}-{here().lower().replace(' ', '-')}")
+    print(f"{path} holds figures of {other}, so those of {here()} go to {apart}.")
+    return apart
+
+
+def _track(items: list[Any], what: str) -> Iterable[Any]:
+    """With a progress bar, if `rich` (an extra) is there and somebody looks."""
+    try:
+        from rich.progress import track
+    except ImportError:
+        return items
+    tracked: Iterable[Any] = track(items, what, disable=not sys.stdout.isatty())
+    return tracked
+
+
+@contextmanager
+def _telling() -> Iterator[Any]:
+    try:
+        from rich.console import Console
+    except ImportError:
+        yield lambda text: None
+        return
+    with Console().status("measuring") as status:
+        yield status.update

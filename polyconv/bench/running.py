@@ -1,0 +1,82 @@
+"""`polyconv run`: a program on a fast BLAS and with a larger cache of MLX, else as by `python`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import runpy
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+
+from polyconv.inspection import blas
+from polyconv.planning.rates import si
+from polyconv.problem.arguments import refuse, shown
+
+_MOST = 2 << 30
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """The options of `polyconv run`."""
+    command.add_argument(
+        "--cache-limit",
+        type=int,
+        metavar="BYTES",
+        help="freed memory that MLX may keep on a CPU; 0 leaves MLX's own limit, which is 32 MB "
+        "(default: an eighth of the memory, at most 2 GiB)",
+    )
+    command.add_argument("--quiet", action="store_true", help="say nothing of BLAS and cache")
+    command.add_argument("-m", dest="module", action="store_true", help="run a module, not a file")
+    command.add_argument("program", help="a file of Python, or with -m the name of a module")
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="what the program is given")
+    command.set_defaults(run=prepare, then=execute)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Loads the BLAS and sets the limit. Starts Python anew where the BLAS must be loaded first."""
+    if not args.module and not Path(args.program).exists():
+        refuse("run", "program must be a file that is there", shown(args.program))
+    told = _with_blas() if platform.system() == "Linux" else []
+    limit = _default_limit() if args.cache_limit is None else args.cache_limit
+    if limit < 0:
+        refuse("run", "--cache-limit must be at least 0", str(limit))
+    if limit and mx.default_device().type == mx.cpu:
+        mx.set_cache_limit(limit)
+        told.append(f"MLX may keep {si(limit)}B of freed memory")
+    if told and not args.quiet:
+        print(f"polyconv run: {'; '.join(told)}", file=sys.stderr, flush=True)
+
+
+def _with_blas() -> list[str]:
+    """What to say of the BLAS. Does not return if one has to be loaded first."""
+    here = blas.in_force()
+    if here:
+        return [f"matrix products by {here}"]
+    found = blas.find()
+    if found is None:
+        slow = "no fast BLAS was found, and MLX's own is some 30 times slower"
+        return [f"{slow} (mend it by: {blas.INSTALL})"]
+    os.environ["LD_PRELOAD"] = ":".join([str(found), *blas.preloaded()])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _default_limit() -> int:
+    """MLX's CPU allocator gives back what is above its limit, and faults it in anew at each call.
+
+    A quarter of a second of a decoder's activations is a few hundred MB, its own limit 32 MB.
+    """
+    return min(_MOST, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Runs the program in this process, as `python program` or `python -m program` would."""
+    sys.argv = [args.program, *args.arguments]
+    if not getattr(sys.flags, "safe_path", False):
+        folder = os.getcwd() if args.module else os.path.dirname(os.path.abspath(args.program))
+        sys.path[0] = folder
+    if args.module:
+        runpy.run_module(args.program, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(args.program, run_name="__main__")

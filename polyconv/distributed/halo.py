@@ -1,0 +1,209 @@
+"""How does a rank get samples that others hold, and where do their gradients go?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from polyconv.distributed.sharding import Exchange, Sharding, Span, Transfer, common
+from polyconv.distributed.transport import Group, evaluate, group_of, pass_on
+from polyconv.execution.arrays import cut, pad
+from polyconv.problem import arguments
+
+
+def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sharding:
+    """How a sequence lies on the ranks of a group, asked of all of them.
+
+    Args:
+        x (array): The piece of this rank.
+        axis (int, optional): The axis along which the sequence is cut. Default: ``1``.
+        group (Group, optional): The ranks. Default: all.
+
+    Returns:
+        Sharding: The same on every rank.
+    """
+    _check_axis("sharding_of", x, axis)
+    group = group_of("sharding_of", group)
+    sizes = mx.distributed.all_gather(mx.array([x.shape[axis]]), group=group)
+    return Sharding.of_sizes([int(size) for size in sizes.tolist()])
+
+
+def reshard(
+    x: mx.array,
+    sharding: Sharding,
+    to: Sharding,
+    *,
+    axis: int = 1,
+    group: Group | None = None,
+) -> mx.array:
+    """The piece that this rank has after a sequence was cut differently.
+
+    Differentiable, as :func:`with_halo`.
+
+    Args:
+        x (array): The piece of this rank, of any other axes.
+        sharding (Sharding): How the sequence is cut.
+        to (Sharding): How it is to be cut.
+        axis (int, optional): The axis along which it is cut. Default: ``1``.
+        group (Group, optional): The ranks. Default: all.
+
+    Returns:
+        array: With ``to.sizes[rank]`` samples along `axis`.
+
+    Raises:
+        ValueError: If the piece or the number of ranks is not the sharding's, or lengths differ.
+    """
+    if not isinstance(to, Sharding) or to.n_ranks != getattr(sharding, "n_ranks", None):
+        arguments.refuse("reshard", "to must be a Sharding for as many ranks", arguments.shown(to))
+    if to.size != sharding.size:
+        arguments.refuse("reshard", f"to must be of {sharding.size} samples", str(to.size))
+    group = group_of("reshard", group)
+    check_piece("reshard", x, sharding, axis, group)
+    return gathered(x, Exchange(sharding, to.spans), axis, group)
+
+
+def with_halo(
+    x: mx.array,
+    sharding: Sharding,
+    before: int,
+    behind: int,
+    *,
+    axis: int = 1,
+    group: Group | None = None,
+) -> mx.array:
+    """The piece of this rank with samples of the ranks around it; nothing beyond the ends.
+
+    Differentiable: the gradient of a sample is the sum of those of all its copies.
+
+    Args:
+        x (array): The piece of this rank.
+        sharding (Sharding): How the sequence is cut.
+        before (int): Samples to have in front of the piece.
+        behind (int): Samples to have behind it.
+        axis (int, optional): The axis along which it is cut. Default: ``1``.
+        group (Group, optional): The ranks. Default: all.
+
+    Returns:
+        array: With up to ``before + behind`` samples more along `axis`.
+
+    Raises:
+        ValueError: If the piece or the number of ranks is not the sharding's.
+    """
+    before, behind = [_margin(*each) for each in (("before", before), ("behind", behind))]
+    group = group_of("with_halo", group)
+    check_piece("with_halo", x, sharding, axis, group)
+    spans = [(max(0, a - before), min(sharding.size, b + behind)) for a, b in sharding.spans]
+    return gathered(x, Exchange(sharding, tuple(spans)), axis, group)
+
+
+def _margin(name: str, value: object) -> int:
+    n = arguments.integer("with_halo", name, value)
+    if n < 0:
+        arguments.refuse("with_halo", f"{name} must be at least 0", str(n))
+    return n
+
+
+def check_piece(op: str, x: mx.array, sharding: Sharding, axis: int, group: Group) -> None:
+    """Refuses a piece that is not the one of this rank."""
+    if not isinstance(sharding, Sharding):
+        arguments.refuse(op, "sharding must be a Sharding", arguments.shown(sharding))
+    _check_axis(op, x, axis)
+    if sharding.n_ranks != group.size():
+        must = f"sharding must have a piece for each of {group.size()} ranks"
+        arguments.refuse(op, must, str(sharding.n_ranks))
+    rank = group.rank()
+    if x.shape[axis] != sharding.sizes[rank]:
+        must = f"x must have {sharding.sizes[rank]} samples along axis {axis} on rank {rank}"
+        arguments.refuse(op, must, str(x.shape[axis]))
+
+
+def _check_axis(op: str, x: Any, axis: Any) -> None:
+    if not isinstance(x, mx.array):
+        arguments.refuse(op, "x must be an mlx.core.array", type(x).__name__)
+    if type(axis) is not int or not 0 <= axis < x.ndim:
+        must = f"axis must be one of the {x.ndim} axes of x, counted from the first"
+        arguments.refuse(op, must, arguments.shown(axis))
+
+
+def gathered(
+    x: mx.array, exchange: Exchange, axis: int, group: Group, dtype: mx.Dtype | None = None
+) -> mx.array:
+    """What this rank is to have of an exchange.
+
+    Args:
+        x (array): The piece that it holds.
+        exchange (Exchange): The plan, the same on all ranks.
+        axis (int): The axis along which the sequence is cut.
+        group (Group): The ranks.
+        dtype (Dtype, optional): Of the result, whose gradient is then summed up in it and rounded
+            once. Default: that of `x`, in which it is sent.
+
+    Returns:
+        array: Evaluated.
+    """
+
+    @mx.custom_function
+    def gather(x: mx.array) -> mx.array:
+        return _gather(x, exchange, axis, group).astype(dtype or x.dtype)
+
+    @gather.vjp
+    def pull_back(x: mx.array, dy: mx.array, _: Any) -> mx.array:
+        return _collected(dy, exchange, axis, group).astype(x.dtype)
+
+    return gather(x)
+
+
+def _collected(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
+    """The transpose: of what a rank was sent it sends back the gradient, which is added up."""
+
+    @mx.custom_function
+    def collect(y: mx.array) -> mx.array:
+        return _collect(y, exchange, axis, group)
+
+    @collect.vjp
+    def pull_back(y: mx.array, dx: mx.array, _: Any) -> mx.array:
+        return gathered(dx, exchange, axis, group)
+
+    return collect(y)
+
+
+def _gather(x: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
+    rank = group.rank()
+    held, wanted = exchange.sharding.spans[rank], exchange.spans[rank]
+    evaluate(x)
+    pieces = {
+        each: _cut(x, axis, held, each.span) for each in exchange.transfers if each.source == rank
+    }
+    came = pass_on(pieces, exchange.messages, x, axis, group)
+    own = common(held, wanted)
+    parts = [] if own is None else [(own, _cut(x, axis, held, own))]
+    parts = sorted(parts + [(each.span, piece) for each, piece in came.items()], key=_begin)
+    if not parts:
+        return _cut(x, axis, held, (held[0], held[0]))
+    return parts[0][1] if len(parts) == 1 else mx.concatenate([part for _, part in parts], axis)
+
+
+def _collect(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
+    rank = group.rank()
+    held, wanted = exchange.sharding.spans[rank], exchange.spans[rank]
+    evaluate(y)
+    back = [Transfer(b, a, span) for a, b, span in exchange.transfers]
+    pieces = {each: _cut(y, axis, wanted, each.span) for each in back if each.source == rank}
+    came = pass_on(pieces, exchange.messages_back, y, axis, group)
+    parts = [(each.span, came[each]) for each in sorted(came)]
+    own = common(held, wanted)
+    if own is not None:
+        parts.insert(0, (own, _cut(y, axis, wanted, own)))
+    total = mx.zeros((*y.shape[:axis], held[1] - held[0], *y.shape[axis + 1 :]), y.dtype)
+    for span, part in parts:
+        total = total + pad(part, axis, span[0] - held[0], held[1] - span[1])
+    return total
+
+
+def _begin(part: tuple[Span, mx.array]) -> int:
+    return part[0][0]
+
+
+def _cut(x: mx.array, axis: int, held: Span, span: Span) -> mx.array:
+    return cut(x, axis, span[0] - held[0], span[1] - held[0], 1)

@@ -1,0 +1,103 @@
+"""How is an array padded, cropped or cut, how does it lie in memory, how is it summed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from polyconv.execution.device import is_exporting
+
+
+def pad(a: mx.array, axis: int, lo: int, hi: int) -> mx.array:
+    """As `pad_all`, on one axis."""
+    if not (lo or hi):
+        return a
+    widths = [(0, 0)] * a.ndim
+    widths[axis] = (lo, hi)
+    return pad_all(a, widths)
+
+
+def pad_all(a: mx.array, widths: Sequence[tuple[int, int]]) -> mx.array:
+    """Pads each axis with zeros, or crops it where a width is negative, by one copy at most."""
+    positive = []
+    for axis, (lo, hi) in enumerate(widths):
+        size = a.shape[axis]
+        if lo < 0 or hi < 0:
+            a = cut(a, axis, min(max(-lo, 0), size), size - min(max(-hi, 0), size), 1)
+        # Where all is cropped, what is left to crop comes off the padding at the other end.
+        total = size + lo + hi
+        front = min(max(lo, 0), total)
+        positive.append((front, total - a.shape[axis] - front))
+    return mx.pad(a, positive) if any(lo or hi for lo, hi in positive) else a
+
+
+def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
+    size = a.shape[axis]
+    if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
+        return a
+    return a[(slice(None),) * axis + (slice(start, stop, step),)]
+
+
+def contiguous(a: mx.array) -> mx.array:
+    """`a`, row by row in memory. For export MLX must copy it itself: it cannot write this op."""
+    return a if is_exporting() else mx.contiguous(a)
+
+
+def of_this_shape(a: mx.array) -> mx.array:
+    """`a`, in a graph that holds for arrays of this shape and no others.
+
+    With `shapeless=True` MLX runs what it traced for one shape on arrays of all shapes. What was
+    planned for one must not: it would be wrong without a word. MLX refuses a graph that holds a
+    slice or a padding, as it does not infer their shapes. Here one axis is reversed twice, which
+    copies nothing. (MLX up to 0.32.3 cannot differentiate a single item reversed.)
+    """
+    axis = next((i for i, size in enumerate(a.shape) if size > 1), None)
+    if axis is None:
+        return cut(pad(a, 0, 0, 1), 0, 0, a.shape[0], 1)
+    return cut(cut(a, axis, None, None, -1), axis, None, None, -1)
+
+
+def summed_in(dtype: mx.Dtype) -> mx.Dtype:
+    """The type in which numbers of another are multiplied and summed: float32 for halves.
+
+    On Metal MLX's reductions accumulate in the type of their result: a float16 is soon infinite,
+    and 256 and 1 are 256 in bfloat16.
+    """
+    return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
+
+
+def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
+    """Adds channels of zeros to each group."""
+    if not extra:
+        return a
+    a = mx.unflatten(a, axis, (groups, a.shape[axis] // groups))
+    inside = 1 if axis == 0 else a.ndim - 1
+    return pad(a, inside, 0, extra).flatten(inside - 1, inside)
+
+
+def crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:
+    """Takes such channels off the last axis."""
+    if not extra:
+        return y
+    y = mx.unflatten(y, -1, (groups, y.shape[-1] // groups))
+    return cut(y, y.ndim - 1, 0, y.shape[-1] - extra, 1).flatten(-2, -1)
+
+
+class Inputs:
+    """The input of a plan, padded in each way that its subconvs ask for, once."""
+
+    def __init__(self, x: mx.array, groups: int) -> None:
+        self.x = x
+        self._groups = groups
+        self._padded: dict[object, mx.array] = {}
+
+    def padded(
+        self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0, whole: bool = False
+    ) -> mx.array:
+        key = (*lo, *hi, extra_channels)
+        if key not in self._padded:
+            x = pad_channels(self.x, -1, self._groups, extra_channels)
+            x = pad_all(x, [(0, 0), *zip(lo, hi, strict=True), (0, 0)])
+            self._padded[key] = contiguous(x) if whole else x
+        return self._padded[key]

@@ -1,0 +1,244 @@
+"""What is true of the MLX that runs here, and what was asked for the calls inside a block?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+import mlx.core as mx
+
+from polyconv.execution.locking import ALONE
+from polyconv.metal.kernels import rules_for
+from polyconv.metal.rules import DeviceLimits, Version
+from polyconv.planning import devices
+from polyconv.planning.devices import CPU, CUDA, Device, Host, Metal
+from polyconv.planning.rates import Rates, read_rates
+from polyconv.problem.arguments import refuse, shown
+
+StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
+
+# Older versions of MLX have no thread-local streams.
+STREAM_TYPES = tuple(
+    getattr(mx, name)
+    for name in ("Stream", "Device", "DeviceType", "ThreadLocalStream")
+    if hasattr(mx, name)
+)
+
+
+def pads_explicitly(stream: StreamOrDevice = None, mlx_gradients: bool = False) -> bool:
+    """Whether inputs must be padded before a convolution and not by it.
+
+    On a CPU, and anywhere if MLX is to differentiate the convolution:
+    Up to 0.32.3 MLX's gradient of a convolution whose padding differs between its sides has a
+    wrong shape (`Convolution::vjp`, mlx/primitives.cpp), and its CPU kernel for dilated or grouped
+    2D and 3D convolutions writes past an output that is shorter than the padding in front
+    (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
+    """
+    return _is_before_0_32_4() and (mlx_gradients or is_on_cpu(stream))
+
+
+@cache
+def _is_before_0_32_4() -> bool:
+    return _version(mx.__version__) < (0, 32, 4)
+
+
+def is_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether what is given to a stream, or by default, runs on the CPU."""
+    is_one: bool = kind_of(stream) == mx.cpu
+    return is_one
+
+
+def kind_of(stream: StreamOrDevice) -> mx.DeviceType:
+    """Whether what is given to a stream, or by default, runs on the CPU or on a GPU."""
+    where = mx.default_device() if stream is None else getattr(stream, "device", stream)
+    kind: mx.DeviceType = getattr(where, "type", where)
+    return kind
+
+
+def version() -> Version:
+    """The version of the MLX that runs."""
+    numbers = (*_version(mx.__version__), 0, 0, 0)
+    return numbers[0], numbers[1], numbers[2]
+
+
+@cache
+def present() -> Metal | None:
+    """The Apple GPU of this machine, if it has one that MLX can use."""
+    if not mx.metal.is_available():
+        return None
+    # Without an argument this is about the default device, which may be the CPU.
+    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
+    limits = DeviceLimits(
+        int(info["max_buffer_length"]),
+        int(info["max_recommended_working_set_size"]),
+        str(info["architecture"])[-1],
+    )
+    return Metal(str(info.get("device_name", "this Mac")), limits, rules_for(version()))
+
+
+@cache
+def memory_of_gpu() -> int | None:
+    """Bytes of the memory of a GPU that is not Apple's, if there is one and MLX tells."""
+    if mx.metal.is_available() or not hasattr(mx, "device_info"):
+        return None
+    try:
+        told: int | None = mx.device_info(mx.gpu).get("total_memory")
+        return told
+    except (RuntimeError, ValueError):
+        return None
+
+
+_PLANNING_FOR: ContextVar[Device | None] = ContextVar("planning_for", default=None)
+
+
+@contextmanager
+def planning_for(device: str) -> Iterator[None]:
+    """Plans as if on another device, and runs on the present one.
+
+    Args:
+        device (str): One of Apple's, from ``polyconv.planning.devices.DEVICES``, such as
+            ``"m4-max"``; ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    token = _PLANNING_FOR.set(devices.any_device("planning_for", device, rules_for(version())))
+    try:
+        yield
+    finally:
+        _PLANNING_FOR.reset(token)
+
+
+_EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
+
+    What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
+    unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it:
+    right is MLX's own op, traced at a length of which the windows read every sample.
+    """
+    token = _EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
+
+
+def is_exporting() -> bool:
+    return _EXPORTING.get()
+
+
+def device_for(stream: StreamOrDevice) -> Device:
+    """What to plan for: the device that was asked for, or else the one that the stream runs on."""
+    asked = _PLANNING_FOR.get()
+    if asked is not None:
+        return asked
+    if is_on_cpu(stream):
+        return _host("cpu")
+    return present() or _host("cuda")
+
+
+# By name; None until somebody asks, and always exchanged as a whole.
+_hosts: dict[str, Host] | None = None
+
+
+def use_rates(path: str | os.PathLike[str] | None) -> None:
+    """Lets ``auto`` compare methods by rates that were measured on this machine.
+
+    The environment variable ``POLYCONV_RATES`` does the same for a whole process.
+
+    Args:
+        path (str or PathLike, optional): A file that ``polyconv bench --calibrate`` wrote; None for
+            the rates that polyconv brings along.
+
+    Raises:
+        ValueError: If the file does not hold such rates.
+        OSError: If it cannot be read.
+    """
+    global _hosts
+    found = {} if path is None else _rates_in("use_rates", path)
+    with ALONE:
+        _hosts = _hosts_of(found)
+
+
+def _rates_in(op: str, path: str | os.PathLike[str]) -> dict[str, Rates]:
+    if not isinstance(path, (str, os.PathLike)):
+        refuse(op, "path must be a str or a path", shown(path))
+    try:
+        text = Path(path).read_text()
+    except ValueError as error:  # a name that no file can have, or bytes that are no text
+        refuse(op, "path must be that of a text file", f"{shown(path)}: {error}")
+    return read_rates(op, text)
+
+
+def _rates_of_environment() -> dict[str, Rates]:
+    path = os.environ["POLYCONV_RATES"]
+    try:
+        return _rates_in("POLYCONV_RATES", path)
+    except OSError as error:  # of a call that has nothing to do with files
+        must = "it must name a file of rates that can be read"
+        refuse("POLYCONV_RATES", must, f"{shown(path)}: {error.strerror}")
+
+
+def rates_told() -> str:
+    """Whose rates are in force, for CPU and CUDA."""
+    measured = [name for name in ("cpu", "cuda") if _host(name) not in (CPU, CUDA)]
+    if not measured:
+        return "rates: those that polyconv brings along"
+    where = os.environ.get("POLYCONV_RATES")
+    return f"rates: measured for {' and '.join(measured)}" + (f" ({where})" if where else "")
+
+
+def _host(name: str) -> Host:
+    global _hosts
+    if _hosts is None:
+        with ALONE:
+            if _hosts is None and "POLYCONV_RATES" in os.environ:
+                _hosts = _hosts_of(_rates_of_environment())
+            _hosts = _hosts or _hosts_of({})
+    return _hosts[name]
+
+
+def _hosts_of(measured: dict[str, Rates]) -> dict[str, Host]:
+    defaults = {"cpu": CPU, "cuda": CUDA}
+    return {
+        name: Host(name, measured[name]) if name in measured else default
+        for name, default in defaults.items()
+    }
+
+
+_HERE = nullcontext()
+
+
+def on(stream: StreamOrDevice) -> AbstractContextManager[None]:
+    """As `mx.stream`, which does not put back the default stream of a device it switches to."""
+    return _HERE if stream is None else _on(stream)
+
+
+@contextmanager
+def _on(stream: mx.Stream | mx.Device | mx.DeviceType) -> Iterator[None]:
+    before = mx.default_stream(stream.device) if isinstance(stream, mx.Stream) else None
+    try:
+        with mx.stream(stream):
+            yield
+    finally:
+        if before is not None:
+            mx.set_default_stream(before)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version such as ``0.32.4`` or ``0.33.0.dev20261101+abc``."""
+    numbers = []
+    for part in text.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

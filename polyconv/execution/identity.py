@@ -1,0 +1,100 @@
+"""Is an array what it was, and does MLX trace what is made of it? MLX tells nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from polyconv.execution.modules import modules
+
+
+def handle_of(array: mx.array) -> mx.array:
+    """The same numbers, with their graph, as an object of its own.
+
+    ``a[...] = b`` and ``a += b`` put another array into the object `a`. They do not reach this one,
+    and MLX cannot use its memory again for them.
+    """
+    return array.astype(array.dtype)
+
+
+def is_traced(arrays: Sequence[mx.array]) -> bool:
+    """Whether one of them depends on what `mx.grad`, `mx.vmap` or `mx.compile` is tracing here.
+
+    MLX refuses to begin an evaluation of such.
+    """
+    try:
+        mx.async_eval([mx.stop_gradient(each[(slice(0, 1),) * each.ndim]) for each in arrays])
+    except (ValueError, RuntimeError):  # RuntimeError: of a trace that is over
+        return True
+    return False
+
+
+class Held:
+    """An array as it is now, to be known again: objects are exchanged, and changed in place."""
+
+    def __init__(self, array: mx.array) -> None:
+        self._object, self.array = array, handle_of(array)
+
+    def holds(self, array: Any) -> bool:
+        """Whether it is this very object, and was not changed in place.
+
+        As long as the handle lives nothing else can lie where its numbers do.
+        """
+        if array is not self._object:
+            return False
+        kept = self.array
+        if (array.shape, array.dtype) != (kept.shape, kept.dtype):
+            return False
+        try:
+            return not kept.size or _address(array) == _address(kept)
+        except (ValueError, RuntimeError):  # traced: nobody can tell
+            return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled and copied with the object, and nothing if that has changed."""
+        return {"object": self._object if self.holds(self._object) else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        given = state["object"]
+        self._object = given
+        self.array = mx.zeros((0,)) if given is None else handle_of(given)
+
+
+def _address(array: mx.array) -> int:
+    """Where its numbers lie in memory, which are evaluated. NumPy has no bfloat16."""
+    plain = array.view(mx.uint16, stream=mx.cpu) if array.dtype == mx.bfloat16 else array
+    address: int = np.asarray(plain).__array_interface__["data"][0]
+    return address
+
+
+class Parameters:
+    """The arrays that the modules of a model hold now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        found = {id(module): module for _, module in modules(model)}.values()
+        self._arrays = [each for module in found for each in _arrays_in(module)]
+
+    def is_another_trained(self) -> bool:
+        """Whether an array that took another's place is one of which a gradient is asked for."""
+        others = []
+        for holder, key, array in self._arrays:
+            try:
+                now = holder[key]
+            except (KeyError, IndexError):
+                continue
+            if now is not array and isinstance(now, mx.array):
+                others.append(now)
+        return bool(others) and is_traced(others)
+
+
+def _arrays_in(holder: Any) -> Iterator[tuple[Any, Any, mx.array]]:
+    """What holds an array, by which key, and the array; modules inside are for themselves."""
+    for key, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
+        if isinstance(value, mx.array):
+            yield holder, key, value
+        elif isinstance(value, (dict, list, tuple)) and not isinstance(value, nn.Module):
+            yield from _arrays_in(value)

@@ -1,0 +1,76 @@
+"""How many bytes may a call allocate on this machine?"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from polyconv.execution.device import device_for, memory_of_gpu, present
+from polyconv.planning.devices import Device, Metal
+from polyconv.planning.tiling import Room
+from polyconv.problem.arguments import NoRoomError, refuse
+
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None  # type: ignore[assignment]
+
+# What is free changes from call to call, and plans are kept by what it is rounded to: to so many
+# bits, so that there are few of them whatever the limit is, and at least to so many bytes.
+_BITS, _STEP = 4, 2**24
+
+
+def room_on(device: Device) -> Room:
+    """Bytes for the result and what is allocated on the way to it.
+
+    Of Apple's GPUs what Metal says; of a host its memory, or what a limit that the process was
+    given (`resource.setrlimit`, a container's) leaves of it. MLX ends the process where a CPU's
+    memory cannot be had, so what cannot is refused before. On a Mac MLX allocates for both devices
+    by Metal, so that its largest buffer is a CPU's, too.
+    """
+    if isinstance(device, Metal):
+        return _of_metal(device)
+    on_gpu = memory_of_gpu() if device.name == "cuda" else None
+    found = on_gpu or min(_memory(), _left())
+    metal = present()
+    return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
+
+
+def check_fits(op: str, what: str, needed: int) -> None:
+    """Refuses what is to lie in memory as a whole and cannot."""
+    room = room_on(device_for(None)).largest
+    if needed > room:
+        refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
+
+
+def _of_metal(device: Metal) -> Room:
+    return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
+
+
+@cache
+def _memory() -> int:
+    """The machine's, or the container's."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return found
+    return min(found, int(text)) if text.isdigit() else found
+
+
+def _left() -> int:
+    """Of the address space that the process may use."""
+    if resource is None:
+        return 2**63
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
+        return 2**63
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # macOS, which keeps no such limit
+        return 2**63
+    used = pages * resource.getpagesize()
+    left = max(0, most - used)
+    step = max(_STEP, 1 << max(0, left.bit_length() - _BITS))
+    return left // step * step

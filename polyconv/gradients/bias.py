@@ -1,0 +1,35 @@
+"""The bias of a layer, whose gradient is a sum over all samples of a batch."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from polyconv.execution.arrays import summed_in
+from polyconv.execution.device import is_exporting
+
+
+def add_bias(y: mx.array, bias: mx.array) -> mx.array:
+    """`y + bias`, with a gradient of the bias that is summed in float32 for halves.
+
+    MLX's own is summed in halves on Metal: from 2048 on a float16 does not count ones any more.
+
+    Args:
+        y (array): ``(N, *S, O)``.
+        bias (array): ``(O,)``.
+    """
+    is_plain = summed_in(y.dtype) == y.dtype or y.dtype != bias.dtype or is_exporting()
+    return y + bias if is_plain else _added(y, bias)
+
+
+@mx.custom_function
+def _added(y: mx.array, bias: mx.array) -> mx.array:
+    return y + bias
+
+
+@_added.vjp
+def _(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array]:
+    summed = tuple(range(cotangent.ndim - 1))
+    wide = cotangent.astype(summed_in(cotangent.dtype)).sum(summed)
+    return cotangent, wide.astype(cotangent.dtype)

@@ -1,0 +1,203 @@
+"""The gradients of a plan: a product per tap, and nothing unfolded.
+
+Letters in shape comments: N batch, M frames, R phases of a block, G groups, O and C output and
+input channels, T taps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import mlx.core as mx
+
+from polyconv.execution.arrays import Inputs, cut, pad, pad_all, summed_in
+from polyconv.execution.convolve import padding_of
+from polyconv.execution.packing import pack, pack_taps
+from polyconv.execution.tap_products import (
+    Lines,
+    lines_of,
+    read_by,
+    sliced,
+    sum_of_products,
+    taps_of,
+)
+from polyconv.execution.weaving import assemble, weave
+from polyconv.planning.plan import ConvPlan, SubConv, reads_in_lines
+
+
+def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
+    """The gradient of a plan with respect to its input.
+
+    The products of `taps` backwards, with its packed weights as they are: frames of the cotangent
+    with their phases beside each other, `(N * prod(M), R * O)`, times `(R * O, C)` for each tap,
+    shifted the other way.
+
+    Args:
+        plan (ConvPlan): A plan whose problem `reads_in_lines`.
+        w (array): The weight, ``(O, *K, C)``.
+        y (array): The cotangent of the output, ``plan.problem.output_shape``.
+
+    Returns:
+        array: Of the input's shape, float32 for halves.
+    """
+    spec = plan.problem
+    dtype = summed_in(getattr(mx, spec.dtype))
+    if plan.is_zero:
+        return mx.zeros((spec.batch, *[axis.size for axis in spec.axes], spec.in_channels), dtype)
+    lines, packed = lines_of(plan), pack_taps(plan, w.astype(dtype))
+    rows = spec.batch * prod(lines.inner)
+    last = max(each[-1] for each in lines.shifts)
+    reads, taps = [], []
+    for dy, each, shifts in zip(_in_lines(plan, lines, y.astype(dtype)), packed, lines.shifts):
+        dy = pad(dy, 0, last, max(0, rows - lines.rows))
+        reads += [cut(dy, 0, last - shift, last - shift + rows, 1) for shift in shifts]
+        taps += [cut(each, 0, t, t + 1, 1).reshape(each.shape[2:]) for t in range(len(shifts))]
+    dx = sum_of_products(reads, taps).reshape(spec.batch, *lines.inner, spec.in_channels)
+    lo, hi = lines.padding
+    return pad_all(dx, [(0, 0), *[(-a, -b) for a, b in zip(lo, hi, strict=True)], (0, 0)])
+
+
+def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
+    """The cotangent of each subconv in the rows of `Lines`, zeros where there is no frame."""
+    found = []
+    for dy in _woven(plan, y):
+        widths = [(0, n - m) for n, m in zip(lines.sizes, dy.shape[:-1], strict=True)]
+        found.append(pad_all(dy, [*widths, (0, 0)]).reshape(lines.rows, -1))
+    return found
+
+
+def _woven(plan: ConvPlan, y: mx.array) -> list[mx.array]:
+    """The cotangent of each subconv, `(N, *M, G * prod(R) * O / G)`."""
+    outputs = [mx.zeros(sub.spec.output_shape, y.dtype) for sub in plan.subconvs]
+    found: list[mx.array]
+    _, found = mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])
+    return found
+
+
+def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
+    """The gradient of a plan with respect to its weight.
+
+    For each tap of each subconv one product of the samples that it reads, `(N * prod(M), C)`, with
+    the cotangents of the phases, `(N * prod(M), R * O)`: nothing is unfolded. Weaving and packing
+    are linear, so their transposes are their gradients.
+
+    Args:
+        plan (ConvPlan): A polyphase plan for the shapes of the convolution.
+        x (array): The input, ``(N, *S, C)``.
+        y (array): The cotangent of the output, ``plan.problem.output_shape``.
+
+    Returns:
+        array: Of the weight's shape, ``(O, *K, C / groups)``, float32 for halves.
+    """
+    spec = plan.problem
+    dtype = summed_in(getattr(mx, spec.dtype))
+    kernel = [axis.kernel_size for axis in spec.axes]
+    zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
+    if plan.is_zero:
+        return zeros
+    inputs, y = Inputs(x.astype(dtype), spec.groups), y.astype(dtype)
+    if spec.in_channels == spec.groups:
+        return _scaled(plan, inputs, y, zeros)
+    if reads_in_lines(spec):
+        taps = _flat_products(plan, inputs.x, y)
+    else:
+        woven = zip(_woven(plan, y), plan.subconvs, strict=True)
+        taps = [_products(inputs, dy, sub) for dy, sub in woven]
+    if len(taps) == 1 and _is_folded(plan):
+        return _unfold(taps[0], plan)
+    shapes = [(sub.spec.out_channels, *_kernel(sub), -1) for sub in plan.subconvs]
+    stacked = [mx.stack(each, 2).reshape(s) for each, s in zip(taps, shapes, strict=True)]
+    return mx.vjp(lambda w: pack(plan, w), [zeros], stacked)[1][0]
+
+
+def _kernel(sub: SubConv) -> tuple[int, ...]:
+    return tuple([axis.kernel_size for axis in sub.spec.axes])
+
+
+def _flat_products(plan: ConvPlan, x: mx.array, y: mx.array) -> list[list[mx.array]]:
+    """As `_products` for all subconvs, of rows where they lie."""
+    lines = lines_of(plan)
+    flat = pad_all(x, lines.widths).reshape(-1, plan.problem.in_channels)
+    return [
+        [
+            (dy.T @ cut(flat, 0, shift, shift + lines.rows, 1)).reshape(1, -1, flat.shape[1])
+            for shift in shifts
+        ]
+        for dy, shifts in zip(_in_lines(plan, lines, y), lines.shifts, strict=True)
+    ]
+
+
+def _products(inputs: Inputs, y: mx.array, sub: SubConv) -> list[mx.array]:
+    """The gradient of each tap of one subconv: `(G, prod(R) * O / G, C)`."""
+    spec, groups = sub.spec, sub.spec.groups
+    x = inputs.padded(*padding_of(spec))
+    y = y.reshape(-1, groups, spec.out_channels // groups).transpose(1, 2, 0)  # G, R * O, N * M
+    return [y @ read_by(x, spec, indices) for indices in taps_of(spec)]
+
+
+def _scaled(plan: ConvPlan, inputs: Inputs, y: mx.array, zeros: mx.array) -> mx.array:
+    """As `correlate`, where a group has one input channel: sums of the scaled cotangent."""
+    groups, subs = plan.problem.groups, plan.subconvs
+    frames = [_frames_shape(sub) for sub in subs]
+    outputs = [mx.zeros(shape, y.dtype) for shape in frames]
+    _, woven = mx.vjp(lambda *ys: weave(list(ys), plan), outputs, [y])
+    found = []
+    for dy, sub in zip(woven, subs, strict=True):
+        spec, x = sub.spec, inputs.padded(*padding_of(sub.spec))
+        summed = (0, *range(1, 1 + 2 * spec.ndim, 2))  # N and M, which leaves *R, G, O / G
+        rows = []
+        for indices in taps_of(spec):
+            read = sliced(x, spec, indices)
+            apart = [size for m in read.shape[1:-1] for size in (m, 1)]
+            tap = (dy * read.reshape(spec.batch, *apart, groups, 1)).sum(summed)
+            rows.append(mx.moveaxis(tap, -2, 0).reshape(groups, -1, 1))
+        found.append(mx.stack(rows))
+    by_taps = replace(plan, products="scaled")
+    return mx.vjp(lambda w: pack_taps(by_taps, w), [zeros], found)[1][0]
+
+
+def _frames_shape(sub: SubConv) -> tuple[int, ...]:
+    """`(N, M1, R1, M2, R2, ..., G, O / G)`."""
+    spec = sub.spec
+    sizes = [n for pair in zip(spec.output_sizes, sub.n_phases, strict=True) for n in pair]
+    per_group = spec.out_channels // prod(sub.n_phases) // spec.groups
+    return (spec.batch, *sizes, spec.groups, per_group)
+
+
+def _is_folded(plan: ConvPlan) -> bool:
+    """Whether every axis of the only subconv is cut by reshaping alone, or not at all."""
+    return all(
+        block.fold is not None
+        or (len(block.phases) == 1 and block.phases[0].taps == range(axis.axis.kernel_size))
+        for block, axis in zip(plan.subconvs[0].blocks, plan.axes, strict=True)
+    )
+
+
+def _unfold(taps: list[mx.array], plan: ConvPlan) -> mx.array:
+    """Puts the gradients of taps, `(G, prod(R) * O / G, C)`, where `packing` took the taps from.
+
+    Its steps backwards: in one line each number is copied once.
+    """
+    spec, (sub,), flip = plan.problem, plan.subconvs, plan.problem.flip
+    ndim, groups, channels = spec.ndim, spec.groups, taps[0].shape[-1]
+    pieces = [tap.reshape(groups, *sub.n_phases, -1, channels) for tap in taps]
+    pieces = [mx.moveaxis(piece, 1 + ndim, 1) for piece in pieces]  # G, O / G, *R, C
+    if flip:  # the last tap comes first, the phases rise
+        pieces.reverse()
+    else:
+        backwards = (..., *[slice(None, None, -1)] * ndim, slice(None))
+        pieces = [piece[backwards] for piece in pieces]
+    if ndim == 1:
+        w = mx.stack(pieces, 2)
+    else:
+        w = mx.stack(pieces).reshape(*_kernel(sub), *pieces[0].shape)
+        pairs = [i for a in range(ndim) for i in (a, 2 + ndim + a)]
+        w = w.transpose(ndim, ndim + 1, *pairs, -1)  # G, O / G, T1, R1, T2, R2, ..., C
+    folds = [block.fold or (0, 0, 1) for block in sub.blocks]
+    for a, (fold, n) in enumerate(zip(folds, sub.n_phases, strict=True)):
+        w = pad(w, 3 + 2 * a, *((fold[2] - n, 0) if flip else (0, fold[2] - n)))
+    sizes = [n * fold[2] for n, fold in zip(_kernel(sub), folds, strict=True)]
+    w = w.reshape(spec.out_channels, *sizes, channels)
+    pads = [(-hi, -lo) if flip else (-lo, -hi) for lo, hi, _ in folds]
+    return pad_all(w, [(0, 0), *pads, (0, 0)])

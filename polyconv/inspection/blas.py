@@ -1,0 +1,114 @@
+"""Which BLAS do MLX's products on a CPU run on, and where is a fast one?
+
+MLX's Linux wheel brings the reference BLAS along, some 30 times slower than OpenBLAS. A library
+that the process has loaded for all (`LD_PRELOAD`) is taken before it. Macs have Apple's own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from polyconv.inspection.elf import without_prefix
+
+INSTALL = "pip install scipy-openblas32"
+_WHEEL, _PREFIX = "scipy-openblas32", b"scipy_"
+# Where Linux distributions and conda put an OpenBLAS that computes on several threads.
+_FOLDERS = ("/usr/lib/*/openblas-pthread", "/usr/lib64", "/usr/lib", "/usr/lib/*")
+_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+
+
+def in_force() -> str | None:
+    """The file of the BLAS that this process has loaded for all. None where none was."""
+    symbol = getattr(ctypes.CDLL(None), "cblas_sgemm", None)
+    if symbol is None:
+        return None
+    info = _DlInfo()
+    ctypes.CDLL(None).dladdr(symbol, ctypes.byref(info))
+    return os.fsdecode(info.file or b"linked in")
+
+
+def find() -> Path | None:
+    """A fast BLAS of this machine that a process can be started with.
+
+    In this order: what the environment variable ``POLYCONV_BLAS`` names, the wheel of the extra
+    ``openblas``, this Python environment's own (conda), the system's. Each is tried in a process of
+    its own first, as a library for another processor ends it.
+
+    Raises:
+        ValueError: If what ``POLYCONV_BLAS`` names cannot be used.
+        OSError: If the wheel's library cannot be copied.
+    """
+    named = os.environ.get("POLYCONV_BLAS")
+    if named:
+        if not _works(Path(named)):
+            must = "[POLYCONV_BLAS] it must name a library with cblas_sgemm that can be loaded"
+            raise ValueError(f"{must}; got {named!r}")
+        return Path(named)
+    return _of_wheel() or _of_system()
+
+
+def _of_wheel() -> Path | None:
+    try:
+        wheel = distribution(_WHEEL)
+    except PackageNotFoundError:
+        return None
+    found = [file for file in wheel.files or () if file.match("lib/libscipy_openblas*.so*")]
+    if not found:
+        return None
+    source = Path(str(wheel.locate_file(found[0])))
+    try:
+        copy = _plain_copy(source, wheel.version)
+    except ValueError:  # built in another way than those that were seen
+        return None
+    return copy if _works(copy) else None
+
+
+def _plain_copy(source: Path, version: str) -> Path:
+    """The wheel's library under the names that MLX asks for, made once for each version."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyconv"
+    status = source.stat()
+    copy = cache / f"{status.st_size}-{status.st_mtime_ns}" / f"libopenblas-{version}.so"
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        part = copy.with_suffix(f".{os.getpid()}")
+        part.write_bytes(without_prefix(source.read_bytes(), _PREFIX))
+        part.replace(copy)  # whole or not at all, whoever else makes it
+    return copy
+
+
+def _of_system() -> Path | None:
+    conda = Path(sys.prefix, "lib")
+    folders = [conda, *(each for pattern in _FOLDERS for each in Path("/").glob(pattern[1:]))]
+    for path in (folder / name for folder in folders for name in _NAMES):
+        if path.exists() and _works(path):
+            return path
+    return None
+
+
+def _works(path: Path) -> bool:
+    """Whether a process that is started with it has `cblas_sgemm` by it."""
+    code = "import ctypes; ctypes.CDLL(None).cblas_sgemm"
+    command, env = [sys.executable, "-I", "-S", "-c", code], {**os.environ, "LD_PRELOAD": str(path)}
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    return path.is_file() and done.returncode == 0
+
+
+def preloaded() -> list[str]:
+    """What `LD_PRELOAD` lists."""
+    return os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+
+
+class _DlInfo(ctypes.Structure):
+    """What the C library's `dladdr` says of an address."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )

@@ -1,0 +1,270 @@
+"""Which Metal kernel does MLX pick for a convolution, by which rule, and what does it allocate?
+
+A model of MLX's dispatch (mlx/backend/metal/conv.cpp). Version and device are arguments, so that a
+Mac can be asked about where there is none. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TypeAlias
+
+from polyconv.metal.rules import (
+    DISPATCH,
+    Call,
+    DeviceLimits,
+    Rule,
+    Version,
+    up16,
+    winograd_filter_bytes,
+    winograd_item_bytes,
+    winograd_padded,
+)
+from polyconv.problem.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules of one version of MLX.
+
+    `unfolds_in_tiles` is whether an explicit path fills one buffer of the largest size again and
+    again (0.32.1 on, mlx #3845) or asks for all rows at once, which fails above that size.
+    """
+
+    version: Version
+    unfolds_in_tiles: bool = True
+    winograd_tiles_batch: bool = True
+
+    @property
+    def number(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def name(self) -> str:
+        return f"mlx {self.number}"
+
+
+# Read from the sources of these versions; 0.32.2 was also checked against recorded calls.
+RULE_SETS = (
+    RuleSet((0, 31, 2), unfolds_in_tiles=False, winograd_tiles_batch=False),
+    RuleSet((0, 32, 0), unfolds_in_tiles=False, winograd_tiles_batch=False),
+    RuleSet((0, 32, 1), winograd_tiles_batch=False),
+    RuleSet((0, 32, 2)),
+)
+NEWEST = RULE_SETS[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """The path that MLX takes, the rule that decided and the function that holds it.
+
+    `unfold_bytes` is the buffer into which an explicit path copies its input window by window, and
+    `n_tiles` how often it is filled. `temporaries` are the bytes of everything else besides the
+    output, by purpose. `hazard` says where the kernel reads outside its input, `error` why MLX
+    raises; both are empty as a rule.
+    """
+
+    path: str
+    because: str
+    source: str
+    unfold_bytes: int = 0
+    n_tiles: int = 1
+    temporaries: tuple[tuple[str, int], ...] = ()
+    hazard: str = ""
+    error: str = ""
+    rule_set: str = NEWEST.name
+
+    @property
+    def is_explicit(self) -> bool:
+        return self.path.startswith("explicit")
+
+    @property
+    def temporary_bytes(self) -> int:
+        """All bytes beyond inputs, weights and output."""
+        return self.unfold_bytes + sum(size for _, size in self.temporaries)
+
+
+def rules_for(version: Version) -> RuleSet:
+    """The newest rule set that is not newer than a version of MLX, else the oldest."""
+    known = [rules for rules in RULE_SETS if rules.version <= version]
+    return known[-1] if known else RULE_SETS[0]
+
+
+def predict(
+    spec: ConvSpec,
+    limits: DeviceLimits,
+    rules: RuleSet = NEWEST,
+    *,
+    contiguous: tuple[bool, bool] = (True, True),
+) -> KernelChoice:
+    """What MLX does on Metal with one convolution, given as it is, whoever issues it.
+
+    Args:
+        spec (ConvSpec): The convolution, in float16, bfloat16 or float32. Grouped 3D, which MLX
+            refuses before it reaches Metal, is answered as the ungrouped one.
+        limits (DeviceLimits): The device, such as ``DEVICES["m4-max"]``.
+        rules (RuleSet, optional): The version of MLX, one of `RULE_SETS`. Default: the newest.
+        contiguous (tuple(bool), optional): Whether input and weight are row-contiguous; MLX copies
+            those that are not. Default: both.
+
+    Returns:
+        KernelChoice: By the rules of MLX 0.32.2, which agree with 2,310 recorded calls of its
+        dispatch code in path and all bytes (tests/data/metal_golden.md), or by those of an older
+        version, which were read from its source only. No hardware ran any of them.
+    """
+    call = _call(spec, limits, rules)
+    source, found = _first(call, rules)
+    if found.path == "as_2d":
+        call = replace(call, axes=(*call.axes, Axis(size=1, kernel_size=1)))
+        source, found = _first(call, rules)
+    choice = KernelChoice(
+        found.path,
+        found.because,
+        f"conv.cpp: {source}",
+        temporaries=_copies(call, found.path, contiguous),
+        rule_set=rules.name,
+    )
+    if call.rows > INT32_MAX:
+        choice = replace(choice, error=f"{call.rows} output positions do not fit in int32")
+    if choice.is_explicit:
+        return _unfolded(choice, call, rules)
+    return _with_scratch(choice, call, rules)
+
+
+def _call(spec: ConvSpec, limits: DeviceLimits, rules: RuleSet) -> Call:
+    axes = []
+    for axis in spec.axes:
+        lo, hi = axis.padding_lo, axis.padding_hi
+        size = axis.size + min(lo, 0) + min(hi, 0)
+        axes.append(replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0)))
+    channels = (spec.in_channels, spec.out_channels, spec.groups)
+    itemsize = ITEMSIZE[spec.dtype]
+    tiles = rules.winograd_tiles_batch
+    return Call(spec.batch, *channels, tuple(axes), spec.flip, itemsize, limits, tiles)
+
+
+def _first(call: Call, rules: RuleSet) -> tuple[str, Rule]:
+    source, table = DISPATCH[len(call.axes)]
+    version = rules.version
+    in_force = (rule for rule in table if rule.since <= version < rule.before)
+    return source, next(rule for rule in in_force if rule.applies(call))
+
+
+def _copies(call: Call, path: str, contiguous: tuple[bool, bool]) -> tuple[tuple[str, int], ...]:
+    """Copies of views. Padding channels in 3D copies anyway, once."""
+    sizes = [call.input_bytes, call.weight_bytes]
+    needed = [not flag for flag in contiguous]
+    if path == "pad_and_slice_3d":
+        pads_input = call.in_channels % 16 != 0
+        pads_weight = pads_input or call.out_channels % 16 != 0
+        needed = [needed[0] and not pads_input, needed[1] and not pads_weight]
+    copied = sum(size for size, copies in zip(sizes, needed, strict=True) if copies)
+    return (("contiguous_copy", copied),) if copied else ()
+
+
+def _unfolded(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
+    row = prod(call.kernel) * call.in_channels * call.itemsize
+    largest = call.limits.max_buffer_bytes
+    fit = largest // row if row else call.rows
+    rows = min(call.rows, fit) if rules.unfolds_in_tiles else call.rows
+    error = choice.error
+    if rows * row > largest:
+        error = error or f"the unfold buffer of {rows * row} bytes exceeds the largest, {largest}"
+    grouped = choice.path == "explicit_gemm_group_nd"
+    extra = (
+        (("group_weight_transpose", call.weight_bytes),) if grouped else _split_k(call, rows, row)
+    )
+    return replace(
+        choice,
+        unfold_bytes=rows * row,
+        n_tiles=-(-call.rows // rows) if rows else 1,
+        temporaries=(*choice.temporaries, *extra),
+        error=error,
+    )
+
+
+def _split_k(call: Call, rows: int, row_bytes: int) -> tuple[tuple[str, int], ...]:
+    """float32 partial sums of a product that is small but deep (mlx/backend/metal/matmul.cpp).
+
+    Not on GPUs with neural accelerators (M5 on), which split otherwise.
+    """
+    depth, width = row_bytes // call.itemsize, call.out_channels
+    most = 2048 if call.limits.architecture in "sd" else 1024
+    total = 0
+    for tile in {rows, call.rows % rows} - {0} if rows else ():
+        if -(-tile // 16) * -(-width // 16) > most or depth < max(128, tile, width):
+            continue
+        share = depth // 16 // (-(-tile // 32) * -(-width // 32))
+        parts = min(max(2, 1 << max(share - 1, 0).bit_length()), 32)
+        n_tiles = call.rows // rows if tile == rows else 1
+        total += n_tiles * parts * tile * width * 4
+    return (("splitk", total),) if total else ()
+
+
+def _with_scratch(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
+    if choice.path not in _SCRATCH:
+        return choice
+    extra, hazard = _SCRATCH[choice.path](call, rules)
+    return replace(choice, temporaries=(*choice.temporaries, *extra), hazard=hazard)
+
+
+_Scratch: TypeAlias = "tuple[tuple[tuple[str, int], ...], str]"
+
+
+def _depthwise(call: Call, rules: RuleSet) -> _Scratch:
+    behind = call.axes[0].padding_hi
+    return (), f"reads {behind} samples past each sequence" if behind > 0 else ""
+
+
+def _winograd(call: Call, rules: RuleSet) -> _Scratch:
+    scratch = winograd_filter_bytes(call) + call.winograd_step * winograd_item_bytes(call)
+    needed = [6 * -(-axis.output_size // 6) + 2 for axis in call.axes]
+    outside = any(n > winograd_padded(a) for n, a in zip(needed, call.axes, strict=True))
+    return (("winograd", scratch),), "the last tile reads outside its padding" if outside else ""
+
+
+def _pad_in_channels(call: Call, rules: RuleSet) -> _Scratch:
+    taps = call.out_channels * prod(call.kernel)
+    inputs = call.batch * prod(axis.size for axis in call.axes)
+    return (("channel_pad", call.itemsize * up16(call.in_channels) * (inputs + taps)),), ""
+
+
+def _pad_and_slice(call: Call, rules: RuleSet) -> _Scratch:
+    """The output is a slice of one with more channels, `output_oversize` bytes larger."""
+    channels, outputs = up16(call.in_channels), up16(call.out_channels)
+    padded = 0
+    if channels != call.in_channels:
+        padded += call.batch * prod(axis.size for axis in call.axes) * channels
+    if channels != call.in_channels or outputs != call.out_channels:
+        padded += outputs * prod(call.kernel) * channels
+    oversize = (outputs - call.out_channels) * call.rows
+    sizes = (("channel_pad", padded), ("output_oversize", oversize))
+    return tuple((role, call.itemsize * size) for role, size in sizes if size), ""
+
+
+def _small_depth(call: Call, rules: RuleSet) -> _Scratch:
+    """One 2D convolution per tap in depth, over views of the input from that frame on."""
+    depth, *plane = call.axes
+    extra = {"contiguous_copy": call.weight_bytes, "op_output": call.output_bytes}
+    if depth.kernel_size > 1:
+        extra["small_kd_frame_out"] = (depth.kernel_size - 1) * call.output_bytes
+    hazard = f"reads {depth.padding_hi} frames past the input" if depth.padding_hi > 0 else ""
+    flat = replace(call, batch=depth.output_size, axes=tuple(plane))
+    path = _first(flat, rules)[1].path
+    if path == "winograd_2d":
+        ((_, scratch),), outside = _winograd(flat, rules)
+        extra["winograd"] = depth.kernel_size * scratch
+        hazard = hazard or outside
+    return tuple(extra.items()), hazard
+
+
+# By path, the bytes beside the output and the hazard.
+_SCRATCH: dict[str, Callable[[Call, RuleSet], _Scratch]] = {
+    "winograd_2d": _winograd,
+    "pad_in_channels_2d": _pad_in_channels,
+    "pad_and_slice_3d": _pad_and_slice,
+    "small_kd_3d": _small_depth,
+    "depthwise_1d": _depthwise,
+}

@@ -1,0 +1,208 @@
+"""Which transposed convolutions does a model run, and what does each cost?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from polyconv.execution.modules import names_of
+from polyconv.gradients import bilinear
+from polyconv.inspection.explain import DTYPES, metal_named, staleness
+from polyconv.inspection.explanation import explain_problem
+from polyconv.inspection.report import Explanation
+from polyconv.models.patching import intercepted
+from polyconv.ops.call import dtype_names
+from polyconv.problem import arguments
+from polyconv.problem.signatures import TRANSPOSED, read_call
+from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
+
+_PACKAGE = Path(__file__).parents[1]  # whose lines made no call of their own
+
+# The least of each, and what is one above the largest.
+INTEGERS = {
+    **{f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1)) for n in (8, 16, 32, 64)},
+    **{f"uint{n}": (0, 2**n) for n in (8, 16, 32)},
+}
+
+Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A transposed convolution: where it was called, `mx` or `polyconv`, and what it computes."""
+
+    where: str
+    lib: str
+    op: str
+    problem: ConvSpec
+
+
+def explain_model(
+    model: Callable[..., Any],
+    *inputs: Sequence[int] | mx.array,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> list[tuple[Found, int, Explanation]]:
+    """Runs a model once, on zeros or given arrays, and explains its transposed convolutions.
+
+    MLX is lazy: unless the model evaluates something itself, nothing is computed.
+
+    Args:
+        model (callable): A model of MLX, or any function of arrays.
+        inputs (list(int) or array): Each argument, or the shape of one, which is zeros then. A
+            model that begins with an embedding takes an array of ints.
+        dtype (str, optional): Of the zeros. Default: ``"float32"``.
+        device (str, optional): As for :func:`polyconv.explain`.
+
+    Returns:
+        list: Of each that differs in place or arguments: what it is, how often it is called, and
+        its `Explanation`; the one with the largest peak by any method comes first.
+    """
+    metal = metal_named(device)
+    if not callable(model):
+        arguments.refuse("explain_model", "model must be callable", arguments.shown(model))
+    arguments.choice("explain_model", "dtype", dtype, DTYPES)
+    given = [_argument(each, dtype) for each in inputs]
+    with recorded(model) as calls:
+        model(*given)
+    told = []
+    for found, n_calls in Counter(calls).items():
+        problem = found.problem
+        shapes = f"x {(problem.batch, *[a.size for a in problem.axes], problem.in_channels)}"
+        call = f"{found.where}: {found.lib}.{found.op} {shapes} {problem.dtype}"
+        notes = staleness()
+        told.append((found, n_calls, explain_problem(problem, call, found.op, metal, notes)))
+    return sorted(told, key=lambda each: -max(line.peak_bytes for line in each[2].lines))
+
+
+def _argument(given: Any, dtype: str) -> mx.array:
+    if isinstance(given, mx.array):
+        return given
+    if not arguments.is_array(given):
+        return example(given, dtype)
+    try:
+        return mx.array(given)
+    except Exception as error:  # MLX's, of many types
+        must = "an input must be an array that MLX takes, or a shape"
+        arguments.refuse("explain_model", must, str(error))
+
+
+def example(shape: Sequence[int], dtype: str, bounds: tuple[int, int] | None = None) -> mx.array:
+    """An argument for a model: zeros, or ints of a range one after the other, again and again.
+
+    Args:
+        shape (list(int)): Its shape.
+        dtype (str): One of `DTYPES` or `INTEGERS`.
+        bounds (tuple(int, int), optional): The first int, and the one that is never reached, such
+            as the size of a vocabulary. Default: zeros.
+
+    Raises:
+        ValueError: If the dtype does not hold them.
+    """
+    op, sizes = "explain_model", arguments.sizes("explain_model", "an input", shape)
+    check_int32(op, *sizes, 0)
+    if bounds is None:
+        arguments.choice(op, "the dtype of an input", dtype, (*DTYPES, *INTEGERS))
+        return mx.zeros(sizes, getattr(mx, dtype))
+    arguments.choice(op, "the dtype of a range", dtype, tuple(INTEGERS))
+    check_int32(op, prod(sizes))
+    low, high = bounds
+    least, behind = INTEGERS[dtype]
+    if not least <= low < high <= behind:
+        must = f"a range of {dtype} must be within {least}..{behind} and not empty"
+        arguments.refuse(op, must, f"{low}..{high}")
+    steps = mx.arange(prod(sizes), dtype=mx.int64) % min(high - low, INT32_MAX) + low
+    return steps.astype(getattr(mx, dtype)).reshape(sizes)
+
+
+@contextmanager
+def recorded(model: object) -> Iterator[list[Found]]:
+    """The transposed convolutions called inside, through `mx` or through polyconv."""
+    calls: list[Found] = []
+    names = names_of(model)
+
+    def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None) -> None:
+        calls.append(Found(where(names), lib, op, problem))
+
+    with listening(listen):
+        yield calls
+
+
+_HEARD: ContextVar[bool] = ContextVar("heard", default=False)
+
+
+@contextmanager
+def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
+    """Tells of each transposed convolution inside: of which library, which op, and what it is.
+
+    With `timed` also how many seconds it took, its arguments evaluated before, None where nothing
+    can be evaluated, as inside `mx.compile`, and for polyconv's own. In all threads.
+    """
+
+    def observe(op: str, problem: ConvSpec) -> None:
+        if not _HEARD.get() and (problem.is_input_dilated or op in TRANSPOSED):
+            listen("polyconv", op, problem, None)
+
+    def intercept(
+        op: str, compute: Callable[[], mx.array], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> mx.array:
+        if op not in TRANSPOSED and op != "conv_general":
+            return compute()
+        token = _HEARD.set(True)  # or polyconv, called in MLX's place, would tell it again
+        try:  # first, so that errors are MLX's
+            y, seconds = _timed(compute, args) if timed else (compute(), None)
+        finally:
+            _HEARD.reset(token)
+        problem = _read(op, args, kwargs)
+        if problem and (problem.is_input_dilated or op in TRANSPOSED):
+            listen("mx", op, problem, seconds)
+        return y
+
+    with intercepted(intercept), bilinear.observed(observe):
+        yield
+
+
+def _read(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConvSpec | None:
+    x, w, *rest = args
+    options = {name: value for name, value in kwargs.items() if name != "stream"}
+    try:
+        dtypes = dtype_names((x.dtype, w.dtype))
+        return read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *rest, **options)
+    except ValueError:  # only MLX takes it
+        return None
+
+
+def _timed(compute: Callable[[], mx.array], args: tuple[Any, ...]) -> tuple[mx.array, float | None]:
+    try:
+        mx.eval(*args[:2])
+    except (RuntimeError, ValueError):
+        return compute(), None
+    start = time.perf_counter()
+    y = compute()
+    mx.eval(y)
+    return y, time.perf_counter() - start
+
+
+def where(names: dict[int, str]) -> str:
+    """The innermost module of the model on the stack, or else the line that made the call."""
+    frame, line = sys._getframe(1), ""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        inside = Path(path).is_relative_to(_PACKAGE)
+        if not inside and not line:
+            line = f"{Path(path).name}:{frame.f_lineno}"
+        module = frame.f_locals.get("self")
+        if id(module) in names:
+            return names[id(module)]
+        frame = frame.f_back  # type: ignore[assignment]
+    return line

@@ -1,0 +1,198 @@
+"""In which form is a convolution issued, so that Metal neither unfolds nor reads outside its input?
+
+The forms differ in memory and arguments, not in result. The choice asks the kernel model, never a
+table of its own. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Literal, TypeAlias
+
+from polyconv.metal.kernels import KernelChoice, predict
+from polyconv.metal.rules import fits_in, fits_out, up16
+from polyconv.planning.cached_property import cached_property
+from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.rates import METAL_RATES, Cost
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
+
+Lift: TypeAlias = Literal["none", "plane", "frames"]
+
+_UNIT = Axis(size=1, kernel_size=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What is done to a convolution on its way to MLX.
+
+    `extra_in` and `extra_out` channels of zeros are added to each group, and taken off the output.
+    `pad_hi` zeros are put behind the input on each axis by a copy, instead of by the convolution.
+    With `whole` what negative padding drops is cut off before, into an array row by row in memory.
+    `lift` is "plane" for a 1D convolution issued as a 2D one with a unit axis, and "frames" for a
+    3D one issued as the sum of a 2D one per tap in depth, the frames in the batch, in float32.
+    """
+
+    extra_in: int = 0
+    extra_out: int = 0
+    pad_hi: tuple[int, ...] = ()
+    lift: Lift = "none"
+    whole: bool = False
+
+
+AS_IT_STANDS = Form()
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A form, the convolution that MLX is given in it, how often, and what Metal does with it."""
+
+    form: Form
+    spec: ConvSpec
+    n_convs: int
+    kernel: KernelChoice | None
+    cost: Cost
+    plain_macs: int
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether Metal's kernel is known, unfolds nothing and reads nothing outside its input."""
+        if self.kernel is None:
+            return False
+        return not self.kernel.is_explicit and not self.kernel.hazard
+
+    @cached_property
+    def options(self) -> tuple[object, ...]:
+        """The arguments of `mx.conv_general` after input and weight."""
+        axes = self.spec.axes
+        return (
+            tuple([axis.stride for axis in axes]),
+            (tuple([a.padding_lo for a in axes]), tuple([a.padding_hi for a in axes])),
+            tuple([axis.kernel_dilation for axis in axes]),
+            tuple([axis.input_dilation for axis in axes]),
+            self.spec.groups,
+            self.spec.flip,
+        )
+
+
+@lru_cache(4096)
+def issue(spec: ConvSpec, device: Device) -> Issued:
+    """The cheapest safe form of an undilated convolution; away from Metal the plainest.
+
+    Safe is a kernel that unfolds nothing and has no hazard. There always is one: channels can be
+    padded until they fill the tiles, and every hazard needs padding behind.
+    """
+    if isinstance(device, Host):
+        lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
+        return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), None)
+    candidates = [_issued(spec, form, device) for form in _forms(spec)]
+    safe = [each for each in candidates if each.is_safe]
+    return min(safe, key=lambda each: each.cost.seconds(METAL_RATES))
+
+
+def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
+    """A convolution as MLX's own op issues it, whatever becomes of it."""
+    if isinstance(device, Host):
+        return _issued(spec, Form(whole=_is_cropped_before(spec, device)), None)
+    return _issued(spec, AS_IT_STANDS, device)
+
+
+def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
+    """Whether what negative padding drops is cut off before, row by row in memory, as on CUDA.
+
+    There MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given, but
+    prepares it for the copy that it makes of one that does not lie row by row, such as a crop; a
+    later input of that alignment fails as a misaligned pointer (mlx/backend/cuda/conv.cpp).
+    """
+    return host.name == "cuda" and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
+
+
+def apply(spec: ConvSpec, form: Form) -> ConvSpec:
+    """The convolution that MLX is given for `spec` in a form."""
+    axes = tuple([_cropped(axis) for axis in spec.axes]) if form.whole else spec.axes
+    if form.pad_hi:
+        axes = tuple(
+            replace(axis, size=axis.size + behind, padding_hi=axis.padding_hi - behind)
+            for axis, behind in zip(axes, form.pad_hi, strict=True)
+        )
+    spec = replace(
+        spec,
+        in_channels=spec.in_channels + spec.groups * form.extra_in,
+        out_channels=spec.out_channels + spec.groups * form.extra_out,
+        axes=axes,
+    )
+    if form.lift == "plane":
+        return replace(spec, axes=(*axes, _UNIT))
+    if form.lift == "frames":
+        depth, *plane = axes
+        batch = spec.batch * depth.output_size
+        return replace(spec, batch=batch, axes=tuple(plane), dtype="float32")
+    return spec
+
+
+def _cropped(axis: Axis) -> Axis:
+    lo, hi = axis.padding_lo, axis.padding_hi
+    size = axis.size + min(lo, 0) + min(hi, 0)
+    return replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0))
+
+
+def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:
+    """Multiply-accumulates of a convolution, with the channels that its kernel pads."""
+    inputs, outputs = spec.in_channels // spec.groups, spec.out_channels
+    if kernel and kernel.path in ("pad_in_channels_2d", "pad_and_slice_3d"):
+        inputs = up16(inputs)
+    if kernel and kernel.path == "pad_and_slice_3d":
+        outputs = up16(outputs)
+    taps = prod(axis.kernel_size for axis in spec.axes)
+    return spec.batch * prod(spec.output_sizes) * outputs * taps * inputs
+
+
+def _forms(spec: ConvSpec) -> Iterator[Form]:
+    """As it stands, lifted, and each with aligned channels and with the end padded by a copy."""
+    lifts: dict[int, tuple[Lift, ...]] = {1: ("none", "plane"), 2: ("none",), 3: ("none", "frames")}
+    inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    extra_in = next(n for n in range(16) if fits_in(inputs + n))
+    extra_out = next(n for n in range(16) if fits_out(outputs + n))
+    behind = tuple(max(axis.padding_hi, 0) for axis in spec.axes)
+    for lift in lifts[spec.ndim]:
+        if lift == "none" and spec.ndim == 3 and spec.groups > 1:
+            continue  # MLX has no groups in 3D
+        for pad_hi in ((), behind) if any(behind) else ((),):
+            yield Form(0, 0, pad_hi, lift)
+            if extra_in or extra_out:
+                yield Form(extra_in, extra_out, pad_hi, lift)
+
+
+def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
+    given = apply(spec, form)
+    depth = spec.axes[0]
+    n_convs = depth.kernel_size if form.lift == "frames" else 1
+    whole = not _crops_inside(spec)
+    kernel = predict(given, metal.limits, metal.rules, contiguous=(whole, True)) if metal else None
+    itemsize = ITEMSIZE[given.dtype]
+    outputs = n_convs * given.batch * prod(given.output_sizes) * given.out_channels
+    inputs = given.batch * given.in_channels * prod(axis.size for axis in given.axes)
+    moved = n_convs * kernel.temporary_bytes if kernel else 0
+    if form.extra_in or form.pad_hi:
+        moved += itemsize * inputs
+    if form.extra_out:
+        moved += itemsize * outputs
+    if form.lift == "frames":  # frames cut out per tap, and the sum
+        in_place = spec.batch == 1 and depth.stride == 1
+        moved += itemsize * (2 * outputs + (0 if in_place else n_convs * inputs))
+        if depth.padding_lo or depth.padding_hi or spec.dtype != given.dtype:
+            moved += itemsize * inputs
+    cost = Cost(n_convs * macs(given, kernel), n_convs, moved)
+    return Issued(form, given, n_convs, kernel, cost, macs(spec))
+
+
+def _crops_inside(spec: ConvSpec) -> bool:
+    """Whether negative padding leaves a view of the input that is not contiguous."""
+    before = spec.batch
+    for axis in spec.axes:
+        if before > 1 and min(axis.padding_lo, axis.padding_hi) < 0:
+            return True
+        before *= axis.size
+    return False

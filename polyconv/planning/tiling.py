@@ -1,0 +1,256 @@
+"""Into which tiles is a convolution cut, so that what it allocates on the way stays below a limit?
+
+A tile is a part of a plan: some items of the batch, and along the longest axis some frames, or for
+the gradient of the input some samples. It is computed by the plan's own convolutions with the
+plan's own packed weights, so exact numbers are the plan's. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
+from typing import NamedTuple, NoReturn
+
+from polyconv.planning.axis_plan import AxisPlan
+from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.rates import si
+from polyconv.planning.workspace import temporaries
+from polyconv.problem.arguments import NoRoomError, refuse
+from polyconv.problem.spec import INT32_MAX, ITEMSIZE, ConvSpec
+
+Span = tuple[int, int]
+
+
+class Room(NamedTuple):
+    """Bytes of the largest buffer that a device has, and of all that may lie there at a time."""
+
+    largest: int
+    total: int
+
+
+class Tile(NamedTuple):
+    """The plan of some `items` of the batch, and of `inputs` and `outputs` on the tiled axis."""
+
+    plan: ConvPlan
+    items: Span
+    inputs: Span
+    outputs: Span
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A plan in tiles of `n_items` of the batch by `n_steps` along `axis`.
+
+    Steps are frames of the axis; where `result` is ``"x"``, the gradient of the input, its samples.
+    For ``"y"`` and ``"w"`` the outputs of the tiles do not overlap, for ``"x"`` their inputs.
+    """
+
+    plan: ConvPlan
+    result: str
+    axis: int
+    n_items: int
+    n_steps: int
+    _plans: dict[object, ConvPlan] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def most_items(self) -> int:
+        return self.plan.problem.batch
+
+    @property
+    def most_steps(self) -> int:
+        along = self._along
+        return along.axis.size if self.result == "x" else along.n_frames
+
+    @property
+    def n_tiles(self) -> int:
+        by_items = -(-self.most_items // self.n_items)
+        return by_items * -(-self.most_steps // self.n_steps)
+
+    def __iter__(self) -> Iterator[Tile]:
+        for item in range(0, self.most_items, self.n_items):
+            items = (item, min(item + self.n_items, self.most_items))
+            for step in range(0, self.most_steps, self.n_steps):
+                tile = self.tile(items, (step, min(step + self.n_steps, self.most_steps)))
+                if tile.outputs[0] < tile.outputs[1]:  # else a gradient, zero there
+                    yield tile
+
+    def tile(self, items: Span, steps: Span) -> Tile:
+        along = self._along
+        if self.result == "x":
+            inputs, frames = steps, along.reading(*steps)
+        else:
+            inputs, frames = along.read_by(*steps), steps
+        return Tile(self._part(items, frames, inputs), items, inputs, along.outputs_of(frames))
+
+    @property
+    def bytes(self) -> int:
+        """Allocated at once besides arguments and result, at most: of the largest tiles."""
+        n, items, middle = self.n_steps, (0, self.n_items), self._along.axis.size // 2
+        if self.result != "x":  # those at the ends may read padding alone
+            middle = self._along.reading(middle, middle + 1)[0]
+        last = (self.most_steps - 1) // n * n
+        starts = {0, last, *[min(max(middle // n + i, 0) * n, last) for i in (-1, 0, 1)]}
+        tiles = [self.tile(items, (at, min(at + n, self.most_steps))) for at in starts]
+        return max(temporaries(tile.plan, self.result) + self._result(tile) for tile in tiles)
+
+    @property
+    def _along(self) -> AxisPlan:
+        return self.plan.axes[self.axis]
+
+    def _result(self, tile: Tile) -> int:
+        """The result of a tile, before it is put in its place, and a copy in the result's dtype."""
+        spec = tile.plan.problem
+        size = _elements(spec, self.result) * (2 if self.result == "w" else 1)
+        return (ITEMSIZE[spec.dtype] + max(ITEMSIZE[spec.dtype], 4)) * size
+
+    def _part(self, items: Span, frames: Span, inputs: Span) -> ConvPlan:
+        """Kept by all that it depends on: most tiles are alike."""
+        n, (first, behind), (a, b) = items[1] - items[0], frames, inputs
+        step, scale, *_ = self._along.reach
+        start, stop = self._along.outputs_of(frames)
+        key = (n, behind - first, b - a, scale * a - step * first, first == 0, stop - start)
+        if key not in self._plans:
+            part = self._along.part(frames, inputs)
+            axes = [part if i == self.axis else axis for i, axis in enumerate(self.plan.axes)]
+            spec = replace(self.plan.problem, batch=n, axes=tuple([each.axis for each in axes]))
+            self._plans[key] = replace(self.plan, problem=spec, axes=tuple(axes))
+        return self._plans[key]
+
+
+def workspace(op: str, spec: ConvSpec, result: str, room: Room, most: int | None) -> int:
+    """Bytes that a map of this convolution may allocate besides its result.
+
+    No more than `most`, than the largest buffer, and than three quarters of what the result leaves
+    of all, as arguments lie there too.
+
+    Raises:
+        ValueError: If the result alone does not fit.
+    """
+    size = ITEMSIZE[spec.dtype] * _elements(spec, result)
+    if size > room.largest:
+        must = "the result must fit into the largest buffer that can be had here"
+        refuse(op, must, f"{si(size)}B, more than {si(room.largest)}B", NoRoomError)
+    left = max(0, room.total - size) * 3 // 4
+    limit = min(left, room.largest)
+    return limit if most is None else min(limit, most)
+
+
+def _elements(spec: ConvSpec, result: str) -> int:
+    if result == "y":
+        return prod(spec.output_shape)
+    if result == "x":
+        return spec.batch * spec.in_channels * prod(axis.size for axis in spec.axes)
+    taps = prod(axis.kernel_size for axis in spec.axes)
+    return spec.out_channels * taps * (spec.in_channels // spec.groups)
+
+
+def whole(plan: ConvPlan, result: str) -> Tiling:
+    """All in one tile, by the axis of most outputs, or of most samples for their gradient."""
+    along = [axis.size if result == "x" else axis.output_size for axis in plan.problem.axes]
+    tiling = Tiling(plan, result, along.index(max(along)), max(plan.problem.batch, 1), 1)
+    return replace(tiling, n_steps=max(tiling.most_steps, 1))
+
+
+def fits(plan: ConvPlan, result: str, limit: int) -> bool:
+    """Whether a plan needs no tiles."""
+    if plan.is_zero:
+        return True
+    return _most_elements(plan) <= INT32_MAX and temporaries(plan, result) <= limit
+
+
+def _most_elements(plan: ConvPlan) -> int:
+    """Of the input, or of all outputs of all frames: MLX counts them in int32 in places."""
+    spec = plan.problem
+    frames = spec.batch * prod(axis.computed_size for axis in plan.axes)
+    return max(frames * spec.out_channels, _elements(spec, "x"))
+
+
+def others_than(chosen: ConvPlan) -> list[ConvPlan]:
+    """What `auto` may take instead if the smallest tile is too large, the fastest first."""
+    others = alternatives(chosen.problem, chosen.device)
+    if chosen.device.name != "cpu":
+        others = [each for each in others if not each.products]
+    return sorted(others, key=lambda each: each.seconds)
+
+
+def arranged(
+    op: str,
+    plan: ConvPlan,
+    result: str,
+    limit: int,
+    others: Callable[[ConvPlan], list[ConvPlan]] | None = None,
+    *,
+    most: int | None = None,
+    otherwise: int | None = None,
+) -> tuple[ConvPlan, Tiling | None]:
+    """A plan of which no more than `limit` bytes are allocated at a time, and its tiles if any.
+
+    Args:
+        op (str): The name that errors are reported under.
+        plan (ConvPlan): What is taken, whole or in tiles, where it can be.
+        result (str): The kind of the map's result.
+        limit (int): In bytes.
+        others (callable, optional): Of the plan, those whose tiles do as well.
+        most (int, optional): The bytes that can be had here, whatever is asked for. Default: more
+            than any plan needs.
+        otherwise (int, optional): Bytes by which the call is computed without a plan.
+
+    Raises:
+        NoRoomError: If the plan, whole and in its smallest tiles, and the smallest tile of `others`
+            need more. It tells the least of all these, so that is accepted, and nothing below.
+    """
+    if fits(plan, result, limit):
+        return plan, None
+    whole_at_once = _most_elements(plan) <= INT32_MAX
+    least = [temporaries(plan, result)] if whole_at_once else []
+    least += [] if otherwise is None else [otherwise]
+    found = tiled(plan, result, limit)
+    rest = iter(others(plan) if others and isinstance(found, int) else [])
+    while not isinstance(found, Tiling):
+        least.append(found)
+        other = next(rest, None)
+        if other is None:
+            _refuse(op, min(least), limit, most)
+        found = tiled(other, result, limit)
+    return found.plan, found
+
+
+def _refuse(op: str, least: int, limit: int, most: int | None) -> NoReturn:
+    what, got = "max_workspace", limit
+    if most is not None and most < least:
+        what, got = "the memory that can be had", most
+    error = partial(NoRoomError, least=least)
+    refuse(op, f"{what} must be at least {least} bytes here", str(got), error)
+
+
+def tiled(plan: ConvPlan, result: str, limit: int) -> Tiling | int:
+    """The largest tiles of which each allocates no more than `limit` bytes.
+
+    First the batch is cut, then the longest axis of single items. Where bytes are plenty they are
+    those of as many elements as int32 counts, so that no array of a tile has more.
+
+    Returns:
+        Tiling or int: If the smallest tile needs more than that, what it needs.
+    """
+    most = whole(plan, result)
+    smallest = replace(most, n_items=1, n_steps=1)
+    least = smallest.bytes
+    if least > limit:
+        return least
+    limit = min(limit, max(least, INT32_MAX * ITEMSIZE[plan.problem.dtype]))
+    line = replace(most, n_items=1)
+    if line.bytes <= limit:
+        by_items: Callable[[int], Tiling] = lambda n: replace(line, n_items=n)  # noqa: E731
+        return _largest(by_items, most.n_items, limit)
+    return _largest(lambda n: replace(smallest, n_steps=n), most.n_steps, limit)
+
+
+def _largest(sized: Callable[[int], Tiling], most: int, limit: int) -> Tiling:
+    """By bisection; bytes rise with the size but for the margins, so the result is asked again."""
+    low, high = 1, most + 1  # fits, and does not
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        low, high = (middle, high) if sized(middle).bytes <= limit else (low, middle)
+    return sized(low)

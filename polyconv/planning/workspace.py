@@ -1,0 +1,206 @@
+"""How many bytes does a plan allocate besides its input, its weight and its output, and for what?
+
+An upper bound: what is freed on the way is counted as if it were kept. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+from polyconv.planning.plan import ConvPlan, SubConv
+from polyconv.problem.phases import phase_stride
+from polyconv.problem.spec import ITEMSIZE, ConvSpec
+
+# Up to here each is looked at; above, all count as the largest, which has a tap more than others.
+MOST_SUBCONVS = 2048
+# For a bound that is asked for in each call of a new shape.
+_MOST_BOUNDED = 64
+# So many tasks of ten operations (`MAX_ACTIVE_TASKS`, `DISPATCHES_PER_TASK`), two for each tap.
+_AHEAD = 55
+
+
+def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
+    """Bytes by purpose.
+
+    `packed` are the weights, cut into taps, and `packing` what that takes on the way; `padded`
+    copies of the input with aligned channels or explicit padding; `convolved` the outputs of
+    convolutions that are not yet the plan's; `woven` the copies that bring them into order; the
+    others are MLX's own, `unfold` first (`kernels.py`), and on a CPU `windows`, the samples that
+    its convolution copies for each output.
+    """
+    found: Counter[str] = Counter()
+    spec = plan.problem
+    if plan.is_zero:
+        return {}
+    if plan.products:
+        return _by_products(plan, most)
+    itemsize = ITEMSIZE[spec.dtype]
+    for sub, n in _counted(plan, most):
+        issued = sub.issued
+        n_convs = n * issued.n_convs
+        if not plan.is_native:
+            kernel = prod(axis.kernel_size for axis in issued.spec.axes)
+            per_group = issued.spec.in_channels // spec.groups
+            packed = itemsize * issued.spec.out_channels * per_group * kernel * n_convs
+            found.update({"packed": packed, "packing": _packing_steps(sub) * packed})
+        outputs = ITEMSIZE[issued.spec.dtype] * prod(issued.spec.output_shape)
+        found["convolved"] += n * outputs * (2 * issued.n_convs - 1)
+        if issued.form.extra_out or issued.spec.dtype != spec.dtype:
+            found["woven"] += n * itemsize * prod(sub.spec.output_shape)
+        found.update({purpose: n * size for purpose, size in _input_copies(sub).items()})
+        if issued.kernel:
+            found.update({"unfold": n_convs * issued.kernel.unfold_bytes})
+            for purpose, size in issued.kernel.temporaries:
+                found[purpose] += n_convs * size
+        elif plan.device.name == "cpu":
+            found["windows"] += n_convs * _windows(issued.spec)
+    found["padded"] += _padded(plan, most)
+    computed = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
+    found["woven"] += itemsize * computed * plan.n_copies
+    # The last of these is the output itself, or the buffer that it is a slice of.
+    last = "woven" if found["woven"] else "convolved"
+    found[last] -= min(found[last], itemsize * prod(spec.output_shape))
+    return {purpose: size for purpose, size in found.items() if size}
+
+
+def temporaries(plan: ConvPlan, result: str = "y") -> int:
+    """Bytes allocated, besides arguments and result, until one of the three maps is computed.
+
+    `result` is the kind of the map's result: `y` the output, `x` or `w` a gradient, by
+    `spread` and `correlate` of `plan_gradients.py`. An upper bound as well.
+    """
+    if plan.is_zero:
+        return 0
+    spec = plan.problem
+    inputs = spec.batch * prod(axis.size for axis in spec.axes) * spec.in_channels
+    if result == "y":
+        weights = spec.out_channels * prod(axis.kernel_size for axis in spec.axes)
+        given = inputs + weights * (spec.in_channels // spec.groups)  # made another dtype, or whole
+        return sum(allocated(plan, _MOST_BOUNDED).values()) + ITEMSIZE[spec.dtype] * given
+    outputs = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
+    read, made, weights, taps = 0, 0, 0, 0
+    for sub, n in _counted(plan, _MOST_BOUNDED):
+        around = [axis.size + abs(axis.padding_lo) + abs(axis.padding_hi) for axis in sub.spec.axes]
+        # A line, a picture or an item more than the padding asks for (`tap_products.py`).
+        rows = (spec.batch + 1) * prod(size + 1 for size in around)
+        n_taps = prod(axis.kernel_size for axis in sub.spec.axes)
+        read = max(read, rows * spec.in_channels)
+        made += n * rows * sub.spec.out_channels
+        weights += n * sub.spec.out_channels * n_taps * (spec.in_channels // spec.groups)
+        taps += n * n_taps
+    size = max(ITEMSIZE[spec.dtype], 4)
+    # By counting, and so that tests/peak.py finds no call above it.
+    n_copies = 3 if result == "x" else 6
+    found = n_copies * (read + made) + (3 + plan.n_copies) * outputs + 10 * weights
+    if result == "w" and (spec.groups > 1 or any(phase_stride(a) > 1 for a in spec.axes)):
+        found += 3 * taps * read  # what each tap reads, copied
+        found += 2 * taps * outputs if spec.in_channels == spec.groups else 0
+    return size * found
+
+
+def _windows(spec: ConvSpec) -> int:
+    """What MLX's CPU copies for one convolution (mlx/backend/cpu/conv.cpp, `explicit_gemm_conv`).
+
+    The padded input, and of it what each output reads, in float32, and halves made so; nothing
+    where it loops over single samples.
+    """
+    dilated = any(a.kernel_dilation > 1 or a.input_dilation > 1 for a in spec.axes)
+    if dilated or (spec.groups > 1 and (spec.ndim > 1 or spec.flip)):
+        return 0
+    taps = prod(axis.kernel_size for axis in spec.axes)
+    padded = prod(axis.size + axis.padding_lo + axis.padding_hi for axis in spec.axes)
+    frames = prod(spec.output_sizes)
+    found = spec.batch * (padded + frames * taps) * spec.in_channels
+    # Turned where they are flipped or grouped.
+    weights = spec.out_channels * taps * spec.in_channels // spec.groups
+    found += weights * ((spec.dtype != "float32") + (spec.flip or spec.groups > 1))
+    if spec.dtype != "float32":
+        found += spec.batch * frames * spec.out_channels
+    return 4 * found
+
+
+def _counted(plan: ConvPlan, most: int) -> list[tuple[SubConv, int]]:
+    """The subconvs, each once; or the largest for all, where there are very many."""
+    n_subconvs = prod(axis.n_blocks for axis in plan.axes)
+    if n_subconvs > most:
+        return [(plan.largest, n_subconvs)]
+    return [(sub, 1) for sub in plan.subconvs]
+
+
+def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
+    """In float32: packed weights, the padded input, what is summed, and the copies of weaving."""
+    spec, size = plan.problem, max(ITEMSIZE[plan.problem.dtype], 4)
+    found: Counter[str] = Counter()
+    counted = _counted(plan, most)
+    paddings = [[(a.padding_lo, a.padding_hi) for a in sub.spec.axes] for sub, _ in counted]
+    around = [
+        axis.size + max(0, *[lo for lo, _ in each]) + max(0, *[hi for _, hi in each])
+        for axis, each in zip(spec.axes, zip(*paddings))
+    ]
+    # A line, a picture or an item more than the padding asks for (`tap_products.py`).
+    rows = (spec.batch + 1) * prod(n + 1 for n in around)
+    for sub, n in counted:
+        taps = prod(axis.kernel_size for axis in sub.spec.axes)
+        weights = sub.spec.out_channels * taps * (spec.in_channels // spec.groups)
+        found["packed"] += n * size * weights
+        found["packing"] += n * size * weights * _packing_steps(sub)
+        found["padded"] += n * size * rows * spec.in_channels
+        # MLX allocates some hundred operations ahead: of scaled copies, one for each tap.
+        sums = 2 + min(taps, _AHEAD) if plan.products == "scaled" else 2
+        found["convolved"] += sums * n * size * rows * sub.spec.out_channels
+        if plan.products == "gathered":  # with groups MLX copies again for its batched product
+            copies = 2 if spec.groups > 1 else 1
+            found["cut"] += copies * n * taps * size * rows * spec.in_channels
+    found["woven"] += size * prod(spec.output_shape) * (plan.n_copies + (spec.dtype != "float32"))
+    return dict(found)
+
+
+def _packing_steps(sub: SubConv) -> int:
+    """Copies of the weight, none larger than the packed one, that are made on the way to it."""
+    form = sub.issued.form
+    steps = (form.extra_in > 0) + (form.extra_out > 0)
+    for block in sub.blocks:
+        if block.fold is not None:
+            steps += any(block.fold[:2])
+        elif max(sub.n_phases) > 1:
+            steps += 2  # each phase padded to the window, then all stacked
+    return steps
+
+
+def _padded(plan: ConvPlan, most: int) -> int:
+    """Each way of padding the input is done once."""
+    sizes: dict[object, int] = {}
+    for sub, _ in _counted(plan, most):
+        issued, depth = sub.issued, sub.spec.axes[0]
+        by_frames = issued.form.lift == "frames"
+        around = (depth.padding_lo, depth.padding_hi) if by_frames else (0, 0)
+        pad_hi, extra = issued.form.pad_hi, issued.form.extra_in
+        steps = (extra > 0, any(pad_hi), any(around))
+        if not any(steps):
+            continue
+        shape = [axis.size for axis in sub.spec.axes]
+        shape = [n + behind for n, behind in zip(shape, pad_hi or [0] * len(shape), strict=True)]
+        if by_frames:
+            shape[0] = depth.size + sum(around)
+        channels = plan.problem.in_channels + plan.problem.groups * extra
+        sizes[around, pad_hi, extra] = plan.problem.batch * prod(shape) * channels * sum(steps)
+    return ITEMSIZE[plan.problem.dtype] * sum(sizes.values())
+
+
+def _input_copies(sub: SubConv) -> dict[str, int]:
+    """What a 3D convolution by frames cuts out of its input, tap by tap, and makes float32."""
+    issued, spec = sub.issued, sub.spec
+    if issued.form.lift != "frames":
+        return {}
+    frame = prod(axis.size for axis in issued.spec.axes) * issued.spec.in_channels
+    cut = 0 if spec.batch == 1 and spec.axes[0].stride == 1 else issued.n_convs
+    widened = spec.dtype != issued.spec.dtype
+    found = {"cut": ITEMSIZE[issued.spec.dtype] * cut * issued.spec.batch * frame}
+    if widened:
+        depth = spec.axes[0]
+        frames = spec.batch * (depth.size + depth.padding_lo + depth.padding_hi)
+        weights = issued.spec.out_channels * issued.spec.in_channels // spec.groups
+        weights *= prod(axis.kernel_size for axis in spec.axes)
+        found["widened"] = ITEMSIZE[issued.spec.dtype] * (frames * frame + weights)
+    return found
