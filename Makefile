@@ -115,17 +115,21 @@ if mac and platform.machine() != "arm64":
     sys.exit(need + found + " for " + platform.machine() + ", which MLX does not run on")
 if mac and int(mac.split(".")[0]) < 14:
     sys.exit(need + "this is macOS " + mac)
+endef
+export CHECK
+define CAN_MAKE
 try:
     import ensurepip, venv
 except ImportError:
-    sys.exit(found + ", which cannot make environments: install python3-venv (Debian's name for it)")
+    import sys
+    sys.exit(sys.executable + " cannot make environments: install python3-venv (its name on Debian)")
 endef
-export CHECK
+export CAN_MAKE
 
 # The environment as it should be. One that no longer works is named, and never half made.
 environment:
 	@if [ ! -e .venv ]; then \
-		$(PYTHON) -c "$$CHECK" || exit 1; \
+		$(PYTHON) -c "$$CHECK" && $(PYTHON) -c "$$CAN_MAKE" || exit 1; \
 		$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }; \
 	elif ! { $(BIN)/python -c "$$CHECK" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
 		echo ".venv does not work with polyconv (made by another Python, or by half): run" \

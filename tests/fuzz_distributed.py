@@ -18,7 +18,7 @@ from polyconv import distributed
 Maker = Callable[[random.Random], Input]
 
 # A layer holds its group, as MLX's own do, which are no more copied than these.
-NO_COPY = (TypeError, "cannot pickle 'Group' object")
+NO_COPY = (TypeError, r"cannot pickle '([\w.]+\.)?Group' object")  # Python 3.12 names its module
 
 _OPS = ("conv1d", "conv_general", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 

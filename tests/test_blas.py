@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from polyconv.bench import running
 from polyconv.inspection import blas
 from polyconv.inspection.elf import without_prefix
 
@@ -95,6 +96,43 @@ def test_a_program_runs_on_a_fast_blas(library, as_module, tmp_path, monkeypatch
 
 
 @linux
+@pytest.mark.parametrize("name", ["none/where", "a b", "c:d"])
+def test_a_cache_that_cannot_be_is_done_without(library, name, tmp_path):
+    (tmp_path / "none").touch()  # no folder
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {"XDG_CACHE_HOME": str(tmp_path / name), "TMPDIR": str(temporary)}
+    program = tmp_path / "mine.py"
+    program.write_text("from polyconv.inspection import blas; print(blas.in_force())")
+    done = started("--quiet", program, **env)
+    (copy,) = temporary.glob("polyconv-*/*/libopenblas-*.so")
+    assert done.stdout == f"{copy}\n", done.stderr
+
+
+@linux
+def test_a_folder_that_others_may_write_to_is_not_loaded_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "a b")
+    monkeypatch.setattr(blas.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / f"polyconv-{os.getuid()}").mkdir(mode=0o700)
+    assert list(blas._folders()) == [tmp_path / f"polyconv-{os.getuid()}"]
+    (tmp_path / f"polyconv-{os.getuid()}").chmod(0o770)
+    assert list(blas._folders()) == []
+
+
+@pytest.mark.parametrize(("memory", "limit"), [(2**30, 2**27), (2**40, 2**31)])
+def test_the_cache_is_a_small_part_of_the_memory_that_there_is(memory, limit, monkeypatch):
+    monkeypatch.setattr(running, "memory_here", lambda: memory)
+    assert running._default_limit() == limit
+
+
+@linux
+def test_the_command_runs_itself(tmp_path):
+    done = started("--quiet", "-m", "polyconv", "doctor")
+    assert done.stdout.startswith("polyconv ")
+    assert done.stderr == ""
+
+
+@linux
 def test_a_program_that_fails_fails_as_by_python(tmp_path):
     program = tmp_path / "fails.py"
     program.write_text("raise KeyError('mine')")
@@ -106,6 +144,11 @@ def test_a_program_that_fails_fails_as_by_python(tmp_path):
 REFUSED = [
     (["missing.py"], {}, "[run] program must be a file that is there; got 'missing.py'"),
     (["--cache-limit", "-1", __file__], {}, "[run] --cache-limit must be at least 0; got -1"),
+    (
+        ["--cache-limit", "9" * 30, __file__],
+        {},
+        "[run] --cache-limit must fit in 64 bits; got " + "9" * 30,
+    ),
     (
         [__file__],
         {"POLYCONV_BLAS": "/no/such.so"},
@@ -125,7 +168,6 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(command, env, text):
 
 @linux
 def test_a_machine_without_a_fast_blas_is_told_what_to_install(monkeypatch):
-    from polyconv.bench import running
     from polyconv.inspection import explain
 
     monkeypatch.setattr(blas, "find", lambda: None)

@@ -350,8 +350,11 @@ def test_a_block_diagonal_weight_that_is_changed_in_place_is_computed_densely(ra
     polyconv.convert(layer, exploit_sparsity=True)
     x = integers(1, 5, 6).astype(dtype)
     layer(x)
-    for copied in (layer, copy.deepcopy(layer)):
-        copied.weight += 1
+    twin, viewed = copy.deepcopy(layer), copy.deepcopy(layer)
+    layer.weight += 1
+    twin.weight += 1
+    viewed.weight[:] = viewed.weight[:1]  # which begins where it did, and lies otherwise
+    for copied in (layer, twin, viewed):
         with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
             y = copied(x)
         polyconv.revert(copied)

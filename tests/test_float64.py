@@ -10,14 +10,7 @@ from reference import conv_general, gradients
 
 import polyconv
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    """MLX has float64 there only."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
+pytestmark = pytest.mark.usefixtures("on_cpu")  # MLX has float64 there only
 
 
 def drawn_data(case, seed):

@@ -173,7 +173,7 @@ def test_a_stream_refuses_states_caches_and_resets_that_are_none():
     assert "x must be float" in refused(polyconv.stream_init, "conv1d", W, dtype=mx.int32)
     assert "int32" in refused(polyconv.stream_init, "conv1d", W, dilation=2**40)
     assert "int32" in refused(polyconv.stream_init, "conv1d", W[:, :1], batch=10**18)
-    with mock.patch("polyconv.execution.memory._memory", return_value=2**20):
+    with mock.patch("polyconv.execution.memory.memory_here", return_value=2**20):
         text = refused(polyconv.stream_init, "conv1d", W, dilation=2**18)
     assert "must fit into 1048576 bytes" in text
 
@@ -400,7 +400,7 @@ def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
 @pytest.mark.usefixtures("on_cpu")
 def test_a_layer_whose_weight_cannot_be_is_refused():
     """MLX would end the process where it is evaluated."""
-    with mock.patch("polyconv.execution.memory._memory", return_value=2**20):
+    with mock.patch("polyconv.execution.memory.memory_here", return_value=2**20):
         for name in ("PolyConvTranspose1d", "StreamingConvTranspose1d", "StreamingConv1d"):
             text = refused(getattr(polyconv, name), 1000, 100, 10)
             assert text == f"[{name}] the weight must fit into 1048576 bytes; got 4000000"

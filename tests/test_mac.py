@@ -29,7 +29,7 @@ X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
 
 def test_a_cpu_s_largest_array_on_a_mac_is_metal_s(monkeypatch):
     """MLX allocates for both by Metal."""
-    monkeypatch.setattr(memory, "_memory", lambda: 2**40)
+    monkeypatch.setattr(memory, "memory_here", lambda: 2**40)
     monkeypatch.setattr(memory, "present", lambda: M2)
     assert memory.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
     monkeypatch.setattr(memory, "present", lambda: None)

@@ -1,5 +1,6 @@
 """What `make` says before it has an environment: on a wrong Python, Mac or .venv. And its help."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,11 +24,17 @@ $2"
 """
 
 
+def make(folder, *arguments):
+    """`make` as by hand: what runs the tests may be one itself, and hands on how it was called."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "PYTHON"}
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=env)
+
+
 def made(folder, *arguments):
     """The exit code of `make`, and what it says of its own accord."""
     shutil.copy(MAKEFILE, folder)
     (folder / "pyproject.toml").touch()
-    done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+    done = make(folder, *arguments)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
     return done.returncode, lines
 
@@ -81,8 +88,7 @@ def test_a_python_that_cannot_make_an_environment_leaves_none(tmp_path):
 
 
 def test_help_has_a_line_for_each_target():
-    command = ["make", "--no-print-directory", "help"]
-    listed = subprocess.run(command, cwd=MAKEFILE.parent, capture_output=True, text=True)
+    listed = make(MAKEFILE.parent, "help")
     targets = [line.split()[0] for line in listed.stdout.splitlines()]
     phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE.read_text(), re.M)
     assert sorted(targets) == sorted(set(" ".join(phony).split()) - {"environment"})

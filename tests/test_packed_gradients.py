@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -183,6 +185,22 @@ def test_a_stream_of_a_model_made_before_refuses_to_give_no_gradient():
     assert mx.array_equal(mx.grad(loss, 1)(W, X), expected)
     model.update(nn.utils.tree_map(lambda each: each + 1, model.parameters()))
     assert mx.array_equal(mx.grad(loss, 1)(W, X), expected)
+
+
+def test_weights_that_another_thread_has_not_computed_yet_are_not_taken_for_trained():
+    model = whole_numbers(nn.Sequential(nn.Conv1d(4, 4, 3), nn.ConvTranspose1d(4, 3, 4, 2)))
+    stream = polyconv.stream(model)
+    expected = stream.step(X)
+    stream.reset_state()
+    model.update(nn.utils.tree_map(lambda each: each + 1, model.parameters()))
+    with ThreadPoolExecutor(1) as pool:
+        assert mx.array_equal(pool.submit(stepped, stream).result(), expected)
+
+
+def stepped(stream):
+    y = stream.step(X)
+    mx.eval(y)
+    return y
 
 
 def test_a_block_diagonal_weight_has_the_gradient_of_a_dense_one():

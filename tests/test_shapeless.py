@@ -170,3 +170,11 @@ def test_of_this_shape_is_the_array_for_values_gradients_and_maps(shape):
         weights = integers(*shape, seed=1)
         assert mx.array_equal(mx.grad(lambda x: (of_this_shape(x) * weights).sum())(x), weights)
         assert mx.array_equal(mx.vmap(of_this_shape, 1, 1)(x), x)
+
+
+def test_a_step_that_gives_nothing_yet_is_refused_for_other_lengths():
+    w = mx.ones((4, 1, 2))
+    state = polyconv.stream_init("conv1d", w, stride=4)
+    step = mx.compile(lambda x: polyconv.stream_step(state, x, w)[0], shapeless=True)
+    with pytest.raises(ValueError, match="cannot infer"):
+        mx.eval(step(mx.ones((1, 0, 2))), step(mx.ones((1, 20, 2))))

@@ -235,8 +235,13 @@ def taken_over(layer):
     layer.weight[:] = 1 - layer.weight
 
 
+def repeated(layer):
+    """Its numbers begin where they did, and lie otherwise."""
+    layer.weight[:] = layer.weight[:1]
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("change", [added, added_by_name, assigned, taken_over])
+@pytest.mark.parametrize("change", [added, added_by_name, assigned, taken_over, repeated])
 def test_a_weight_that_is_changed_in_place_is_used(change, dtype):
     layer, x = LAYERS[0](), integers(2, 5, 4).astype(dtype)
     layer.weight = integers(3, 16, 4, seed=3).astype(dtype)

@@ -54,7 +54,7 @@ def test_tiles_make_what_the_whole_makes(planned_for, cases):
     ],
     ids=["small", "large"],
 )
-def test_what_a_call_allocates_stays_below_its_limit(size, bounds):
+def test_what_a_call_allocates_is_near_what_is_counted(size, bounds):
     for kind, (found, words) in peak.measure(60, 3, size).items():
         assert 0.05 < found <= bounds[kind], f"{kind}: {words}"
 
@@ -153,7 +153,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
         return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
 
     monkeypatch.setattr("polyconv.gradients.bilinear.assembled", planned)
-    rng, told = random.Random(planned_for), 0
+    rng, told = random.Random(str(planned_for)), 0
     while told < cases:
         call = drawn_limited(rng)
         with polyconv.planning_for(planned_for) if planned_for else nullcontext():

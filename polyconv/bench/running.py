@@ -11,9 +11,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from polyconv.execution.memory import memory_here
 from polyconv.inspection import blas
 from polyconv.planning.rates import si
-from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.arguments import integer, refuse, shown
 
 _MOST = 2 << 30
 
@@ -24,8 +25,8 @@ def add(command: argparse.ArgumentParser) -> None:
         "--cache-limit",
         type=int,
         metavar="BYTES",
-        help="freed memory that MLX may keep on a CPU; 0 leaves MLX's own limit, which is 32 MB "
-        "(default: an eighth of the memory, at most 2 GiB)",
+        help="freed memory that MLX may keep on a CPU (default: an eighth of the memory, at most "
+        "2 GiB); 0: do not change MLX's limit, which is 32 MB",
     )
     command.add_argument("--quiet", action="store_true", help="say nothing of BLAS and cache")
     command.add_argument("-m", dest="module", action="store_true", help="run a module, not a file")
@@ -38,10 +39,11 @@ def prepare(args: argparse.Namespace) -> None:
     """Loads the BLAS and sets the limit. Starts Python anew where the BLAS must be loaded first."""
     if not args.module and not Path(args.program).exists():
         refuse("run", "program must be a file that is there", shown(args.program))
-    told = _with_blas() if platform.system() == "Linux" else []
-    limit = _default_limit() if args.cache_limit is None else args.cache_limit
+    given = args.cache_limit
+    limit = _default_limit() if given is None else integer("run", "--cache-limit", given)
     if limit < 0:
         refuse("run", "--cache-limit must be at least 0", str(limit))
+    told = _with_blas() if platform.system() == "Linux" else []
     if limit and mx.default_device().type == mx.cpu:
         mx.set_cache_limit(limit)
         told.append(f"MLX may keep {si(limit)}B of freed memory")
@@ -67,7 +69,7 @@ def _default_limit() -> int:
 
     A quarter of a second of a decoder's activations is a few hundred MB, its own limit 32 MB.
     """
-    return min(_MOST, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+    return min(_MOST, memory_here() // 8)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -77,6 +79,7 @@ def execute(args: argparse.Namespace) -> None:
         folder = os.getcwd() if args.module else os.path.dirname(os.path.abspath(args.program))
         sys.path[0] = folder
     if args.module:
+        sys.modules.pop(f"{args.program}.__main__", None)  # this command, where it runs itself
         runpy.run_module(args.program, run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(args.program, run_name="__main__")

@@ -50,7 +50,8 @@ def of_this_shape(a: mx.array) -> mx.array:
     With `shapeless=True` MLX runs what it traced for one shape on arrays of all shapes. What was
     planned for one must not: it would be wrong without a word. MLX refuses a graph that holds a
     slice or a padding, as it does not infer their shapes. Here one axis is reversed twice, which
-    copies nothing. (MLX up to 0.32.3 cannot differentiate a single item reversed.)
+    copies nothing, or an array of at most one item is padded and cut. (MLX up to 0.32.3 cannot
+    differentiate a single item reversed.)
     """
     axis = next((i for i, size in enumerate(a.shape) if size > 1), None)
     if axis is None:
@@ -65,6 +66,12 @@ def summed_in(dtype: mx.Dtype) -> mx.Dtype:
     and 256 and 1 are 256 in bfloat16.
     """
     return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
+
+
+def zeros_for(a: mx.array, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """Zeros of a shape, in a graph that holds for arrays of the shape of `a` and no others."""
+    nothing = of_this_shape(a)[:0].sum()
+    return mx.broadcast_to(nothing.astype(dtype), shape)
 
 
 def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:

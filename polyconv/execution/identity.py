@@ -24,12 +24,15 @@ def handle_of(array: mx.array) -> mx.array:
 def is_traced(arrays: Sequence[mx.array]) -> bool:
     """Whether one of them depends on what `mx.grad`, `mx.vmap` or `mx.compile` is tracing here.
 
-    MLX refuses to begin an evaluation of such.
+    MLX refuses to begin an evaluation of such, by a ValueError. A RuntimeError tells of another
+    matter: a trace that is over, or what another thread made and has not evaluated.
     """
     try:
         mx.async_eval([mx.stop_gradient(each[(slice(0, 1),) * each.ndim]) for each in arrays])
-    except (ValueError, RuntimeError):  # RuntimeError: of a trace that is over
+    except ValueError:
         return True
+    except RuntimeError:
+        return False
     return False
 
 
@@ -50,7 +53,7 @@ class Held:
         if (array.shape, array.dtype) != (kept.shape, kept.dtype):
             return False
         try:
-            return not kept.size or _address(array) == _address(kept)
+            return not kept.size or _place(array) == _place(kept)
         except (ValueError, RuntimeError):  # traced: nobody can tell
             return False
 
@@ -64,11 +67,14 @@ class Held:
         self.array = mx.zeros((0,)) if given is None else handle_of(given)
 
 
-def _address(array: mx.array) -> int:
-    """Where its numbers lie in memory, which are evaluated. NumPy has no bfloat16."""
+def _place(array: mx.array) -> tuple[int, tuple[int, ...]]:
+    """Where its numbers lie in memory: the first of them, and the steps to the others.
+
+    They are evaluated. NumPy has no bfloat16.
+    """
     plain = array.view(mx.uint16, stream=mx.cpu) if array.dtype == mx.bfloat16 else array
-    address: int = np.asarray(plain).__array_interface__["data"][0]
-    return address
+    seen = np.asarray(plain)
+    return seen.__array_interface__["data"][0], seen.strides
 
 
 class Parameters:

@@ -30,9 +30,9 @@ def room_on(device: Device) -> Room:
     by Metal, so that its largest buffer is a CPU's, too.
     """
     if isinstance(device, Metal):
-        return _of_metal(device)
+        return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
     on_gpu = memory_of_gpu() if device.name == "cuda" else None
-    found = on_gpu or min(_memory(), _left())
+    found = on_gpu or min(memory_here(), _left())
     metal = present()
     return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
 
@@ -44,13 +44,9 @@ def check_fits(op: str, what: str, needed: int) -> None:
         refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
 
 
-def _of_metal(device: Metal) -> Room:
-    return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
-
-
 @cache
-def _memory() -> int:
-    """The machine's, or the container's."""
+def memory_here() -> int:
+    """Bytes of memory of the machine, or of the container."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         text = Path("/sys/fs/cgroup/memory.max").read_text().strip()

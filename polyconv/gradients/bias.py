@@ -17,8 +17,8 @@ def add_bias(y: mx.array, bias: mx.array) -> mx.array:
         y (array): ``(N, *S, O)``.
         bias (array): ``(O,)``.
     """
-    is_plain = summed_in(y.dtype) == y.dtype or y.dtype != bias.dtype or is_exporting()
-    return y + bias if is_plain else _added(y, bias)
+    is_summed_wide = summed_in(y.dtype) != y.dtype == bias.dtype and bias.shape == y.shape[-1:]
+    return _added(y, bias) if is_summed_wide and not is_exporting() else y + bias
 
 
 @mx.custom_function

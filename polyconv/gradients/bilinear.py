@@ -98,14 +98,14 @@ def convolution(problem: Problem) -> Bilinear:
 
     def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
         tell(problem.op, problem.spec)
-        if is_own or is_exporting():
-            plain = w.array if isinstance(w, PackedWeight) else w
-            with on(problem.stream):
+        with on(problem.stream):  # MLX's own step around a function with a gradient is on it too
+            if is_own or is_exporting():
+                plain = w.array if isinstance(w, PackedWeight) else w
                 y = run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
                 return y if chosen.is_for_any_size else of_this_shape(y)
-        if not isinstance(w, PackedWeight):
-            return mapped(x, w)
-        return _with_packed(problem, w, x) if w.has_numbers else mapped(x, w.array)
+            if not isinstance(w, PackedWeight):
+                return mapped(x, w)
+            return _with_packed(problem, w, x) if w.has_numbers else mapped(x, w.array)
 
     return convolve
 

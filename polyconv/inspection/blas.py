@@ -10,6 +10,9 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -41,7 +44,6 @@ def find() -> Path | None:
 
     Raises:
         ValueError: If what ``POLYCONV_BLAS`` names cannot be used.
-        OSError: If the wheel's library cannot be copied.
     """
     named = os.environ.get("POLYCONV_BLAS")
     if named:
@@ -61,18 +63,36 @@ def _of_wheel() -> Path | None:
     if not found:
         return None
     source = Path(str(wheel.locate_file(found[0])))
-    try:
-        copy = _plain_copy(source, wheel.version)
-    except ValueError:  # built in another way than those that were seen
-        return None
-    return copy if _works(copy) else None
+    for folder in _folders():
+        try:
+            copy = _plain_copy(source, wheel.version, folder)
+        except (ValueError, OSError):  # built in another way than was seen; nothing can be written
+            continue
+        if _works(copy):
+            return copy
+    return None
 
 
-def _plain_copy(source: Path, version: str) -> Path:
+def _folders() -> Iterator[Path]:
+    """Where a copy may be kept: the user's cache, or where that cannot be, a folder for a day.
+
+    `LD_PRELOAD` takes no path with a space or a colon.
+    """
+    with suppress(RuntimeError):  # there is no home
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+        if not {" ", ":"} & set(str(cache)):
+            yield cache / "polyconv"
+    mine = Path(tempfile.gettempdir()).absolute() / f"polyconv-{os.getuid()}"
+    with suppress(OSError):
+        mine.mkdir(mode=0o700, exist_ok=True)
+        if mine.stat().st_uid == os.getuid() and not mine.stat().st_mode & 0o077:
+            yield mine  # nobody else can put a library there
+
+
+def _plain_copy(source: Path, version: str, folder: Path) -> Path:
     """The wheel's library under the names that MLX asks for, made once for each version."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyconv"
     status = source.stat()
-    copy = cache / f"{status.st_size}-{status.st_mtime_ns}" / f"libopenblas-{version}.so"
+    copy = folder / f"{status.st_size}-{status.st_mtime_ns}" / f"libopenblas-{version}.so"
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         part = copy.with_suffix(f".{os.getpid()}")

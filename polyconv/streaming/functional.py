@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import zeros_for
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
@@ -114,9 +115,10 @@ def stream_step(
         state (StreamState): Of the stream so far.
         x (array): The chunk, ``(N, L, C)``, of any length, also 0.
         weight (array or PackedWeight): The weight, best packed by :func:`polyconv.pack`.
-        reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk. What
-            they put out first are ``state.latency[0]`` samples from before their beginning; behind
-            these it is what a new stream gives.
+        reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk, not
+            the first chunk of all, where each does already. What they put out first are
+            ``state.latency[0]`` samples from before their beginning; behind these it is what a
+            new stream gives.
 
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
@@ -163,7 +165,7 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
 def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piece) -> mx.array:
     if piece.n_outputs == 0:
         dtype = spec.promoted("stream_step", *dtype_names((samples.dtype, weight.dtype)))
-        return mx.zeros((samples.shape[0], 0, weight.shape[0]), getattr(mx, dtype))
+        return zeros_for(samples, (samples.shape[0], 0, weight.shape[0]), getattr(mx, dtype))
     line = state.timeline
     samples = samples[:, piece.first : piece.first + piece.n_samples]
     missing = piece.n_samples - samples.shape[1]

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import zeros_for
 from polyconv.execution.identity import Parameters
 from polyconv.execution.packing import PackedWeight
 from polyconv.problem import arguments
@@ -82,7 +83,7 @@ class Pointwise:
             return self._function(*chunks)
         like = [mx.zeros((each.shape[0], 1, each.shape[2]), each.dtype) for each in chunks]
         y = self._function(*like)
-        return mx.zeros((y.shape[0], chunks[0].shape[1], y.shape[2]), y.dtype)
+        return zeros_for(chunks[0], (y.shape[0], chunks[0].shape[1], y.shape[2]), y.dtype)
 
     def flush(self, chunks: Chunks) -> mx.array:
         y = self.step(chunks)

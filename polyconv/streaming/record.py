@@ -22,6 +22,7 @@ from polyconv.execution.identity import Parameters, handle_of
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules, names_of
 from polyconv.execution.packing import evaluate
+from polyconv.gradients.bias import add_bias
 from polyconv.models.converting import original_class
 from polyconv.models.method_rewriting import names_in, own_classes, rebuilt
 from polyconv.ops import layers
@@ -408,13 +409,14 @@ def _leaf(self: Any, graph: Graph, x: Any, *more: Any) -> Any:
     if isinstance(self, nn.ConvTranspose1d):
         names = ("padding", "dilation", "output_padding")
         options |= {name: getattr(self, name) for name in names}
-        return _with_bias(self, graph.convolution("conv_transpose1d", (x, self.weight), options))
+        y = graph.convolution("conv_transpose1d", (x, self.weight), options)
+        return _with_bias(self, y, graph)
     if isinstance(self, streamlayers.StreamingConv1d):
         options = self._stream_options()
-        return _with_bias(self, graph.convolution("conv_general", (x, self.weight), options))
+        return _with_bias(self, graph.convolution("conv_general", (x, self.weight), options), graph)
     if isinstance(self, nn.Conv1d):
         options |= {"padding": self.padding, "dilation": self.dilation}
-        return _with_bias(self, graph.convolution("conv1d", (x, self.weight), options))
+        return _with_bias(self, graph.convolution("conv1d", (x, self.weight), options), graph)
     if isinstance(self, nn.Sequential):
         for layer in self.layers:
             x = layer(x)
@@ -439,8 +441,8 @@ def _with_arrays_of_now(module: Any) -> Any:
     return kept
 
 
-def _with_bias(self: Any, y: Symbol) -> Symbol:
-    return y + self.bias if "bias" in self else y
+def _with_bias(self: Any, y: Symbol, graph: Graph) -> Symbol:
+    return graph.pointwise(add_bias, (y, self.bias), {}) if "bias" in self else y
 
 
 def _original(cls: type) -> Any:

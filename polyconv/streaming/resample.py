@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from polyconv.execution.arrays import of_this_shape
+from polyconv.execution.arrays import of_this_shape, zeros_for
 from polyconv.execution.device import is_exporting
 from polyconv.ops import conv_transpose
 from polyconv.problem import arguments, spec
@@ -329,9 +329,8 @@ def _resampled(
     lo, n_out = ends
     outer, inner = x.shape[:axis], x.shape[axis + 1 :]
     lines = x.reshape(prod(outer), x.shape[axis], prod(inner))
-    if not x.size:  # a sum of nothing, so that a trace of all shapes is refused
-        nothing = of_this_shape(lines).sum().astype(x.dtype)
-        return mx.broadcast_to(nothing, (*outer, n_out, *inner))
+    if not x.size:
+        return zeros_for(lines, (*outer, n_out, *inner), x.dtype)
     if is_exporting():  # the padding is that of this length
         lines = of_this_shape(lines)
     if mode != "constant" or cval:
