@@ -30,7 +30,7 @@ def room_on(device: Device) -> Room:
     by Metal, so that its largest buffer is a CPU's, too.
     """
     if isinstance(device, Metal):
-        return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
+        return _of_metal(device)
     on_gpu = memory_of_gpu() if device.name == "cuda" else None
     found = on_gpu or min(memory_here(), _left())
     metal = present()
@@ -42,6 +42,10 @@ def check_fits(op: str, what: str, needed: int) -> None:
     room = room_on(device_for(None)).largest
     if needed > room:
         refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
+
+
+def _of_metal(device: Metal) -> Room:
+    return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
 
 
 @cache
