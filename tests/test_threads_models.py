@@ -112,6 +112,16 @@ def test_a_layer_that_is_reverted_in_the_middle_of_a_call():
     assert (np.array(call(layer, X1)) == expected).all()
 
 
+def test_a_layer_that_is_reverted_in_the_middle_of_a_look_up():
+    layer = nn.ConvTranspose1d(4, 6, 5, 3)
+    polyconv.convert(layer)
+    look_up = type(layer).__getattr__
+    polyconv.revert(layer)
+    with pytest.raises(AttributeError, match="_weight_and_groups"):
+        look_up(layer, "_weight_and_groups")
+    assert look_up(layer, "weight") is layer.weight
+
+
 def test_a_model_draws_random_numbers_while_it_is_streamed():
     """Which a stream may not do, but a thread that only runs the model may."""
     model = Noisy()

@@ -152,7 +152,12 @@ class PolyConvTranspose(nn.Module):
         """
         if key in _DEFAULTS and key not in self:
             return _DEFAULTS[key]
-        return super().__getattr__(key)
+        try:
+            return super().__getattr__(key)
+        except TypeError:
+            if isinstance(self, PolyConvTranspose):
+                raise
+            return getattr(self, key)  # another thread has reverted the layer since
 
     def _extra_repr(self) -> str:
         out_channels, *kernel_size, channels = self.weight.shape
