@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
     timing.set_defaults(read_call=_call)
-    _add_call(timing, benching.OPS, _ints)
+    _add_call(timing, OPS, _ints)
     benching.add(timing)
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))

@@ -16,7 +16,6 @@ from polyconv.bench import timing as bench
 from polyconv.inspection import explain, report
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
-from polyconv.problem.signatures import TRANSPOSED
 
 
 def add(timing: argparse.ArgumentParser) -> None:
@@ -61,9 +60,6 @@ def add(timing: argparse.ArgumentParser) -> None:
         "--layers", type=int, default=120, help="how many random layers to calibrate on"
     )
     timing.add_argument("--seed", type=int, default=0, help="which random layers")
-
-
-OPS = (*TRANSPOSED, "conv_general")
 
 
 def _run(args: argparse.Namespace) -> None:

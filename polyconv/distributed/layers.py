@@ -17,7 +17,7 @@ from mlx.nn.layers.distributed import sum_gradients
 
 from polyconv.distributed.functions import HALVES, rounded_once
 from polyconv.distributed.transport import Group, group_of
-from polyconv.execution.arrays import contiguous, cut
+from polyconv.execution.arrays import contiguous, cut, summed_in
 from polyconv.gradients.bias import add_bias
 from polyconv.ops.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.problem import arguments
@@ -160,7 +160,7 @@ class _AllToSharded(_Sharded):
         if self._channels[2] != 1:
             x = self._mine(x, x.ndim - 1)
         if halves:
-            wide = w.astype(mx.float32) if w.dtype in HALVES else w
+            wide = w.astype(summed_in(w.dtype))
             y = rounded_once(self._convolve, x, wide, dtypes)
         else:
             y = self._convolve(x, w)
@@ -189,7 +189,7 @@ class _ShardedToAll(_Sharded):
         w = self.weight
         if self.group.size() == 1:
             return self._convolve(x, w)
-        wide_x, wide_w = [a.astype(mx.float32) if a.dtype in HALVES else a for a in (x, w)]
+        wide_x, wide_w = [a.astype(summed_in(a.dtype)) for a in (x, w)]
         y = mx.distributed.all_sum(self._convolve(wide_x, wide_w), group=self.group)
         dtype = (mx.zeros((0,), x.dtype) * mx.zeros((0,), w.dtype)).dtype
         return y.astype(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -28,11 +29,10 @@ def is_traced(arrays: Sequence[mx.array]) -> bool:
     matter: a trace that is over, or what another thread made and has not evaluated.
     """
     try:
-        mx.async_eval([mx.stop_gradient(each[(slice(0, 1),) * each.ndim]) for each in arrays])
+        with suppress(RuntimeError):
+            mx.async_eval([mx.stop_gradient(each[(slice(0, 1),) * each.ndim]) for each in arrays])
     except ValueError:
         return True
-    except RuntimeError:
-        return False
     return False
 
 
