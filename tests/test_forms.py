@@ -11,7 +11,7 @@ from test_plan import general_spec
 import polyconv
 from polyconv.execution import device, unpatched
 from polyconv.execution.device import pads_explicitly
-from polyconv.execution.packing import pack
+from polyconv.execution.cutting import pack
 from polyconv.metal.kernels import predict
 from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.planning.forms import Form, issue

@@ -22,6 +22,7 @@ from polyconv.execution.packing import PackedWeight
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, check_types, dtype_names
 from polyconv.problem import arguments, spec
+from polyconv.problem.signatures import General, Plain, Transposed
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
@@ -166,9 +167,7 @@ def conv1d(
     """As :func:`polyconv.conv1d`, of a sequence in pieces; see :func:`conv_transpose1d`."""
     where = _where(axis, group, sharding, output_sharding, stream, method, max_workspace)
     _check_types("conv1d", x, w, where)
-    stride, padding, dilation, groups = arguments.plain_options(
-        "conv1d", 1, stride, padding, dilation, groups
-    )
+    stride, padding, dilation, groups = Plain(stride, padding, dilation, groups).read("conv1d", 1)
     return _general("conv1d", 1, x, w, (stride, padding, dilation, 1, groups, False), where)
 
 
@@ -215,7 +214,7 @@ def _transposed(
 ) -> Result:
     op = f"conv_transpose{ndim}d"
     _check_types(op, x, w, where)
-    read = arguments.transposed_options(op, ndim, *given)
+    read = Transposed(*given).read(op, ndim)
     return _sharded(op, x, w, where, lambda x, w, names: spec.transposed(op, x, w, names, *read))
 
 
@@ -224,7 +223,7 @@ def _general(
 ) -> Result:
     _check_types(op, x, w, where)
     ndim = spec.spatial_ndim(op, x.shape) if ndim is None else ndim
-    read = arguments.general_options(op, ndim, *given)
+    read = General(*given).read(op, ndim)
     return _sharded(op, x, w, where, lambda x, w, names: spec.general(op, x, w, names, *read))
 
 

@@ -89,22 +89,3 @@ def crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:
         return y
     y = mx.unflatten(y, -1, (groups, y.shape[-1] // groups))
     return cut(y, y.ndim - 1, 0, y.shape[-1] - extra, 1).flatten(-2, -1)
-
-
-class Inputs:
-    """The input of a plan, padded in each way that its subconvs ask for, once."""
-
-    def __init__(self, x: mx.array, groups: int) -> None:
-        self.x = x
-        self._groups = groups
-        self._padded: dict[object, mx.array] = {}
-
-    def padded(
-        self, lo: Sequence[int], hi: Sequence[int], extra_channels: int = 0, whole: bool = False
-    ) -> mx.array:
-        key = (*lo, *hi, extra_channels)
-        if key not in self._padded:
-            x = pad_channels(self.x, -1, self._groups, extra_channels)
-            x = pad_all(x, [(0, 0), *zip(lo, hi, strict=True), (0, 0)])
-            self._padded[key] = contiguous(x) if whole else x
-        return self._padded[key]

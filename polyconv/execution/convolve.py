@@ -1,38 +1,80 @@
-"""Hands one subconv of a plan to MLX, in its form."""
+"""Hands the subconvs of a plan to MLX, each in its form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import mlx.core as mx
 
 from polyconv.execution import unpatched
-from polyconv.execution.arrays import (
-    Inputs,
-    contiguous,
-    crop_channels,
-    cut,
-    pad,
-    pad_channels,
-    summed_in,
-)
+from polyconv.execution.arrays import contiguous, crop_channels, cut, pad_channels, summed_in
+from polyconv.execution.recipe import Recipe, Step
 from polyconv.planning.forms import AS_IT_STANDS
-from polyconv.planning.plan import SubConv
+from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
+# Of the input as a subconv takes it and its taps, as `cutter` makes them.
+_Convolve: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], mx.array]"
+# How an input is prepared: padded in front and behind, channels added, laid row by row.
+_Around: TypeAlias = "tuple[Padding, int, bool]"
 
-def convolve(inputs: Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) -> mx.array:
-    """One convolution with packed weights, in its form: `(N, *M, G * prod(R) * O / G)`."""
+
+def convolutions(
+    plan: ConvPlan, pad_explicitly: bool
+) -> Callable[[mx.array, Sequence[mx.array]], list[mx.array]]:
+    """The outputs of all subconvs, `(N, *M, G * prod(R) * O / G)`, of the input and all taps."""
+    dtype = getattr(mx, plan.problem.dtype)
+    prepared: dict[_Around, Step] = {}
+    calls: list[tuple[_Around, int, _Convolve]] = []
+    for sub in plan.subconvs:
+        if sub.is_zero:
+            zeros = _zeros(sub.spec.output_shape, dtype)
+            calls.append((_AS_GIVEN, n_arrays(sub), zeros))
+            continue
+        around, convolve = _convolution(sub, pad_explicitly)
+        calls.append((around, n_arrays(sub), convolve))
+    for around, _, _ in calls:
+        prepared[around] = _preparation(plan.problem, around)
+    if len(calls) == 1:
+        ((around, _, only),) = calls
+        prepare = prepared[around]
+        return lambda x, taps: [only(prepare(x), taps)]
+
+    def convolve_all(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
+        inputs = {around: prepare(x) for around, prepare in prepared.items()}
+        outputs, first = [], 0
+        for around, n, convolve in calls:
+            outputs.append(convolve(inputs[around], taps[first : first + n]))
+            first += n
+        return outputs
+
+    return convolve_all
+
+
+def n_arrays(sub: SubConv) -> int:
+    """Into how many arrays its taps are cut: one, or one for each tap in depth."""
+    return sub.spec.axes[0].kernel_size if sub.issued.form.lift == "frames" else 1
+
+
+_AS_GIVEN: _Around = (((), ()), 0, False)
+
+
+def _zeros(shape: tuple[int, ...], dtype: mx.Dtype) -> _Convolve:
+    return lambda x, taps: mx.zeros(shape, dtype)
+
+
+def _convolution(sub: SubConv, pad_explicitly: bool) -> tuple[_Around, _Convolve]:
     spec, issued, form = sub.spec, sub.issued, sub.issued.form
-    padding: Padding | None = None  # what `issued` says
+    options = issued.options
     if pad_explicitly and not spec.is_input_dilated:
-        lo, hi = padding_of(spec)
-        x = inputs.padded(lo, hi, form.extra_in)
-        padding = ((0,) * issued.spec.ndim, (0,) * issued.spec.ndim)
+        around = (padding_of(spec), form.extra_in, False)
+        none = (0,) * issued.spec.ndim
+        options = (options[0], (none, none), *options[2:])
     elif form == AS_IT_STANDS:
-        return unpatched.conv_general(inputs.x, w, *issued.options)
+        around = _AS_GIVEN
     else:
         lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
         if form.whole:
@@ -40,48 +82,63 @@ def convolve(inputs: Inputs, w: mx.array, sub: SubConv, pad_explicitly: bool) ->
         if form.lift == "frames":
             depth = spec.axes[0]
             lo, hi = (depth.padding_lo, *lo[1:]), (depth.padding_hi, *hi[1:])
-        x = inputs.padded(lo, hi, form.extra_in, form.whole)
-    w = pad_channels(pad(w, w.ndim - 1, 0, form.extra_in), 0, spec.groups, form.extra_out)
-    y = _LIFTS[form.lift](x, w, sub, padding)
-    return crop_channels(y, spec.groups, form.extra_out)
+        around = ((lo, hi), form.extra_in, form.whole)
+    return around, _cropped(_LIFTS[form.lift](sub, options), spec.groups, form.extra_out)
 
 
-def _as_it_stands(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
-    return _conv_general(x, w, sub, padding)
+def _preparation(spec: ConvSpec, around: _Around) -> Step:
+    (lo, hi), extra_channels, whole = around
+    sizes = [axis.size for axis in spec.axes]
+    recipe = Recipe((spec.batch, *sizes, spec.in_channels))
+    if extra_channels:
+        shape = (*recipe.shape[:-1], spec.in_channels + spec.groups * extra_channels)
+        recipe.then(lambda x: pad_channels(x, -1, spec.groups, extra_channels), shape)
+    recipe.pad([(0, 0), *zip(lo, hi, strict=True), (0, 0)] if lo else [])
+    return (recipe.then(contiguous) if whole else recipe).made()
 
 
-def _as_plane(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+def _cropped(convolve: _Convolve, groups: int, extra: int) -> _Convolve:
+    if not extra:
+        return convolve
+    return lambda x, taps: crop_channels(convolve(x, taps), groups, extra)
+
+
+def _as_it_stands(sub: SubConv, options: Sequence[object]) -> _Convolve:
+    return lambda x, taps: unpatched.conv_general(x, taps[0], *options)
+
+
+def _as_plane(sub: SubConv, options: Sequence[object]) -> _Convolve:
     """1D as 2D: `(N, L, 1, C)` with `(O, K, 1, C)`."""
-    return _conv_general(mx.expand_dims(x, -2), mx.expand_dims(w, -2), sub, padding).squeeze(-2)
+    return lambda x, taps: unpatched.conv_general(mx.expand_dims(x, -2), taps[0], *options).squeeze(
+        -2
+    )
 
 
-def _as_frames(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
+def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
     """3D as a sum of 2D ones, a tap in depth each, with the frames that it reads as the batch.
 
     In float32, so that halves are rounded once.
     """
     depth = sub.spec.axes[0]
-    n, _, *size, channels = x.shape
     reach = (depth.output_size - 1) * depth.stride + 1
-    total: mx.array | None = None
-    dtype = x.dtype
-    x, w = x.astype(summed_in(dtype)), w.astype(summed_in(dtype))
-    for tap in range(depth.kernel_size):
-        start = tap * depth.kernel_dilation
-        frames = cut(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)
-        taps = contiguous(cut(w, 1, tap, tap + 1, 1).squeeze(1))
-        y = _conv_general(frames, taps, sub, padding)
-        total = y if total is None else total + y
-    assert total is not None
-    return total.reshape(n, depth.output_size, *total.shape[1:]).astype(dtype)
+
+    def convolve(x: mx.array, taps: Sequence[mx.array]) -> mx.array:
+        n, _, *size, channels = x.shape
+        dtype = x.dtype
+        x = x.astype(summed_in(dtype))
+        total: mx.array | None = None
+        for tap, w in enumerate(taps):
+            start = tap * depth.kernel_dilation
+            frames = cut(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)
+            y = unpatched.conv_general(frames, w, *options)
+            total = y if total is None else total + y
+        assert total is not None
+        return total.reshape(n, depth.output_size, *total.shape[1:]).astype(dtype)
+
+    return convolve
 
 
 _LIFTS = {"none": _as_it_stands, "plane": _as_plane, "frames": _as_frames}
-
-
-def _conv_general(x: mx.array, w: mx.array, sub: SubConv, padding: Padding | None) -> mx.array:
-    stride, own_padding, *others = sub.issued.options
-    return unpatched.conv_general(x, w, stride, padding or own_padding, *others)
 
 
 def padding_of(spec: ConvSpec) -> Padding:

@@ -39,11 +39,12 @@ def pads_explicitly(stream: StreamOrDevice = None, mlx_gradients: bool = False) 
     2D and 3D convolutions writes past an output that is shorter than the padding in front
     (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
     """
-    return _is_before_0_32_4() and (mlx_gradients or is_on_cpu(stream))
+    return is_before_0_32_4() and (mlx_gradients or is_on_cpu(stream))
 
 
 @cache
-def _is_before_0_32_4() -> bool:
+def is_before_0_32_4() -> bool:
+    """Whether the MLX that runs has the two faults of `pads_explicitly`."""
     return _version(mx.__version__) < (0, 32, 4)
 
 

@@ -19,6 +19,8 @@ except ImportError:  # not a POSIX system
 # What is free changes from call to call, and plans are kept by what it is rounded to: to so many
 # bits, so that there are few of them whatever the limit is, and at least to so many bytes.
 _BITS, _STEP = 4, 2**24
+# What is less is not asked for in each call, which takes longer than to allocate it.
+_UNASKED = 2**20
 
 
 def room_on(device: Device) -> Room:
@@ -35,6 +37,14 @@ def room_on(device: Device) -> Room:
     found = on_gpu or min(memory_here(), _left())
     metal = present()
     return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
+
+
+def has_room(least: Room, device: Device) -> bool:
+    """Whether so many bytes, of the largest buffer and in all, may be allocated now."""
+    if least.total <= _UNASKED:
+        return True
+    room = room_on(device)
+    return least.largest <= room.largest and least.total <= room.total
 
 
 def check_fits(op: str, what: str, needed: int) -> None:

@@ -1,52 +1,56 @@
 """Runs any plan as MLX ops.
 
-Branches on the plan's data, never on a method's name; takes no decision and checks nothing.
+A plan is worked out once into a function, `executor`, which branches on the plan's data and never
+on a method's name. What it returns decides nothing and checks nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import mlx.core as mx
 
-from polyconv.execution.arrays import Inputs
-from polyconv.execution.convolve import convolve
-from polyconv.execution.packing import packed_for
-from polyconv.execution.tap_products import multiply
-from polyconv.execution.weaving import assemble, weave
+from polyconv.execution.convolve import convolutions
+from polyconv.execution.cutting import cutter
+from polyconv.execution.tap_products import products
+from polyconv.execution.weaving import assembly, weave
 from polyconv.planning.plan import ConvPlan
 
+# Of the input `(N, *S, C)` and the taps that `cutter` makes of the weight.
+Execute: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], mx.array]"
 
-def run(
-    plan: ConvPlan,
-    x: mx.array,
-    w: mx.array,
-    pad_explicitly: bool,
-    packed: list[mx.array] | None = None,
-) -> mx.array:
-    """Computes the convolution of a plan.
+
+def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
+    """What computes the convolution of a plan.
+
+    Args:
+        plan (ConvPlan): A plan.
+        pad_explicitly (bool): Pad undilated inputs before the convolutions and not by them.
+
+    Returns:
+        callable: Of an input of the plan's shape and the taps of its weight; what it returns has
+        ``plan.problem.output_shape`` and dtype ``plan.problem.dtype``.
+    """
+    dtype = getattr(mx, plan.problem.dtype)
+    if plan.is_zero:
+        return lambda x, taps: mx.zeros(plan.problem.output_shape, dtype)
+    if not plan.products:
+        convolve, assemble = convolutions(plan, pad_explicitly), assembly(plan)
+        # Made the result's dtype once, and not in each convolution.
+        return lambda x, taps: assemble(convolve(x.astype(dtype), taps))
+    multiply, recipes = products(plan)
+    woven = weave(plan, recipes)
+    return lambda x, taps: woven(multiply(x.astype(taps[0].dtype), taps)).astype(dtype)
+
+
+def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.array:
+    """Computes the convolution of a plan, once.
 
     Args:
         plan (ConvPlan): A plan for these shapes.
         x (array): Input, ``(N, *S, C)``.
         w (array): Weight, ``(O, *K, C / groups)``, in the order that `plan.problem.flip` says.
-        pad_explicitly (bool): Pad undilated inputs before the convolutions and not by them.
-        packed (list(array), optional): What `packing.packed_for` makes of `w`, where it is kept.
-
-    Returns:
-        array: ``plan.problem.output_shape``, of dtype ``plan.problem.dtype``.
+        pad_explicitly (bool): As for `executor`.
     """
-    dtype = getattr(mx, plan.problem.dtype)
-    if plan.is_zero:
-        return mx.zeros(plan.problem.output_shape, dtype)
-    if packed is None:
-        packed = packed_for(plan, w)
-    if plan.products:
-        inputs = Inputs(x.astype(packed[0].dtype), plan.problem.groups)
-        return weave(multiply(plan, inputs, packed), plan).astype(dtype)
-    inputs = Inputs(x.astype(dtype), plan.problem.groups)  # once, and not in each convolution
-    outputs = [
-        mx.zeros(sub.spec.output_shape, dtype)
-        if sub.is_zero
-        else convolve(inputs, taps, sub, pad_explicitly)
-        for taps, sub in zip(packed, plan.subconvs, strict=True)
-    ]
-    return assemble(plan, outputs)
+    return executor(plan, pad_explicitly)(x, cutter(plan)(w))

@@ -7,32 +7,31 @@ output and input channels, T taps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import Inputs, cut, pad_all
 from polyconv.execution.convolve import Padding, padding_of
-from polyconv.execution.weaving import frames_of
+from polyconv.execution.recipe import Recipe
+from polyconv.execution.weaving import to_frames
 from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.spec import ConvSpec
 
+# Of the input and the taps of all subconvs one after the other, as `cutter` makes them.
+Multiply: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], list[mx.array]]"
 
-def multiply(plan: ConvPlan, inputs: Inputs, packed: list[mx.array]) -> list[mx.array]:
-    """The outputs of all subconvs, `(N, M1, R1, M2, R2, ..., G, O / G)`, by products.
 
-    Args:
-        plan (ConvPlan): A plan for products.
-        inputs (Inputs): The input.
-        packed (list(array)): The weights by `packing.pack_taps`.
-    """
+def products(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
+    """What multiplies, and of each subconv how its product becomes `(N, M1, R1, ..., G, O / G)`."""
     if plan.products == "scaled":
-        return [_scaled(inputs, w, sub) for w, sub in zip(packed, plan.subconvs, strict=True)]
-    outputs = (_flat if plan.products == "flat" else _gathered)(inputs, packed, plan)
-    return [frames_of(y, sub, plan) for y, sub in zip(outputs, plan.subconvs, strict=True)]
+        return _scaled(plan)
+    multiply, recipes = (_flat if plan.products == "flat" else _gathered)(plan)
+    for recipe, sub in zip(recipes, plan.subconvs, strict=True):
+        to_frames(recipe, sub, plan)
+    return multiply, recipes
 
 
 class Lines(NamedTuple):
@@ -71,21 +70,81 @@ def lines_of(plan: ConvPlan) -> Lines:
     return Lines((lo, hi), widths, sizes, inner, prod(sizes), shifts)
 
 
-def _flat(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
+def _flat(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
     """Products of the padded input as one matrix, rows shifted from tap to tap.
 
     What is computed for rows that belong to no frame is cropped.
     """
     lines, frames = lines_of(plan), plan.subconvs[0].spec.output_sizes
-    flat = pad_all(inputs.x, lines.widths).reshape(-1, plan.problem.in_channels)
-    outputs = []
-    for w, shifts in zip(packed, lines.shifts, strict=True):
-        reads = [cut(flat, 0, shift, shift + lines.rows, 1) for shift in shifts]
-        y = sum_of_products(reads, w.squeeze(1).swapaxes(-1, -2)).reshape(*lines.sizes, -1)
+    matrix = Recipe(input_shape(plan.problem)).pad(lines.widths)
+    matrix.reshape(-1, plan.problem.in_channels)
+    whole = matrix.shape[0]
+    reads = [[_rows(shift, lines.rows, whole) for shift in each] for each in lines.shifts]
+    recipes = []
+    for sub in plan.subconvs:
+        recipe = Recipe((lines.rows, sub.spec.out_channels))
+        recipe.reshape(*lines.sizes, sub.spec.out_channels)
         for i, size in enumerate(frames):
-            y = cut(y, 1 + i, 0, size, 1)
-        outputs.append(y)
-    return outputs
+            recipe.cut(1 + i, 0, size)
+        recipes.append(recipe)
+    flat = matrix.made()
+
+    def multiply(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
+        x, rest = flat(x), iter(taps)
+        return [
+            sum_of_products([x if rows is None else x[rows] for rows in each], rest)
+            for each in reads
+        ]
+
+    return multiply, recipes
+
+
+def _rows(start: int, n: int, whole: int) -> slice | None:
+    """Some rows of a matrix, None for all."""
+    return None if n == whole else slice(start, start + n)
+
+
+def _gathered(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
+    """Products of what each tap reads, copied, group by group."""
+    groups = plan.problem.groups
+    read = reader(plan, as_matrix if groups == 1 else as_matrices)
+    recipes = []
+    for sub in plan.subconvs:
+        spec = sub.spec
+        rows = spec.batch * prod(spec.output_sizes)
+        if groups == 1:
+            recipe = Recipe((rows, spec.out_channels))
+        else:
+            recipe = Recipe((groups, rows, spec.out_channels // groups)).transpose(1, 0, 2)
+        recipes.append(recipe.reshape(spec.batch, *spec.output_sizes, spec.out_channels))
+
+    def multiply(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
+        rest = iter(taps)
+        return [sum_of_products(reads, rest) for reads in read(x)]
+
+    return multiply, recipes
+
+
+def _scaled(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
+    """Sums of scaled inputs, where a group has one input channel: no product is a matrix product.
+
+    Multiplied, they are in the order of the output already: `(N, M1, R1, M2, R2, ..., G, O / G)`.
+    """
+    read = reader(plan, between_phases)
+
+    def multiply(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
+        rest = iter(taps)
+        return [_sum_of_scaled(reads, rest) for reads in read(x)]
+
+    return multiply, [Recipe(frames_shape(sub)) for sub in plan.subconvs]
+
+
+def _sum_of_scaled(reads: Iterable[mx.array], taps: Iterable[mx.array]) -> mx.array:
+    total: mx.array | None = None
+    for read, tap in zip(reads, taps):
+        total = read * tap if total is None else total + read * tap
+    assert total is not None
+    return total
 
 
 def _outermost(paddings: list[Padding]) -> Padding:
@@ -113,58 +172,66 @@ def sum_of_products(lefts: Iterable[mx.array], rights: Iterable[mx.array]) -> mx
     return total
 
 
-def _gathered(inputs: Inputs, packed: list[mx.array], plan: ConvPlan) -> list[mx.array]:
-    """Products of what each tap reads, copied, group by group."""
-    outputs = []
-    for w, sub in zip(packed, plan.subconvs, strict=True):
-        spec = sub.spec
-        x = inputs.padded(*padding_of(spec))
-        reads = [read_by(x, spec, indices) for indices in taps_of(spec)]
-        if spec.groups == 1:
-            reads = [read.squeeze(0) for read in reads]
-            y = sum_of_products(reads, w.squeeze(1).swapaxes(-1, -2))
-        else:
-            y = sum_of_products(reads, w.swapaxes(-1, -2)).swapaxes(0, 1)
-        outputs.append(y.reshape(spec.batch, *spec.output_sizes, -1))
-    return outputs
-
-
-def _scaled(inputs: Inputs, w: mx.array, sub: SubConv) -> mx.array:
-    """Sums of scaled inputs, where a group has one input channel: no product is a matrix product.
-
-    In the order of the output: `(N, M1, R1, M2, R2, ..., G, O / G)`; `w` is
-    `(T, G, prod(R) * O / G, 1)`.
-    """
-    spec = sub.spec
-    x = inputs.padded(*padding_of(spec))
-    ndim = spec.ndim
-    w = w.reshape(*w.shape[:2], *sub.n_phases, -1)
-    w = mx.moveaxis(w, 1, 1 + ndim)  # T, *R, G, O / G
-    between = [size for r in sub.n_phases for size in (1, r)]
-    total: mx.array | None = None
-    for indices, taps in zip(taps_of(spec), w, strict=True):
-        read = sliced(x, spec, indices)
-        frames = [size for m in read.shape[1:-1] for size in (m, 1)]
-        read = read.reshape(spec.batch, *frames, spec.groups, 1)
-        taps = taps.reshape(1, *between, *taps.shape[-2:])
-        total = read * taps if total is None else total + read * taps
-    assert total is not None
-    return total
-
-
 def taps_of(spec: ConvSpec) -> list[tuple[int, ...]]:
     return list(product(*[range(axis.kernel_size) for axis in spec.axes]))
 
 
-def sliced(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
+def input_shape(spec: ConvSpec) -> tuple[int, ...]:
+    """`(N, *S, C)`."""
+    return (spec.batch, *[axis.size for axis in spec.axes], spec.in_channels)
+
+
+def frames_shape(sub: SubConv) -> tuple[int, ...]:
+    """`(N, M1, R1, M2, R2, ..., G, O / G)`."""
+    spec = sub.spec
+    sizes = [n for pair in zip(spec.output_sizes, sub.n_phases, strict=True) for n in pair]
+    per_group = spec.out_channels // prod(sub.n_phases) // spec.groups
+    return (spec.batch, *sizes, spec.groups, per_group)
+
+
+def reader(
+    plan: ConvPlan, form: Callable[[Recipe, ConvSpec], Recipe]
+) -> Callable[[mx.array], list[list[mx.array]]]:
+    """What each tap of each subconv reads, in a form, of the input padded once for all alike."""
+    paddings = [padding_of(sub.spec) for sub in plan.subconvs]
+    padded, shapes = {}, {}
+    for lo, hi in dict.fromkeys(paddings):
+        recipe = Recipe(input_shape(plan.problem))
+        recipe.pad([(0, 0), *zip(lo, hi, strict=True), (0, 0)])
+        padded[lo, hi], shapes[lo, hi] = recipe.made(), recipe.shape
+    steps = []
+    for padding, sub in zip(paddings, plan.subconvs, strict=True):
+        reads = [_read(shapes[padding], sub.spec, tap) for tap in taps_of(sub.spec)]
+        steps.append((padding, [form(each, sub.spec).made() for each in reads]))
+
+    def read(x: mx.array) -> list[list[mx.array]]:
+        inputs = {padding: pad(x) for padding, pad in padded.items()}
+        return [[step(inputs[padding]) for step in each] for padding, each in steps]
+
+    return read
+
+
+def _read(shape: Sequence[int], spec: ConvSpec, indices: tuple[int, ...]) -> Recipe:
     """The samples of the padded input that a tap reads, `(N, *M, C)`."""
+    recipe = Recipe(shape)
     for i, (axis, tap) in enumerate(zip(spec.axes, indices, strict=True)):
         start = tap * axis.kernel_dilation
-        x = cut(x, 1 + i, start, start + (axis.output_size - 1) * axis.stride + 1, axis.stride)
-    return x
+        stop = start + (axis.output_size - 1) * axis.stride + 1
+        recipe.cut(1 + i, start, stop, axis.stride)
+    return recipe
 
 
-def read_by(x: mx.array, spec: ConvSpec, indices: tuple[int, ...]) -> mx.array:
-    """The same as a matrix per group, `(G, N * prod(M), C / G)`."""
-    rows = sliced(x, spec, indices)
-    return rows.reshape(-1, spec.groups, spec.in_channels // spec.groups).swapaxes(0, 1)
+def as_matrix(recipe: Recipe, spec: ConvSpec) -> Recipe:
+    """`(N * prod(M), C)`."""
+    return recipe.reshape(-1, spec.in_channels)
+
+
+def as_matrices(recipe: Recipe, spec: ConvSpec) -> Recipe:
+    """`(G, N * prod(M), C / G)`."""
+    return recipe.reshape(-1, spec.groups, spec.in_channels // spec.groups).transpose(1, 0, 2)
+
+
+def between_phases(recipe: Recipe, spec: ConvSpec) -> Recipe:
+    """`(N, M1, 1, M2, 1, ..., G, 1)`, of one input channel in each group."""
+    frames = [size for m in recipe.shape[1:-1] for size in (m, 1)]
+    return recipe.reshape(spec.batch, *frames, spec.groups, 1)

@@ -5,76 +5,105 @@ Letters in shape comments: N batch, M frames, R phases of a block, G groups, O o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import cut
+from polyconv.execution.recipe import Recipe, Shape, Step
 from polyconv.planning.axis_plan import AxisPlan
 from polyconv.planning.plan import ConvPlan, SubConv
+
+Weave: TypeAlias = "Callable[[Sequence[mx.array]], mx.array]"
 
 # From so many contiguous numbers on, MLX's CPU multiplies a transposed array by ones faster than it
 # copies it: its binary operations are vectorised on strided inputs, its copies are not.
 _RUN = 64
 
 
-def assemble(plan: ConvPlan, outputs: list[mx.array], linear: bool = False) -> mx.array:
+def assembly(plan: ConvPlan, linear: bool = False) -> Weave:
     """Weaves the outputs of the subconvs, `(N, *M, G * prod(R) * O / G)`, into that of the plan.
 
     With `linear` by moving numbers alone, so that its transpose does no more either.
     """
     if plan.is_native:
-        return outputs[0]
-    if plan.is_in_order:
-        y, (axis,) = outputs[0], plan.axes
-        y = y.reshape(y.shape[0], -1, plan.problem.out_channels)
-        return cut(y, 1, axis.crop_lo, axis.crop_lo + plan.problem.output_sizes[0], 1)
-    frames = [frames_of(y, sub, plan, linear) for y, sub in zip(outputs, plan.subconvs)]
-    return weave(frames, plan)
+        return lambda outputs: outputs[0]
+    frames = [to_frames(Recipe(s.spec.output_shape), s, plan, linear) for s in plan.subconvs]
+    return weave(plan, frames)
 
 
-def frames_of(y: mx.array, sub: SubConv, plan: ConvPlan, linear: bool = False) -> mx.array:
+def to_frames(recipe: Recipe, sub: SubConv, plan: ConvPlan, linear: bool = False) -> Recipe:
     """Brings phases next to their frames: `(N, M1, R1, M2, R2, ..., G, O / G)`."""
-    n, *frames, channels = y.shape
+    n, *frames, _ = recipe.shape
     ndim, groups = len(frames), plan.problem.groups
-    if max(sub.n_phases) == 1:
-        pairs = [size for m in frames for size in (m, 1)]
-        return y.reshape(n, *pairs, groups, channels // groups)
-    y = y.reshape(n, *frames, groups, *sub.n_phases, -1)
+    recipe.reshape(n, *frames, groups, *sub.n_phases, -1)
     pairs = [i for a in range(ndim) for i in (1 + a, 2 + ndim + a)]
-    y = y.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
+    recipe.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
     moved = ndim > 1 and max(sub.n_phases[:-1]) > 1
-    if moved and not linear and plan.device.name == "cpu" and y.shape[-1] * y.shape[-3] >= _RUN:
-        return y * mx.ones(y.shape[-3:], y.dtype)
-    return y
+    run = recipe.shape[-3:]
+    if moved and not linear and plan.device.name == "cpu" and run[0] * run[2] >= _RUN:
+        recipe.then(lambda y: y * mx.ones(run, y.dtype))
+    return recipe
 
 
-def weave(outputs: list[mx.array], plan: ConvPlan) -> mx.array:
+def weave(plan: ConvPlan, frames: list[Recipe]) -> Weave:
     """Joins the blocks of each axis, last axis first, interleaves the phases, and crops.
 
-    Each of `outputs` is `(N, M1, R1, M2, R2, ..., G, O / G)`; more frames than planned are cropped.
+    Each of `frames` leads to `(N, M1, R1, M2, R2, ..., G, O / G)`; more frames than planned are
+    cropped.
     """
+    if not any(axis.is_joined for axis in plan.axes):
+        whole = _interleaved(frames[0], plan).made()
+        return lambda outputs: whole(outputs[0])
+    starts = [each.made() for each in frames]
+    shapes = [each.shape for each in frames]
+    levels = []
     for i in reversed(range(len(plan.axes))):
-        axis = plan.axes[i]
-        runs = range(0, len(outputs), axis.n_blocks)
-        outputs = [_join(outputs[k : k + axis.n_blocks], 2 + 2 * i, axis) for k in runs]
-    spec = plan.problem
-    n, *frames, _, _ = outputs[0].shape
+        n, at = plan.axes[i].n_blocks, 2 + 2 * i
+        runs = [shapes[k : k + n] for k in range(0, len(shapes), n)]
+        levels.append((n, [_join(plan.axes[i], at, run) for run in runs]))
+        shapes = [(*run[0][:at], plan.axes[i].n_phases, *run[0][at + 1 :]) for run in runs]
+    end = _interleaved(Recipe(shapes[0]), plan).made()
+
+    def woven(outputs: Sequence[mx.array]) -> mx.array:
+        pieces = [start(y) for start, y in zip(starts, outputs, strict=True)]
+        for n, joins in levels:
+            pieces = [join(pieces[k * n : k * n + n]) for k, join in enumerate(joins)]
+        return end(pieces[0])
+
+    return woven
+
+
+def _interleaved(recipe: Recipe, plan: ConvPlan) -> Recipe:
+    n, *frames, _, _ = recipe.shape
     sizes = [m * r for m, r in zip(frames[::2], frames[1::2], strict=True)]
-    y = outputs[0].reshape(n, *sizes, spec.out_channels)
-    for i, (axis, size) in enumerate(zip(plan.axes, spec.output_sizes, strict=True)):
-        y = cut(y, 1 + i, axis.crop_lo, axis.crop_lo + size, 1)
-    return y
+    recipe.reshape(n, *sizes, plan.problem.out_channels)
+    for i, (axis, size) in enumerate(zip(plan.axes, plan.problem.output_sizes, strict=True)):
+        recipe.cut(1 + i, axis.crop_lo, axis.crop_lo + size)
+    return recipe
 
 
-def _join(blocks: Sequence[mx.array], axis: int, plan: AxisPlan) -> mx.array:
-    """Concatenates along the phase axis, zeros where no phase reads any input."""
-    pieces = []
-    for piece in plan.pieces:
-        if piece.block is None:
-            shape = list(blocks[0].shape)
-            shape[axis] = piece.stop - piece.start
-            pieces.append(mx.broadcast_to(mx.array(0, blocks[0].dtype), shape))
+def _join(plan: AxisPlan, at: int, shapes: Sequence[Shape]) -> Weave:
+    """Concatenates blocks of these shapes along the phase axis `at`.
+
+    Zeros stand where no phase reads any input.
+    """
+    if not plan.is_joined:
+        return lambda blocks: blocks[0]
+    pieces: list[Weave] = []
+    for block, start, stop in plan.pieces:
+        if block is None:
+            pieces.append(_zeros((*shapes[0][:at], stop - start, *shapes[0][at + 1 :])))
         else:
-            pieces.append(cut(blocks[piece.block], axis, piece.start, piece.stop, 1))
-    return mx.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
+            pieces.append(_part(block, Recipe(shapes[block]).cut(at, start, stop).made()))
+    if len(pieces) == 1:
+        return pieces[0]
+    return lambda blocks: mx.concatenate([piece(blocks) for piece in pieces], at)
+
+
+def _part(block: int, step: Step) -> Weave:
+    return lambda blocks: step(blocks[block])
+
+
+def _zeros(shape: Shape) -> Weave:
+    return lambda blocks: mx.broadcast_to(mx.array(0, blocks[0].dtype), shape)

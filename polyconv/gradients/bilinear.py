@@ -17,29 +17,31 @@ output channels or more groups of the same map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from math import inf
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import contiguous, of_this_shape, summed_in
-from polyconv.execution.device import StreamOrDevice, is_exporting, on, pads_explicitly
-from polyconv.execution.packing import PackedWeight, packed_for
-from polyconv.execution.run import run
-from polyconv.execution.run_tiled import assembled
+from polyconv.execution.arrays import contiguous, of_this_shape
+from polyconv.execution.cutting import cutter
+from polyconv.execution.device import StreamOrDevice, is_before_0_32_4, on, pads_explicitly
+from polyconv.execution.memory import has_room, room_on
+from polyconv.execution.packing import PackedWeight
+from polyconv.execution.run import Execute, executor
+from polyconv.execution.run_tiled import Compute, assembled
 from polyconv.gradients.plan_gradients import correlate, spread
-from polyconv.planning.devices import Device, Host
-from polyconv.planning.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
-from polyconv.planning.tiling import Room, Tiling, arranged, others_than, workspace
-from polyconv.problem.arguments import NoRoomError
-from polyconv.problem.spec import ConvSpec, adjoint
+from polyconv.gradients.vmap import fold
+from polyconv.planning.plan import ConvPlan
+from polyconv.planning.request import KINDS, Kind, Request, Way, check_method, check_room
+from polyconv.planning.tiling import Tile, Tiling
+from polyconv.problem.spec import ConvSpec
 
-Bilinear: TypeAlias = "Callable[[mx.array, mx.array | PackedWeight], mx.array]"
+# Of the input and a weight, plain or packed.
+Call: TypeAlias = "Callable[[mx.array, Any], mx.array]"
 
 _Map: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
 
@@ -47,24 +49,9 @@ Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
 
 _OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What to compute for which op, by which method, planned for which device, on which stream.
-
-    `room` is what may be allocated, results included, and `max_workspace` without them, in bytes.
-    With a `max_workspace` of `least_otherwise` the call is not computed by a plan: what is told to
-    be enough is no more than that.
-    """
-
-    op: str
-    spec: ConvSpec
-    method: str
-    device: Device
-    stream: StreamOrDevice
-    room: Room
-    max_workspace: int | None = None
-    least_otherwise: int | None = None
+# What is kept holds plans, up to some hundred bytes per phase, and a program that never repeats a
+# shape must not grow for ever.
+KEPT = 256
 
 
 @contextmanager
@@ -84,250 +71,251 @@ def tell(op: str, spec: ConvSpec) -> None:
         observer(op, spec)
 
 
-def convolution(problem: Problem) -> Bilinear:
-    """The function of `x` and `w` that computes a problem.
+def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) -> Call:
+    """What computes all calls that ask for the same, with weights of a type.
 
     Raises:
-        ValueError: Under the op's name, if the method is unknown or cannot compute it.
+        ValueError: Under the op's name, if the method is unknown or cannot compute it, or it does
+            not fit.
     """
-    _planned(problem.spec, problem.method, problem.op, problem.device)
-    chosen, tiling = _prepared("y", problem)
-    # MLX's own op where it is asked for, with MLX's own rules wherever these are right.
-    is_own = problem.method == "native" and problem.spec.groups == 1 and tiling is None
-    mapped = _bilinear("y", problem)
-
-    def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
-        tell(problem.op, problem.spec)
-        with on(problem.stream):  # MLX's own step around a function with a gradient is on it too
-            if is_own or is_exporting():
-                plain = w.array if isinstance(w, PackedWeight) else w
-                y = run(chosen, x, plain, pads_explicitly(problem.stream, mlx_gradients=True))
-                return y if chosen.is_for_any_size else of_this_shape(y)
-            if not isinstance(w, PackedWeight):
-                return mapped(x, w)
-            return _with_packed(problem, w, x) if w.has_numbers else mapped(x, w.array)
-
-    return convolve
+    found = compiled(request, stream)
+    found.check()
+    if exporting:
+        return found.by_mlx
+    return found.with_packed if issubclass(w, PackedWeight) else found.with_array
 
 
-def _with_packed(problem: Problem, w: PackedWeight, x: mx.array) -> mx.array:
-    """The convolution by weights packed before, of which a constant one costs no gradient."""
-    chosen, tiling = _prepared("y", problem)
-    if not w.is_constant:
-        forward = lambda x, array: _convolved(  # noqa: E731
-            problem, chosen, tiling, x, array, w.taps_of(chosen)
-        )
-        return _bilinear("y", problem, forward)(x, w.array)
-
-    @mx.custom_function
-    def compute(x: mx.array) -> mx.array:
-        with on(problem.stream):
-            return _convolved(problem, chosen, tiling, x, w.array, w.taps_of(chosen))
-
-    @compute.vjp
-    def pull_back(x: mx.array, cotangent: mx.array, _: Any) -> mx.array:
-        return _bilinear("x", problem)(w.array, cotangent).astype(x.dtype)
-
-    @compute.vmap
-    def fold(x: mx.array, axis: int) -> Any:
-        return _folded("y", problem, (x, w.array), (axis, None))
-
-    return compute(x)
+@lru_cache(KEPT)
+def compiled(request: Request, stream: StreamOrDevice) -> Compiled:
+    """What is worked out for a request, kept."""
+    return Compiled(request, stream)
 
 
-def _bilinear(result: str, problem: Problem, planned: _Map | None = None) -> _Map:
-    """The map with a result of this kind, of the other two kinds in the order x, w, y.
+class Compiled:
+    """All that is worked out once for calls that ask for the same on the same stream.
 
-    `planned` computes it, if it is known how.
+    Plans, and the functions that execute them, are made when they are first needed; by several
+    threads at once, it may be, which find the same.
     """
-    kinds = "xwy".replace(result, "")
-    planned = planned or _COMPUTE[result](problem)
 
-    @mx.custom_function
-    def compute(a: mx.array, b: mx.array) -> mx.array:
-        with on(problem.stream):
-            return planned(a, b)
+    def __init__(self, request: Request, stream: StreamOrDevice) -> None:
+        self.request, self.stream = request, stream
+        self._ways: dict[Kind, Way] = {}
+        self._maps: dict[Kind, _Map] = {}
 
-    @compute.vjp
-    def pull_back(arrays: Sequence[mx.array], cotangent: mx.array, _: Any) -> list[mx.array]:
-        known = {result: cotangent, **dict(zip(kinds, arrays, strict=True))}
-        _check_room(kinds, problem)
-        grads = []
-        for kind in kinds:
-            grad = _bilinear(kind, problem)(*[known[k] for k in "xwy" if k != kind])
-            grads.append(grad.astype(known[kind].dtype))
-        return grads
+    def check(self) -> None:
+        """Refuses a method that cannot compute it, and what does not fit."""
+        check_method(self.request)
+        self.way("y").arranged(room_on(self.request.device))
 
-    @compute.vmap
-    def fold(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> Any:
-        return _folded(result, problem, arrays, axes)
+    def with_array(self, x: mx.array, w: mx.array) -> mx.array:
+        """The convolution, which MLX can differentiate to any order."""
+        tell(self.request.op, self.request.spec)
+        mapped = self._maps.get("y") or self.map("y")
+        if self.stream is None:
+            return mapped(x, w)
+        with on(self.stream):  # MLX's own step around a function with a gradient is on it too
+            return mapped(x, w)
 
-    mapped: _Map = compute
-    return mapped
+    def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
+        """The same with weights packed before, of which a constant one costs no gradient."""
+        tell(self.request.op, self.request.spec)
+        mapped = w.calls.get(self) or w.keep_call(self, self._with(w))
+        if self.stream is None:
+            return mapped(x)
+        with on(self.stream):
+            return mapped(x)
+
+    def by_mlx(self, x: mx.array, w: mx.array | PackedWeight) -> mx.array:
+        """The convolution with MLX's own gradients, as `mx.export_function` takes it."""
+        tell(self.request.op, self.request.spec)
+        plan, _ = self.way("y").arranged(room_on(self.request.device))
+        plain = w.array if isinstance(w, PackedWeight) else w
+        with on(self.stream):
+            execute = executor(plan, pads_explicitly(self.stream, mlx_gradients=True))
+            y = execute(x, cutter(plan)(plain))
+            return y if plan.is_for_any_size else of_this_shape(y)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether MLX's op is asked for: with MLX's own gradients wherever these are right."""
+        asked = self.request
+        if asked.method != "native" or asked.spec.groups > 1:
+            return False
+        return self.way("y").arranged(room_on(asked.device))[1] is None
+
+    def way(self, kind: Kind) -> Way:
+        """The plan of a map."""
+        found = self._ways.get(kind)
+        if found is None:
+            found = self._ways[kind] = Way(kind, self.request)
+        return found
+
+    def map(self, kind: Kind) -> _Map:
+        """The map with a result of this kind, of the other two kinds in the order x, w, y."""
+        found = self._maps.get(kind)
+        if found is None:
+            found = self._maps[kind] = self._differentiable(kind, _COMPUTE[kind](self))
+        return found
+
+    def tiles(self, way: Way) -> Tiling | None:
+        """The tiles of a plan for the memory that is there now; None if it fits as a whole."""
+        device = self.request.device
+        return None if has_room(way.least, device) else way.arranged(room_on(device))[1]
+
+    def executor(self, plan: ConvPlan) -> Execute:
+        """What executes a plan. Whether inputs are padded first may depend on the device of now."""
+        if not is_before_0_32_4():
+            return executor(plan, pad_explicitly=False)
+        plain, padded = executor(plan, False), executor(plan, True)
+        return lambda x, taps: (padded if pads_explicitly(self.stream) else plain)(x, taps)
+
+    def _differentiable(self, kind: Kind, compute: _Map) -> _Map:
+        others: list[Kind] = [other for other in KINDS if other != kind]
+        function = mx.custom_function(_on(self.stream, compute))
+
+        @function.vjp
+        def pull_back(
+            arrays: Sequence[mx.array], cotangent: mx.array, _: mx.array
+        ) -> list[mx.array]:
+            known = {kind: cotangent, **dict(zip(others, arrays, strict=True))}
+            check_room([self.way(other) for other in others], room_on(self.request.device))
+            grads = []
+            for other in others:
+                grad = self.map(other)(*[known[k] for k in KINDS if k != other])
+                grads.append(grad.astype(known[other].dtype))
+            return grads
+
+        @function.vmap
+        def map_over(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> Any:
+            return self._folded(kind, arrays, axes)
+
+        mapped: _Map = function
+        return mapped
+
+    def _with(self, w: PackedWeight) -> Callable[[mx.array], mx.array]:
+        """The convolution by a packed weight, as a function of the input."""
+        array = w.array
+        if not w.has_numbers:  # a weight as any
+            return lambda x: self.map("y")(x, array)
+        convolve = _Convolution(self, self.way("y"))
+        convolve.keep(w)
+        if not w.is_constant:
+            mapped = self._differentiable("y", convolve)
+            return lambda x: mapped(x, array)
+
+        @mx.custom_function
+        def compute(x: mx.array) -> mx.array:
+            with on(self.stream):
+                return convolve(x, array)
+
+        @compute.vjp
+        def pull_back(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+            return self.map("x")(array, cotangent).astype(x.dtype)
+
+        @compute.vmap
+        def map_over(x: mx.array, axis: int) -> Any:
+            return self._folded("y", (x, array), (axis, None))
+
+        function: Callable[[mx.array], mx.array] = compute
+        return function
+
+    def _folded(
+        self, kind: Kind, arrays: Sequence[mx.array], axes: Sequence[int | None]
+    ) -> tuple[mx.array, int]:
+        others = [other for other in KINDS if other != kind]
+        folded = fold(self.request.spec, others, arrays, axes)
+        more = compiled(replace(self.request, spec=folded.spec), self.stream)
+        return folded.unfold(kind, more.map(kind)(*folded.arrays)), 0
 
 
-def _forward(problem: Problem) -> _Map:
-    chosen, tiling = _prepared("y", problem)
-    return lambda x, w: _convolved(problem, chosen, tiling, x, w)
+def _on(stream: StreamOrDevice, compute: _Map) -> _Map:
+    if stream is None:
+        return compute
+
+    def computed(a: mx.array, b: mx.array) -> mx.array:
+        with on(stream):
+            return compute(a, b)
+
+    return computed
 
 
-def _convolved(
-    problem: Problem,
-    chosen: ConvPlan,
-    tiling: Tiling | None,
-    x: mx.array,
-    w: mx.array,
-    packed: list[mx.array] | None = None,
-) -> mx.array:
-    pads = pads_explicitly(problem.stream)
-    if tiling is None:
-        return run(chosen, x, w, pads, packed)
-    taps = packed_for(chosen, w) if packed is None else packed
-    compute = lambda tile, taps, x: run(tile.plan, x, w, pads, taps)  # noqa: E731
-    return assembled(tiling, compute, {"x": x}, taps, problem.stream)
+class _Convolution:
+    """A convolution by the plan of a way: as a whole, or in tiles where it does not fit."""
+
+    def __init__(self, compiled: Compiled, way: Way, transposed: bool = False) -> None:
+        self._compiled, self._way, self._transposed = compiled, way, transposed
+        self._execute = compiled.executor(way.plan)
+        self._cut = cutter(way.plan, transposed)
+        self._taps: list[mx.array] | None = None
+
+    def keep(self, w: PackedWeight) -> None:
+        """Takes the taps that a weight keeps, as whatever weight it is given later is that one."""
+        if self._compiled.tiles(self._way) is None:
+            self._taps = w.taps_of(self._way.plan)
+
+    def __call__(self, x: mx.array, w: mx.array) -> mx.array:
+        tiling = self._compiled.tiles(self._way)
+        if tiling is None:
+            return self._execute(x, self._cut(w) if self._taps is None else self._taps)
+        return assembled(tiling, self._by_tiles(), {"x": x}, [w], self._compiled.stream)
+
+    def _by_tiles(self) -> Compute:
+        """Most tiles have one plan, and all cut a weight alike that MLX takes in one form."""
+        executes: dict[int, Execute] = {}
+        taps: dict[object, list[mx.array]] = {}
+
+        def compute(tile: Tile, others: Sequence[mx.array], x: mx.array) -> mx.array:
+            plan = tile.plan
+            if id(plan) not in executes:
+                executes[id(plan)] = self._compiled.executor(plan)
+            if plan.packing_key not in taps:
+                taps[plan.packing_key] = cutter(plan, self._transposed)(others[0])
+            return executes[id(plan)](x, taps[plan.packing_key])
+
+        return compute
 
 
-def _input_gradient(problem: Problem) -> _Map:
+def _forward(compiled: Compiled) -> _Map:
+    return _Convolution(compiled, compiled.way("y"))
+
+
+def _input_gradient(compiled: Compiled) -> _Map:
     """By the plan's own products backwards, or the convolution that it is (`spec.adjoint`)."""
-    chosen, tiling = _prepared("x", problem)
-    if chosen.problem != problem.spec:
-        return lambda w, y: _adjoint_convolved(problem, chosen, tiling, w, y)
-    if tiling is None:
-        return lambda w, y: spread(chosen, w, y)
-    compute = lambda tile, others, y: spread(tile.plan, others[0], y)  # noqa: E731
-    return lambda w, y: assembled(tiling, compute, {"y": y}, [w], problem.stream)
+    way, spec = compiled.way("x"), compiled.request.spec
+    plan = way.plan
+    if plan.problem != spec:
+        convolve = _Convolution(compiled, way, transposed=bool(plan.products))
+        return lambda w, y: convolve(y, _exchanged(w, plan))
+    of_tile: Compute = lambda tile, others, y: spread(tile.plan, others[0], y)  # noqa: E731
+
+    def compute(w: mx.array, y: mx.array) -> mx.array:
+        tiling = compiled.tiles(way)
+        if tiling is None:
+            return spread(plan, w, y)
+        return assembled(tiling, of_tile, {"y": y}, [w], compiled.stream)
+
+    return compute
 
 
-def _adjoint_convolved(
-    problem: Problem, chosen: ConvPlan, tiling: Tiling | None, w: mx.array, y: mx.array
-) -> mx.array:
-    """The convolution of `y` with each group's input and output channels exchanged."""
-    w = mx.unflatten(w, 0, (chosen.problem.groups, w.shape[0] // chosen.problem.groups))
+def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
+    """The weight with each group's input and output channels exchanged."""
+    w = mx.unflatten(w, 0, (plan.problem.groups, w.shape[0] // plan.problem.groups))
     w = w.swapaxes(1, -1).flatten(0, 1)
-    packed = packed_for(chosen, w, transposed=True) if chosen.products else None
-    if chosen.is_native:  # else it is made contiguous when it is packed
-        w = contiguous(w)
-    return _convolved(problem, chosen, tiling, y, w, packed)
+    return contiguous(w) if plan.is_native else w  # else it is made so when it is cut
 
 
-def _weight_gradient(problem: Problem) -> _Map:
-    chosen, tiling = _prepared("w", problem)
-    if tiling is None:
-        return lambda x, y: correlate(chosen, x, y)
-    compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
-    return lambda x, y: assembled(tiling, compute, {"x": x, "y": y}, [], problem.stream)
+def _weight_gradient(compiled: Compiled) -> _Map:
+    way = compiled.way("w")
+    of_tile: Compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
+
+    def compute(x: mx.array, y: mx.array) -> mx.array:
+        tiling = compiled.tiles(way)
+        if tiling is None:
+            return correlate(way.plan, x, y)
+        return assembled(tiling, of_tile, {"x": x, "y": y}, [], compiled.stream)
+
+    return compute
 
 
 _COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}
-
-
-@lru_cache(1024)
-def _prepared(result: str, problem: Problem) -> tuple[ConvPlan, Tiling | None]:
-    """The plan that a map is computed by, and its tiles if it needs any."""
-    chosen = _plan_for(result, problem)
-    # The gradient of the input may be a convolution like any other, of `y`.
-    kind = result if chosen.problem == problem.spec else "y"
-    limit = workspace(problem.op, chosen.problem, kind, problem.room, problem.max_workspace)
-    is_free = result == "y" and problem.method == "auto"
-    return arranged(
-        problem.op,
-        chosen,
-        kind,
-        limit,
-        others_than if is_free else None,
-        most=workspace(problem.op, chosen.problem, kind, problem.room, None),
-        otherwise=problem.least_otherwise,
-    )
-
-
-def _check_room(results: Iterable[str], problem: Problem) -> None:
-    """Refuses by what needs most, if anything: the number told is then enough for all of them."""
-    errors = []
-    for result in results:
-        try:
-            _prepared(result, problem)
-        except NoRoomError as error:
-            errors.append(error)
-    if errors:
-        raise max(errors, key=lambda error: inf if error.least is None else error.least)
-
-
-def _plan_for(result: str, problem: Problem) -> ConvPlan:
-    spec, device, op = problem.spec, problem.device, problem.op
-    if result == "y":
-        return _plan_of(problem)
-    if isinstance(device, Host) and (result == "w" or reads_in_lines(spec)):
-        return plan_for_gradients(spec, device)
-    if result == "x":
-        return _planned(adjoint(spec), "auto", op, device)
-    chosen = _plan_of(problem)
-    return _planned(spec, "per_phase", op, device) if chosen.is_native else chosen
-
-
-@lru_cache(1024)
-def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
-    return plan(spec, method, op, device)
-
-
-def _plan_of(problem: Problem) -> ConvPlan:
-    try:
-        return _planned(problem.spec, problem.method, problem.op, problem.device)
-    except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
-        return _planned(problem.spec, "auto", problem.op, problem.device)
-
-
-def _folded(
-    result: str, problem: Problem, arrays: Sequence[mx.array], axes: Sequence[int | None]
-) -> tuple[mx.array, int]:
-    """The map with the mapped axis folded into the batch, the output channels or the groups."""
-    kinds = "xwy".replace(result, "")
-    n_maps = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
-    unmapped = [kind for kind, axis in zip(kinds, axes, strict=True) if axis is None]
-    spec, n = problem.spec, n_maps
-    place: type[_Batch | _Channels]
-    if unmapped == ["w"]:
-        more, place = replace(spec, batch=n * spec.batch), _Batch
-    elif unmapped == ["x"] and spec.groups == 1:
-        more, place = replace(spec, out_channels=n * spec.out_channels), _Channels
-    else:
-        sizes = (n * spec.in_channels, n * spec.out_channels, n * spec.groups)
-        more = replace(spec, in_channels=sizes[0], out_channels=sizes[1], groups=sizes[2])
-        place, unmapped = _Channels, []
-    folded = [
-        a if kind in unmapped else place.fold(kind, a, axis, n)
-        for kind, a, axis in zip(kinds, arrays, axes, strict=True)
-    ]
-    y = _bilinear(result, replace(problem, spec=more))(*folded)
-    return place.unfold(result, y, n), 0
-
-
-class _Batch:
-    """The mapped axis in front of the batch."""
-
-    @staticmethod
-    def fold(kind: str, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
-        return mx.moveaxis(array, axis, 0).flatten(0, 1)
-
-    @staticmethod
-    def unfold(kind: str, array: mx.array, n_maps: int) -> mx.array:
-        return array.reshape(n_maps, array.shape[0] // n_maps, *array.shape[1:])
-
-
-class _Channels:
-    """The mapped axis in front of the channels, which a weight has first: map by map."""
-
-    @staticmethod
-    def fold(kind: str, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
-        if axis is None:
-            wide = array.astype(summed_in(array.dtype))  # as its gradient is summed over the maps
-            array, axis = mx.broadcast_to(wide, (n_maps, *array.shape)), 0
-        if kind == "w":
-            return mx.moveaxis(array, axis, 0).flatten(0, 1)
-        return mx.moveaxis(array, axis, -2).flatten(-2, -1)
-
-    @staticmethod
-    def unfold(kind: str, array: mx.array, n_maps: int) -> mx.array:
-        if kind == "w":
-            return _Batch.unfold(kind, array, n_maps)
-        array = array.reshape(*array.shape[:-1], n_maps, array.shape[-1] // n_maps)
-        return mx.moveaxis(array, -2, 0)

@@ -11,18 +11,20 @@ from math import prod
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import Inputs, cut, pad, pad_all, summed_in
-from polyconv.execution.convolve import padding_of
-from polyconv.execution.packing import pack, pack_taps
+from polyconv.execution.arrays import cut, pad, pad_all, summed_in
+from polyconv.execution.cutting import pack, pack_taps
+from polyconv.execution.recipe import Recipe
 from polyconv.execution.tap_products import (
     Lines,
+    as_matrices,
+    between_phases,
+    frames_shape,
+    input_shape,
     lines_of,
-    read_by,
-    sliced,
+    reader,
     sum_of_products,
-    taps_of,
 )
-from polyconv.execution.weaving import assemble, weave
+from polyconv.execution.weaving import assembly, weave
 from polyconv.planning.plan import ConvPlan, SubConv, reads_in_lines
 
 
@@ -44,7 +46,7 @@ def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
     spec = plan.problem
     dtype = summed_in(getattr(mx, spec.dtype))
     if plan.is_zero:
-        return mx.zeros((spec.batch, *[axis.size for axis in spec.axes], spec.in_channels), dtype)
+        return mx.zeros(input_shape(spec), dtype)
     lines, packed = lines_of(plan), pack_taps(plan, w.astype(dtype))
     rows = spec.batch * prod(lines.inner)
     last = max(each[-1] for each in lines.shifts)
@@ -70,8 +72,9 @@ def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
 def _woven(plan: ConvPlan, y: mx.array) -> list[mx.array]:
     """The cotangent of each subconv, `(N, *M, G * prod(R) * O / G)`."""
     outputs = [mx.zeros(sub.spec.output_shape, y.dtype) for sub in plan.subconvs]
+    assemble = assembly(plan, linear=True)
     found: list[mx.array]
-    _, found = mx.vjp(lambda *ys: assemble(plan, list(ys), linear=True), outputs, [y])
+    _, found = mx.vjp(lambda *ys: assemble(ys), outputs, [y])
     return found
 
 
@@ -96,14 +99,14 @@ def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
     zeros = mx.zeros((spec.out_channels, *kernel, spec.in_channels // spec.groups), dtype)
     if plan.is_zero:
         return zeros
-    inputs, y = Inputs(x.astype(dtype), spec.groups), y.astype(dtype)
+    x, y = x.astype(dtype), y.astype(dtype)
     if spec.in_channels == spec.groups:
-        return _scaled(plan, inputs, y, zeros)
+        return _scaled(plan, x, y, zeros)
     if reads_in_lines(spec):
-        taps = _flat_products(plan, inputs.x, y)
+        taps = _flat_products(plan, x, y)
     else:
-        woven = zip(_woven(plan, y), plan.subconvs, strict=True)
-        taps = [_products(inputs, dy, sub) for dy, sub in woven]
+        woven = zip(_woven(plan, y), reader(plan, as_matrices)(x), strict=True)
+        taps = [_products(dy, reads, spec.groups) for dy, reads in woven]
     if len(taps) == 1 and _is_folded(plan):
         return _unfold(taps[0], plan)
     shapes = [(sub.spec.out_channels, *_kernel(sub), -1) for sub in plan.subconvs]
@@ -128,41 +131,25 @@ def _flat_products(plan: ConvPlan, x: mx.array, y: mx.array) -> list[list[mx.arr
     ]
 
 
-def _products(inputs: Inputs, y: mx.array, sub: SubConv) -> list[mx.array]:
+def _products(y: mx.array, reads: list[mx.array], groups: int) -> list[mx.array]:
     """The gradient of each tap of one subconv: `(G, prod(R) * O / G, C)`."""
-    spec, groups = sub.spec, sub.spec.groups
-    x = inputs.padded(*padding_of(spec))
-    y = y.reshape(-1, groups, spec.out_channels // groups).transpose(1, 2, 0)  # G, R * O, N * M
-    return [y @ read_by(x, spec, indices) for indices in taps_of(spec)]
+    y = y.reshape(-1, groups, y.shape[-1] // groups).transpose(1, 2, 0)  # G, R * O, N * M
+    return [y @ read for read in reads]
 
 
-def _scaled(plan: ConvPlan, inputs: Inputs, y: mx.array, zeros: mx.array) -> mx.array:
+def _scaled(plan: ConvPlan, x: mx.array, y: mx.array, zeros: mx.array) -> mx.array:
     """As `correlate`, where a group has one input channel: sums of the scaled cotangent."""
     groups, subs = plan.problem.groups, plan.subconvs
-    frames = [_frames_shape(sub) for sub in subs]
-    outputs = [mx.zeros(shape, y.dtype) for shape in frames]
-    _, woven = mx.vjp(lambda *ys: weave(list(ys), plan), outputs, [y])
+    shapes = [frames_shape(sub) for sub in subs]
+    woven = weave(plan, [Recipe(shape) for shape in shapes])
+    _, frames = mx.vjp(lambda *ys: woven(ys), [mx.zeros(shape, y.dtype) for shape in shapes], [y])
+    summed = (0, *range(1, 1 + 2 * plan.problem.ndim, 2))  # N and M, which leaves *R, G, O / G
     found = []
-    for dy, sub in zip(woven, subs, strict=True):
-        spec, x = sub.spec, inputs.padded(*padding_of(sub.spec))
-        summed = (0, *range(1, 1 + 2 * spec.ndim, 2))  # N and M, which leaves *R, G, O / G
-        rows = []
-        for indices in taps_of(spec):
-            read = sliced(x, spec, indices)
-            apart = [size for m in read.shape[1:-1] for size in (m, 1)]
-            tap = (dy * read.reshape(spec.batch, *apart, groups, 1)).sum(summed)
-            rows.append(mx.moveaxis(tap, -2, 0).reshape(groups, -1, 1))
-        found.append(mx.stack(rows))
+    for dy, reads in zip(frames, reader(plan, between_phases)(x), strict=True):
+        taps = [(dy * read).sum(summed) for read in reads]
+        found.append(mx.stack([mx.moveaxis(tap, -2, 0).reshape(groups, -1, 1) for tap in taps]))
     by_taps = replace(plan, products="scaled")
     return mx.vjp(lambda w: pack_taps(by_taps, w), [zeros], found)[1][0]
-
-
-def _frames_shape(sub: SubConv) -> tuple[int, ...]:
-    """`(N, M1, R1, M2, R2, ..., G, O / G)`."""
-    spec = sub.spec
-    sizes = [n for pair in zip(spec.output_sizes, sub.n_phases, strict=True) for n in pair]
-    per_group = spec.out_channels // prod(sub.n_phases) // spec.groups
-    return (spec.batch, *sizes, spec.groups, per_group)
 
 
 def _is_folded(plan: ConvPlan) -> bool:

@@ -177,7 +177,7 @@ def _read(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ConvSpec | 
     options = {name: value for name, value in kwargs.items() if name != "stream"}
     try:
         dtypes = dtype_names((x.dtype, w.dtype))
-        return read_call(op, x.ndim - 2, x.shape, w.shape, dtypes, *rest, **options)
+        return read_call(op, x.shape, w.shape, dtypes, *rest, **options)
     except ValueError:  # only MLX takes it
         return None
 

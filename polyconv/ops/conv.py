@@ -11,8 +11,7 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from polyconv.execution.device import StreamOrDevice
-from polyconv.ops.call import Weight, general
-from polyconv.problem import arguments
+from polyconv.ops.call import Weight, convolve
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
 
@@ -50,7 +49,8 @@ def conv1d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(1, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
+    given = (stride, padding, dilation, groups)
+    return convolve("conv1d", x, w, given, stream, method, max_workspace)
 
 
 def conv2d(
@@ -86,7 +86,8 @@ def conv2d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(2, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
+    given = (stride, padding, dilation, groups)
+    return convolve("conv2d", x, w, given, stream, method, max_workspace)
 
 
 def conv3d(
@@ -122,19 +123,5 @@ def conv3d(
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
     """
-    return _conv(3, x, w, (stride, padding, dilation, groups), stream, method, max_workspace)
-
-
-def _conv(
-    ndim: int,
-    x: mx.array,
-    w: Weight,
-    given: tuple[IntOrSequence, ...],
-    stream: StreamOrDevice,
-    method: str,
-    max_workspace: int | None,
-) -> mx.array:
-    op = f"conv{ndim}d"
-    stride, padding, dilation, groups = arguments.plain_options(op, ndim, *given)
-    options = (stride, padding, dilation, 1, groups, False)
-    return general(op, ndim, x, w, options, stream, method, max_workspace)
+    given = (stride, padding, dilation, groups)
+    return convolve("conv3d", x, w, given, stream, method, max_workspace)

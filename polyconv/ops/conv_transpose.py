@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from polyconv.execution.device import StreamOrDevice
 from polyconv.execution.packing import PackedWeight
-from polyconv.ops.call import Weight, general, transposed
+from polyconv.ops.call import Weight, convolve
 from polyconv.problem import arguments
 
 IntOrSequence: TypeAlias = "int | Sequence[int]"
@@ -80,7 +80,7 @@ def conv_transpose1d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(1, x, w, given, stream, method, max_workspace)
+    return convolve("conv_transpose1d", x, w, given, stream, method, max_workspace)
 
 
 def conv_transpose2d(
@@ -123,7 +123,7 @@ def conv_transpose2d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(2, x, w, given, stream, method, max_workspace)
+    return convolve("conv_transpose2d", x, w, given, stream, method, max_workspace)
 
 
 def conv_transpose3d(
@@ -166,7 +166,7 @@ def conv_transpose3d(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
-    return transposed(3, x, w, given, stream, method, max_workspace)
+    return convolve("conv_transpose3d", x, w, given, stream, method, max_workspace)
 
 
 def conv_general(
@@ -215,4 +215,4 @@ def conv_general(
         ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
-    return general("conv_general", None, x, w, given, stream, method, max_workspace)
+    return convolve("conv_general", x, w, given, stream, method, max_workspace)

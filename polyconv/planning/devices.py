@@ -22,6 +22,9 @@ class Metal:
     limits: DeviceLimits
     rules: RuleSet = NEWEST
 
+    def __hash__(self) -> int:  # as each call asks for it, and the name tells most
+        return hash(self.name)
+
     @property
     def rates(self) -> Rates:
         return METAL_RATES
@@ -33,6 +36,9 @@ class Host:
 
     name: str
     rates: Rates
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 Device: TypeAlias = "Metal | Host"

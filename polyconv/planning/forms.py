@@ -41,6 +41,11 @@ class Form:
     lift: Lift = "none"
     whole: bool = False
 
+    @property
+    def of_weight(self) -> tuple[object, ...]:
+        """What is done to the weight."""
+        return self.extra_in, self.extra_out, self.lift
+
 
 AS_IT_STANDS = Form()
 

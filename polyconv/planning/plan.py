@@ -125,7 +125,10 @@ class ConvPlan:
         """Equal for plans that cut a weight alike; the length of the input is not in it."""
         cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
         problem = (self.problem.groups, self.problem.flip, self.problem.dtype)
-        return (cuts, self.is_native, bool(self.products), *problem)
+        forms: tuple[object, ...] = (self.products == "scaled",)
+        if not self.products:
+            forms = tuple([sub.issued.form.of_weight for sub in self.subconvs])
+        return (cuts, self.is_native, bool(self.products), forms, *problem)
 
     @cached_property
     def cost(self) -> Cost:

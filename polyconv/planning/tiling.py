@@ -160,6 +160,18 @@ def fits(plan: ConvPlan, result: str, limit: int) -> bool:
     return _most_elements(plan) <= INT32_MAX and temporaries(plan, result) <= limit
 
 
+def least_room(plan: ConvPlan, result: str) -> Room:
+    """What a plan needs of the largest buffer and in all, so that `workspace` leaves enough."""
+    return least_room_for(plan.problem, result, temporaries(plan, result))
+
+
+def least_room_for(spec: ConvSpec, result: str, needed: int) -> Room:
+    """The same for what needs so many bytes besides arguments and result."""
+    size = ITEMSIZE[spec.dtype] * _elements(spec, result)
+    # The least `left` of which `left * 3 // 4` is enough.
+    return Room(max(size, needed), size + -(-needed * 4 // 3))
+
+
 def _most_elements(plan: ConvPlan) -> int:
     """Of the input, or of all outputs of all frames: MLX counts them in int32 in places."""
     spec = plan.problem

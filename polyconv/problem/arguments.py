@@ -84,6 +84,17 @@ def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
     refuse(op, f"{name} must be an int or {count}", shown(value))
 
 
+def is_exact(options: tuple[object, ...]) -> bool:
+    """Whether all are ints, or tuples of ints, so that what equals them means the same.
+
+    ``1.0`` and ``True`` equal 1, and no op takes them.
+    """
+    for value in options:
+        if type(value) is not int and (type(value) is not tuple or {*map(type, value)} != {int}):
+            return False
+    return True
+
+
 def broadcast_axes(op: str, name: str, value: object, ndim: int, default: int) -> tuple[int, ...]:
     """As `per_axis`, and as `mx.conv_general`: one item serves all axes, none is the default."""
     items = _items(value)
@@ -106,72 +117,6 @@ def padding_pair(op: str, value: object, ndim: int) -> tuple[tuple[int, ...], tu
     return both, both
 
 
-def transposed_options(
-    op: str,
-    ndim: int,
-    stride: object = 1,
-    padding: object = 0,
-    dilation: object = 1,
-    output_padding: object = 0,
-    groups: object = 1,
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Reads the options of `conv_transpose1d/2d/3d`, in their order."""
-    return (
-        per_axis(op, "stride", stride, ndim),
-        per_axis(op, "padding", padding, ndim),
-        per_axis(op, "dilation", dilation, ndim),
-        per_axis(op, "output_padding", output_padding, ndim),
-        _groups(op, groups),
-    )
-
-
-def plain_options(
-    op: str,
-    ndim: int,
-    stride: object = 1,
-    padding: object = 0,
-    dilation: object = 1,
-    groups: object = 1,
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Reads the options of `conv1d/2d/3d`: as in MLX pairs of padding are `conv_general`'s."""
-    options = (
-        per_axis(op, "stride", stride, ndim),
-        per_axis(op, "padding", padding, ndim),
-        per_axis(op, "dilation", dilation, ndim),
-        _groups(op, groups),
-    )
-    positive(op, "dilation", min(options[2]))  # `kernel_dilation` further on
-    return options
-
-
-def general_options(
-    op: str,
-    ndim: int,
-    stride: object = 1,
-    padding: object = 0,
-    kernel_dilation: object = 1,
-    input_dilation: object = 1,
-    groups: object = 1,
-    flip: object = False,
-) -> tuple[
-    tuple[int, ...],
-    tuple[tuple[int, ...], tuple[int, ...]],
-    tuple[int, ...],
-    tuple[int, ...],
-    int,
-    bool,
-]:
-    """Reads the options of `conv_general`, in their order."""
-    return (
-        broadcast_axes(op, "stride", stride, ndim, 1),
-        padding_pair(op, padding, ndim),
-        broadcast_axes(op, "kernel_dilation", kernel_dilation, ndim, 1),
-        broadcast_axes(op, "input_dilation", input_dilation, ndim, 1),
-        _groups(op, groups),
-        switch(op, "flip", flip),
-    )
-
-
 def count(op: str, name: str, value: object) -> int:
     """Reads one int of at least 1, such as `groups`; a bool is somebody's `bias`."""
     number = None if isinstance(value, bool) else _int(value)
@@ -181,7 +126,8 @@ def count(op: str, name: str, value: object) -> int:
     return positive(op, name, number)
 
 
-def _groups(op: str, value: object) -> int:
+def groups(op: str, value: object) -> int:
+    """Reads the number of groups."""
     check_groups(op, value)
     return count(op, "groups", value)
 

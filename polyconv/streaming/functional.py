@@ -13,6 +13,7 @@ from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
 from polyconv.problem import arguments, spec
+from polyconv.problem.signatures import General, Plain, Transposed
 from polyconv.streaming.timeline import Piece, Timeline
 
 _TRANSPOSED = "conv_transpose1d"
@@ -79,18 +80,16 @@ def _read(
     kernel = w_shape[1]
     try:
         if op == _TRANSPOSED:
-            stride, padding, dilation, output_padding, groups = arguments.transposed_options(
-                op, 1, **options
-            )
+            stride, padding, dilation, output_padding, groups = Transposed(**options).read(op, 1)
             pair = spec.transposed_padding((kernel,), padding, dilation, output_padding)
             given = (1, stride[0], dilation[0], pair[0][0], pair[1][0])
             flip = True
         elif op == "conv1d":
-            stride, padding, dilation, groups = arguments.plain_options(op, 1, **options)
+            stride, padding, dilation, groups = Plain(**options).read(op, 1)
             given = (stride[0], 1, dilation[0], padding[0], padding[0])
             flip = False
         else:
-            read = arguments.general_options(op, 1, **options)
+            read = General(**options).read(op, 1)
             step, (lo, hi), kernel_dilation, input_dilation, groups, flip = read
             given = (step[0], input_dilation[0], kernel_dilation[0], lo[0], hi[0])
     except TypeError as error:

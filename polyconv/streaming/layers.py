@@ -15,6 +15,7 @@ from polyconv.ops import conv
 from polyconv.ops.conv_transpose import pack
 from polyconv.ops.layers import PolyConvTranspose1d
 from polyconv.problem import arguments, spec
+from polyconv.problem.signatures import Plain
 from polyconv.streaming.functional import (
     StreamState,
     check_chunk,
@@ -176,7 +177,7 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         out_channels = arguments.count(name, "out_channels", out_channels)
         (kernel_size,) = arguments.per_axis(name, "kernel_size", kernel_size, 1)
         arguments.positive(name, "kernel_size", kernel_size)
-        read = arguments.plain_options(name, 1, stride, padding, dilation, groups)
+        read = Plain(stride, padding, dilation, groups).read(name, 1)
         (stride,), (padding,), (dilation,), groups = read
         arguments.positive(name, "stride", stride)
         spec.check_groups(name, in_channels, out_channels, groups)

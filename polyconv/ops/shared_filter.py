@@ -1,0 +1,52 @@
+"""Calls with one filter for all channels: one matrix, or a filter for each channel."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from polyconv.execution.arrays import contiguous, summed_in
+from polyconv.execution.device import StreamOrDevice, on
+from polyconv.execution.memory import has_room
+from polyconv.execution.packing import PackedWeight
+from polyconv.execution.toeplitz import filtered
+from polyconv.gradients.bilinear import Call, call_of, tell
+from polyconv.planning.request import Request
+from polyconv.planning.shared_filter import bytes_needed, least_room, of_all_channels
+from polyconv.problem.spec import ConvSpec
+
+
+class SharedFilter:
+    """What computes such calls, of the convolution of one channel."""
+
+    def __init__(
+        self, request: Request, channels: int, stream: StreamOrDevice, exporting: bool
+    ) -> None:
+        self._op, self._one, self._stream = request.op, request.spec, stream
+        self._spec = of_all_channels(self._one, channels)
+        self._device = request.device
+        needed = bytes_needed(self._one, channels, self._device)
+        most = request.max_workspace
+        self._least = None if needed is None else least_room(self._one, channels, needed, most)
+        self._others = Request(self._op, self._spec, "auto", self._device, most, needed)
+        self._exporting = exporting
+        if self._least is None or not has_room(self._least, self._device):
+            self._by_channels()  # refuses what does not fit before any work is done
+
+    def __call__(self, x: mx.array, w: mx.array | PackedWeight) -> mx.array:
+        plain = w.array if isinstance(w, PackedWeight) else w
+        if self._least is None or not has_room(self._least, self._device):
+            return self._by_channels()(x, _for_each_channel(plain, self._spec))
+        tell(self._op, self._spec)
+        dtype = getattr(mx, self._spec.dtype)
+        with on(self._stream):
+            h = plain.astype(dtype).reshape(-1)
+            return filtered(x.astype(dtype), h, self._one.axes[0], self._one.flip)
+
+    def _by_channels(self) -> Call:
+        return call_of(self._others, self._stream, mx.array, self._exporting)
+
+
+def _for_each_channel(w: mx.array, spec: ConvSpec) -> mx.array:
+    """The filter once for each channel, halves as float32: its gradient is summed over them."""
+    wide = w.astype(summed_in(w.dtype))
+    return contiguous(mx.broadcast_to(wide, (spec.groups, *w.shape[1:])))

@@ -1,0 +1,129 @@
+"""Which plan computes each of the three maps of a call, and does it fit? Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
+from typing import Literal, TypeAlias
+
+from polyconv.planning.devices import Device, Host
+from polyconv.planning.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
+from polyconv.planning.tiling import (
+    Room,
+    Tiling,
+    arranged,
+    fits,
+    least_room,
+    others_than,
+    workspace,
+)
+from polyconv.problem.arguments import NoRoomError
+from polyconv.problem.spec import ConvSpec, adjoint
+
+# The kind of a map's result: the output, or the gradient of the input or of the weight.
+Kind: TypeAlias = Literal["x", "w", "y"]
+KINDS: tuple[Kind, ...] = ("x", "w", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to compute for which op, by which method, planned for which device.
+
+    `max_workspace` are the bytes that may be allocated besides arguments and result. With
+    `least_otherwise` the call may be computed without a plan, by as many bytes: what is told to be
+    enough is no more than that.
+    """
+
+    op: str
+    spec: ConvSpec
+    method: str
+    device: Device
+    max_workspace: int | None = None
+    least_otherwise: int | None = None
+
+
+class Way:
+    """The plan of one of the maps, whole where it fits and else in tiles."""
+
+    def __init__(self, kind: Kind, request: Request) -> None:
+        self._request = request
+        self.plan = _plan_for(kind, request)
+        # The gradient of the input may be a convolution like any other, of `y`.
+        self._kind: Kind = kind if self.plan.problem == request.spec else "y"
+        self._takes_others = kind == "y" and request.method == "auto"
+        self._arranged: dict[Room, tuple[ConvPlan, Tiling | None]] = {}
+        most = request.max_workspace
+        is_whole = fits(self.plan, self._kind, 2**63 if most is None else most)
+        # Of what a device has in all, and at a time: so many bytes are needed for no tiles.
+        self.least = least_room(self.plan, self._kind) if is_whole else Room(2**63, 2**63)
+
+    def fits(self, room: Room) -> bool:
+        """Whether the plan needs no tiles."""
+        return self.least.largest <= room.largest and self.least.total <= room.total
+
+    def arranged(self, room: Room) -> tuple[ConvPlan, Tiling | None]:
+        """The plan that is taken, and its tiles if it needs any.
+
+        Raises:
+            NoRoomError: If not even these fit.
+        """
+        if self.fits(room):
+            return self.plan, None
+        if room not in self._arranged:
+            self._arranged = {room: self._arrange(room)}  # that of now is asked for again
+        return self._arranged[room]
+
+    def _arrange(self, room: Room) -> tuple[ConvPlan, Tiling | None]:
+        asked, spec = self._request, self.plan.problem
+        return arranged(
+            asked.op,
+            self.plan,
+            self._kind,
+            workspace(asked.op, spec, self._kind, room, asked.max_workspace),
+            others_than if self._takes_others else None,
+            most=workspace(asked.op, spec, self._kind, room, None),
+            otherwise=asked.least_otherwise,
+        )
+
+
+def check_room(ways: Iterable[Way], room: Room) -> None:
+    """Refuses by what needs most, if anything: the number told is then enough for all of them."""
+    errors = []
+    for way in ways:
+        try:
+            way.arranged(room)
+        except NoRoomError as error:
+            errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: inf if error.least is None else error.least)
+
+
+def check_method(request: Request) -> None:
+    """Refuses a method that is unknown or cannot compute it, under the op's name."""
+    _planned(request.spec, request.method, request.op, request.device)
+
+
+def _plan_for(kind: Kind, request: Request) -> ConvPlan:
+    spec, device, op = request.spec, request.device, request.op
+    if kind == "y":
+        return _plan_of(request)
+    if isinstance(device, Host) and (kind == "w" or reads_in_lines(spec)):
+        return plan_for_gradients(spec, device)
+    if kind == "x":
+        return _planned(adjoint(spec), "auto", op, device)
+    chosen = _plan_of(request)
+    return _planned(spec, "per_phase", op, device) if chosen.is_native else chosen
+
+
+@lru_cache(1024)
+def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
+    return plan(spec, method, op, device)
+
+
+def _plan_of(request: Request) -> ConvPlan:
+    try:
+        return _planned(request.spec, request.method, request.op, request.device)
+    except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
+        return _planned(request.spec, "auto", request.op, request.device)
