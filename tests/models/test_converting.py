@@ -1,0 +1,413 @@
+"""`convert` and `revert`: the same arrays, names, flags and outputs, whatever holds a layer."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+import polyconv
+from polyconv.execution.modules import modules
+from polyconv.models.block_diagonal import blocks_of
+from polyconv.models.converting import original_class
+from tests.support.cases import integers
+
+
+class Trimmed(nn.ConvTranspose1d):
+    """A subclass that calls MLX's layer, as codecs trim what a causal layer has too much."""
+
+    def __call__(self, x):
+        return super().__call__(x)[:, : -self.output_padding or None]
+
+
+class WeightNorm(nn.Module):
+    """As in BigVGAN, SNAC, DAC: no layer of MLX's, and the weight is made at each call."""
+
+    def __init__(self, channels, stride):
+        super().__init__()
+        self.weight_v = integers(channels, 2 * stride, channels)
+        self.weight_g = mx.full((channels, 1, 1), 2.0)
+        self.stride = stride
+
+    def __call__(self, x):
+        return mx.conv_transpose1d(x, self.weight_g * self.weight_v, self.stride, self.stride // 2)
+
+
+class Louder(WeightNorm):
+    """What calls MLX is a method of the base."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Resampler(nn.Module):
+    """`conv_general`, in a nested function, and a child of its own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.child = nn.ConvTranspose1d(channels, channels, 2, 2)
+        self._filter = integers(channels, 4, 1)
+
+    def __call__(self, x):
+        def resampled(x):
+            c = x.shape[-1]
+            return mx.conv_general(x, self._filter, padding=3, input_dilation=2, groups=c)
+
+        return resampled(self.child(x))
+
+
+class Passing(nn.Module):
+    """As in Kokoro: the function is an argument of the call."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = integers(channels, 4, channels)
+
+    def apply(self, x, function):
+        return function(x, self.weight, stride=2)
+
+    def __call__(self, x):
+        return self.apply(x, mx.conv_transpose1d)
+
+
+class Chain(nn.Module):
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = list(parts)
+
+    def __call__(self, x):
+        for part in self.parts:
+            x = part["layer"](x) if type(part) is dict else part(x)
+        return x
+
+
+def layer_of(kind, channels):
+    made = {
+        "plain": lambda: nn.ConvTranspose1d(channels, channels, 4, 2, 1),
+        "trimmed": lambda: Trimmed(channels, channels, 4, 2, output_padding=2),
+        "weight norm": lambda: WeightNorm(channels, 2),
+        "louder": lambda: Louder(channels, 2),
+        "resampler": lambda: Resampler(channels),
+        "passing": lambda: Passing(channels),
+        "linear": lambda: nn.Linear(channels, channels),
+        "polyconv": lambda: polyconv.PolyConvTranspose1d(channels, channels, 4, 2, 1),
+        "conv": lambda: nn.Conv1d(channels, channels, 3, padding=1),
+    }[kind]()
+    for name, value in tree_flatten(made.parameters()):
+        made.load_weights([(name, integers(*value.shape, seed=len(name)))], strict=False)
+    return made
+
+
+KINDS = ("plain", "trimmed", "weight norm", "louder", "resampler", "passing")
+OTHERS = ("linear", "polyconv", "conv")
+
+
+@st.composite
+def models(draw, depth=2):
+    """A nested model of several kinds of layers, in lists and dicts, some shared or frozen."""
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        if depth and draw(st.booleans()) and not parts:
+            part = draw(models(depth=depth - 1))
+        elif len(parts) > 1 and draw(st.integers(0, 4)) == 0:
+            part = parts[-1]  # shared; not a chain, or lengths would grow without bound
+        else:
+            part = layer_of(draw(st.sampled_from((*KINDS, *OTHERS))), 4)
+            if draw(st.booleans()):
+                part.freeze()
+            if draw(st.booleans()):
+                part.eval()
+        parts.append(part)
+    return Chain(*[{"layer": each} if draw(st.booleans()) else each for each in parts])
+
+
+def state(model):
+    """All that must stay: arrays by name, which are trainable, flags, classes and attributes."""
+    return {
+        "arrays": [(name, id(value)) for name, value in tree_flatten(model.parameters())],
+        "trainable": [name for name, _ in tree_flatten(model.trainable_parameters())],
+        "modules": [(path, id(module)) for path, module in modules(model)],
+        "flags": [module.training for _, module in modules(model)],
+        "attributes": [sorted(vars(module)) for _, module in modules(model)],
+    }
+
+
+@settings(max_examples=60)
+@given(models())
+def test_convert_then_revert_is_the_identity(model):
+    x = integers(1, 3, 4)
+    before, y, classes = state(model), np.array(model(x)), [type(m) for _, m in modules(model)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # if there is nothing to convert
+        done = polyconv.convert(model)
+    assert state(model) == before
+    # Sums of many layers pass what float32 holds exactly.
+    np.testing.assert_allclose(np.array(model(x)), y, rtol=0, atol=1e-5 * np.abs(y).max())
+    converted = [path for path, m in modules(model) if original_class(m)]
+    assert sorted(", ".join(each.path for each in done.converted).split(", ")) == sorted(
+        converted or [""]
+    )
+    assert polyconv.revert(model) == converted
+    assert state(model) == before
+    assert [type(m) for _, m in modules(model)] == classes
+    assert np.array_equal(np.array(model(x)), y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_computed_by_polyconv_after_it(kind, monkeypatch):
+    layer, x = layer_of(kind, 4), integers(1, 5, 4, seed=1)
+    y = np.array(layer(x))
+    done = polyconv.convert(layer)
+    assert done.converted
+    assert type(layer).__name__ in (type(layer_of(kind, 4)).__name__, "PolyConvTranspose1d")
+
+    def refuse(*_, **__):
+        raise AssertionError("MLX's own function was called")
+
+    for name in ("conv_transpose1d", "conv_general"):
+        monkeypatch.setattr(mx, name, refuse)
+    assert np.array_equal(np.array(layer(x)), y)
+    polyconv.revert(layer)
+    with pytest.raises(AssertionError, match="own function"):
+        layer(x)
+
+
+def test_layers_of_mlx_become_polyconv_s_and_stay_mlx_s():
+    for ndim, cls in ((1, nn.ConvTranspose1d), (2, nn.ConvTranspose2d), (3, nn.ConvTranspose3d)):
+        layer = cls(2, 3, 3, 2)
+        text = str(layer)
+        (done,) = polyconv.convert(layer)
+        assert isinstance(layer, (cls, getattr(polyconv, f"PolyConvTranspose{ndim}d")))
+        assert isinstance(layer, polyconv.PolyConvTranspose)
+        assert str(layer) == f"Poly{text}"
+        assert done.saving == 2**ndim
+        layer.output_padding = 1  # attributes are read when it is called
+        assert layer(mx.ones((1, *[4] * ndim, 2))).shape[1] == 10
+
+
+def test_a_shared_layer_is_told_once_with_all_its_places():
+    layer = nn.ConvTranspose1d(2, 2, 2)
+    model = Chain(layer, {"layer": layer})
+    model._hidden = (nn.ConvTranspose1d(2, 2, 2),)
+    told = [each.path for each in polyconv.convert(model)]
+    assert told == ["parts.0, parts.1.layer", "_hidden.0"]
+
+
+def test_the_predicate_decides():
+    model = Chain(nn.ConvTranspose1d(2, 2, 2), nn.ConvTranspose1d(2, 2, 4))
+    done = polyconv.convert(model, lambda path, layer: layer.weight.shape[1] == 4)
+    assert [each.path for each in done.converted] == ["parts.1"]
+    assert "parts.0: ConvTranspose1d left alone: the predicate says so" in str(done)
+
+
+def test_nothing_converted_is_a_warning_that_says_why():
+    with pytest.warns(UserWarning, match=r"none of its 1 modules \(1 Linear\) is a transposed"):
+        assert not polyconv.convert(nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match="the predicate says so"):
+        polyconv.convert(nn.ConvTranspose1d(2, 2, 2), lambda *_: False)
+
+
+def test_what_is_no_model_is_refused():
+    for call in (polyconv.convert, polyconv.revert):
+        with pytest.raises(ValueError, match=r"model must be an mlx\.nn\.Module; got 3"):
+            call(3)
+    with pytest.raises(ValueError, match="layer_type must be a subclass"):
+        polyconv.register_converter(int, print)
+    with pytest.raises(ValueError, match="call must be callable"):
+        polyconv.register_converter(nn.Linear, 3)
+
+
+def test_a_registered_type_is_called_as_told():
+    class Hidden(nn.Module):
+        """Calls MLX where `convert` cannot see it."""
+
+        def __call__(self, x):
+            return getattr(mx, "conv_" + "transpose1d")(x, mx.ones((1, 2, 1)), 2)
+
+    layer, x = Hidden(), mx.ones((1, 3, 1))
+    with pytest.warns(UserWarning, match="nothing of Hidden converted"):
+        polyconv.convert(layer)
+    polyconv.register_converter(
+        Hidden, lambda self, x: polyconv.conv_transpose1d(x, mx.ones((1, 2, 1)), 2)
+    )
+    y = layer(x)
+    assert polyconv.convert(layer).converted
+    assert mx.array_equal(layer(x), y)
+    assert polyconv.revert(layer) == ["(model)"]
+
+
+def test_pickles_and_copies_are_converted_too_and_hold_what_is_shared():
+    layer = layer_of("louder", 4)
+    model = Chain(layer, layer_of("plain", 4), {"layer": layer})
+    polyconv.convert(model)
+    x = integers(1, 3, 4)
+    y = model(x)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert mx.array_equal(other(x), y)
+        assert other.parts[0] is other.parts[2]["layer"]
+        assert isinstance(other.parts[1], polyconv.PolyConvTranspose1d)
+        assert polyconv.revert(other) == ["parts.0", "parts.1", "parts.2.layer"]
+        assert type(other.parts[0]) is Louder
+
+
+def test_checkpoints_go_both_ways(tmp_path):
+    model = Chain(layer_of("plain", 4), layer_of("weight norm", 4))
+    polyconv.convert(model)
+    model.save_weights(str(tmp_path / "converted.safetensors"))
+    other = Chain(nn.ConvTranspose1d(4, 4, 4, 2, 1), WeightNorm(4, 2))
+    other.load_weights(str(tmp_path / "converted.safetensors"))
+    x = integers(1, 3, 4)
+    assert mx.array_equal(other(x), model(x))
+    other.save_weights(str(tmp_path / "plain.safetensors"))
+    model.load_weights(str(tmp_path / "plain.safetensors"))
+    assert mx.array_equal(other(x), model(x))
+
+
+def test_compile_export_and_quantize(tmp_path):
+    model = Chain(layer_of("plain", 64), nn.Linear(64, 64), layer_of("weight norm", 64))
+    x = integers(1, 3, 64)
+    polyconv.convert(model)
+    y = model(x)
+    close = 1e-6 * mx.abs(y).max().item()
+    assert mx.allclose(mx.compile(model)(x), y, rtol=0, atol=close)
+    with polyconv.exporting():
+        mx.export_function(str(tmp_path / "model"), model, x)
+    exported = mx.import_function(str(tmp_path / "model"))
+    assert mx.allclose(exported(x)[0], y, rtol=0, atol=close)
+    nn.quantize(model)
+    assert isinstance(model.parts[1], nn.QuantizedLinear)
+    assert isinstance(model.parts[0], polyconv.PolyConvTranspose1d)
+
+
+def test_a_converted_model_trains():
+    model, x = Chain(layer_of("plain", 4), layer_of("weight norm", 4)), integers(1, 3, 4)
+    loss = nn.value_and_grad(model, lambda model, x: model(x).square().sum())
+    expected = loss(model, x)
+    polyconv.convert(model)
+    (value, grads), (wanted, wanted_grads) = loss(model, x), expected
+    assert value == wanted
+    for (name, got), (_, other) in zip(tree_flatten(grads), tree_flatten(wanted_grads)):
+        assert mx.allclose(got, other), name
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_blocks_are_found(groups):
+    w = np.zeros((12, 3, 6), np.float32)
+    for i in range(groups):
+        o, c = 12 // groups, 6 // groups
+        w[i * o : (i + 1) * o, :, i * c : (i + 1) * c] = 1
+    assert blocks_of(mx.array(w)) == groups
+    w[0, 0, 5] = 1
+    assert blocks_of(mx.array(w)) == 1
+    assert blocks_of(mx.zeros((4, 3, 4))) == 1
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+def test_a_dense_weight_that_emulates_depthwise_is_told_and_exploited(ranked):
+    eye = mx.eye(6)[:, None]
+    if ranked:
+        layer = nn.ConvTranspose1d(6, 6, 4, 2)
+        layer.weight = integers(6, 4, 6) * eye
+    else:
+        layer = Passing(6)
+        layer.weight = (integers(6, 4, 6) + 5) * eye
+    x = integers(1, 5, 6)
+    y = layer(x)
+    (told,) = polyconv.convert(layer)
+    assert told.note.startswith("its dense weight is block-diagonal, as of 6 groups; exploit_")
+    polyconv.revert(layer)
+    (told,) = polyconv.convert(layer, exploit_sparsity=True)
+    assert told.note.endswith("computed so")
+    with polyconv.watch() as seen:
+        assert mx.array_equal(layer(x), y)
+    ((problem, _),) = next(iter(seen.sites.values())).problems.items()
+    assert problem.groups == 6
+    twin = copy.deepcopy(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mx.array_equal(twin(x), y)
+    layer.weight = layer.weight + 1
+    with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
+        changed = layer(x)
+    polyconv.revert(layer)
+    assert mx.array_equal(layer(x), changed)
+    assert "_polyconv_blocks" not in vars(layer)
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_block_diagonal_weight_that_is_changed_in_place_is_computed_densely(ranked, dtype):
+    layer = nn.ConvTranspose1d(6, 6, 4, 2, bias=False) if ranked else Passing(6)
+    layer.weight = ((integers(6, 4, 6) + 5) * mx.eye(6)[:, None]).astype(dtype)
+    polyconv.convert(layer, exploit_sparsity=True)
+    x = integers(1, 5, 6).astype(dtype)
+    layer(x)
+    twin, viewed = copy.deepcopy(layer), copy.deepcopy(layer)
+    layer.weight += 1
+    twin.weight += 1
+    viewed.weight[:] = viewed.weight[:1]  # which begins where it did, and lies otherwise
+    for copied in (layer, twin, viewed):
+        with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
+            y = copied(x)
+        polyconv.revert(copied)
+        assert mx.array_equal(y, copied(x))
+
+
+def test_a_copy_of_a_changed_layer_is_computed_densely_too():
+    layer, x = nn.ConvTranspose1d(6, 6, 4, 2, bias=False), integers(1, 5, 6)
+    layer.weight = integers(6, 4, 6) * mx.eye(6)[:, None]
+    polyconv.convert(layer, exploit_sparsity=True)
+    layer.weight += 1
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with pytest.warns(UserWarning, match="was replaced or changed and is computed densely"):
+            assert mx.array_equal(twin(x), mx.conv_transpose1d(x, layer.weight, 2))
+
+
+class Everything(nn.Module):
+    """Groups by place, a flip behind them, and a plain convolution of the same weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = (integers(8, 5, 8) + 5) * mx.eye(8)[:, None]
+
+    def __call__(self, x):
+        y = mx.conv_general(x, self.weight, input_dilation=2, padding=4)
+        z = mx.conv_general(x, self.weight, 1, 4, 1, 2, 1, True)
+        return y + z + mx.conv1d(x, self.weight, 1, 2, 1, 1).sum()
+
+
+def test_blocks_keep_all_other_arguments_and_leave_plain_convolutions_alone():
+    layer, x = Everything(), integers(1, 6, 8)
+    y = layer(x)
+    polyconv.convert(layer)
+    (told,) = polyconv.convert(layer, exploit_sparsity=True)  # again, now by blocks
+    assert told.note.endswith("computed so")
+    assert mx.array_equal(layer(x), y)
+    with polyconv.patched():
+        assert mx.array_equal(layer(x), y)
+
+
+COUNT = 0
+
+
+class Counting(nn.Module):
+    def __call__(self, x):
+        global COUNT
+        COUNT += 1
+        return mx.conv_transpose1d(x, mx.ones((1, 2, 1)), 2)
+
+
+def test_a_method_that_assigns_a_global_is_left_alone():
+    layer = Counting()
+    with pytest.warns(UserWarning, match="nothing of Counting converted"):
+        polyconv.convert(layer)
+    layer(mx.ones((1, 3, 1)))
+    assert COUNT == 1

@@ -1,0 +1,84 @@
+"""What the tests of threads and processes share."""
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def ints(shape, seed=0):
+    """Small integers as float32, computed, so that any thread may use them."""
+    a = mx.array(np.random.default_rng(seed).integers(-3, 4, shape), mx.float32)
+    mx.eval(a)
+    return a
+
+
+def forget():
+    """Empties every cache of the package, so that plans are made again."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "polyconv":
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+@contextmanager
+def often_switching(seconds=1e-6):
+    """Threads take turns after so long."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def in_threads(work, n=4, seconds=120, meanwhile=None):
+    """What `work(i)` gives in n threads that begin together; the first error, if there is one.
+
+    `meanwhile()` runs in this thread, again and again until they end.
+    """
+    begin, found, errors = threading.Barrier(n), [None] * n, []
+
+    def run(i):
+        try:
+            begin.wait(seconds)
+            found[i] = work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(n)]
+    with often_switching():
+        for thread in threads:
+            thread.start()
+        while meanwhile is not None and any(thread.is_alive() for thread in threads):
+            meanwhile()
+        for thread in threads:
+            thread.join(seconds)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return found
+
+
+def run_script(text, tmp_path, seconds=120, **environment):
+    """Runs a Python script in a process of its own, and gives what it printed."""
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout
