@@ -61,7 +61,7 @@ test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, wi
 	$(BIN)/python -m pytest -q tests/on_metal
 
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
-	$(BIN)/python -m tests.campaigns.test_guarantee --cases 10000
+	$(BIN)/python -m tests.campaigns.guarantee --cases 10000
 
 lint: $(STAMP)-lint ## style and types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
 from mel import HOP
 
 import polyconv
-from tests.distributed.test_functions import ended, started_with
+from tests.support.ranks import ended, started_with
 
 EXAMPLE = Path(distributed_vocoder.__file__)
 SECONDS = 1.6  # 138 frames

@@ -22,8 +22,8 @@ from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 from polyconv.problem.arguments import NoRoomError
 from tests.campaigns import peak, sweep
-from tests.planning.test_plan import transposed
 from tests.support.cases import draw_case, integers
+from tests.support.problems import transposed
 
 ROOT = Path(__file__).parents[2]
 MANY = 2**60

@@ -13,8 +13,8 @@ from polyconv.execution.device import device_for
 from polyconv.gradients import bilinear
 from polyconv.planning.devices import Host
 from polyconv.planning.plan import plan
-from tests.planning.test_plan import general_spec
 from tests.support.cases import NAMED, integers
+from tests.support.problems import general_spec
 from tests.support.reference import conv_general as reference_conv
 
 

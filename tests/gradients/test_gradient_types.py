@@ -18,9 +18,9 @@ from polyconv.gradients.bias import add_bias
 from polyconv.gradients.bilinear import _COMPUTE, Problem
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.signatures import problem_of
-from tests.planning.test_forms import CASES
-from tests.planning.test_plan import general_spec
 from tests.support.cases import NAMED
+from tests.support.forms import CASES
+from tests.support.problems import general_spec
 from tests.support.threading_tools import forget
 from tests.support.trace import issued
 

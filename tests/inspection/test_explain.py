@@ -16,9 +16,9 @@ from polyconv.execution.run import run
 from polyconv.metal.kernels import NEWEST
 from polyconv.planning.devices import CPU, DEVICES, Metal
 from polyconv.planning.plan import METHODS, plan
-from tests.metal.test_kernels import GOLDEN, ROWS
-from tests.planning.test_plan import general_spec
 from tests.support.cases import NAMED
+from tests.support.problems import general_spec
+from tests.support.recorded import GOLDEN, ROWS
 from tests.support.trace import traced
 
 METAL = Metal("m4-max", DEVICES["m4-max"])

@@ -1,11 +1,8 @@
 """The model of MLX's Metal dispatch against every recorded call."""
 
-import gzip
-import json
 from collections import Counter
 from itertools import product
 from math import prod
-from pathlib import Path
 
 import pytest
 
@@ -13,26 +10,9 @@ from polyconv.metal.kernels import RULE_SETS, predict, rules_for
 from polyconv.metal.rules import DeviceLimits
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
+from tests.support.recorded import REAL, ROWS, spec_of
 
 M4_MAX = DEVICES["m4-max"]
-DATA = Path(__file__).parents[1] / "data"
-GOLDEN = DATA / "metal_golden.jsonl.gz"
-
-
-def rows_of(file):
-    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
-
-
-ROWS = rows_of(GOLDEN)
-REAL = rows_of(DATA / "metal_real_layers.jsonl.gz")
-
-
-def spec_of(row):
-    options = ("stride", "input_dilation", "kernel_dilation", "padding_lo", "padding_hi")
-    columns = [row["x"][1:-1], row["w"][1:-1], *(row[name] for name in options)]
-    axes = tuple(Axis(*numbers) for numbers in zip(*columns, strict=True))
-    sizes = (row["x"][0], row["x"][-1], row["w"][0])
-    return ConvSpec(*sizes, axes, row["groups"], row["flip"], row["dtype"])
 
 
 def test_every_recorded_call_is_predicted():

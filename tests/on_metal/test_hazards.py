@@ -10,7 +10,7 @@ import pytest
 
 from polyconv.execution import run
 from polyconv.planning.plan import plan
-from tests.planning.test_forms import HAZARDS
+from tests.support.forms import HAZARDS
 
 
 def arrays(spec):

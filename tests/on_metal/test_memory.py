@@ -15,9 +15,9 @@ from polyconv.planning.plan import plan
 from polyconv.planning.workspace import allocated
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ITEMSIZE
-from tests.campaigns.test_guarantee import real_calls
-from tests.metal.test_kernels import ROWS, spec_of
+from tests.campaigns.guarantee import real_calls
 from tests.on_metal.conftest import DRY, peak_of
+from tests.support.recorded import ROWS, spec_of
 
 _PAGE = 16384
 # Of Metal's own, and of what a call allocates that has no size to speak of.

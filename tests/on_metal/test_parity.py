@@ -7,8 +7,8 @@ import pytest
 import polyconv
 from polyconv.planning.plan import METHODS
 from tests.campaigns.sweep import sweep
-from tests.planning.test_forms import CASES
 from tests.support.cases import NAMED, integers
+from tests.support.forms import CASES
 
 OURS = ("auto", *[method for method in METHODS if method != "native"])
 

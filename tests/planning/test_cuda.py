@@ -18,8 +18,8 @@ from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room
 from polyconv.problem.signatures import problem_of
 from tests.campaigns import sweep
-from tests.planning.test_plan import general_spec
 from tests.support.cases import draw_case, integers
+from tests.support.problems import general_spec
 
 RECORDED = json.loads((Path(__file__).parents[2] / "docs" / "benchmarks" / "cuda.json").read_text())
 

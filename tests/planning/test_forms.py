@@ -9,54 +9,13 @@ from polyconv.execution import device, unpatched
 from polyconv.execution.device import pads_explicitly
 from polyconv.execution.packing import pack
 from polyconv.metal.kernels import predict
-from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.planning.forms import Form, issue
+from polyconv.planning.devices import CPU, CUDA
+from polyconv.planning.forms import issue
 from polyconv.planning.plan import METHODS, plan
-from polyconv.problem.spec import Axis, ConvSpec
-from tests.planning.test_plan import general_spec
-from tests.support.cases import NAMED, _case, integers
+from tests.support.cases import NAMED, integers, named
+from tests.support.forms import CASES, HAZARDS, METAL, undilated
+from tests.support.problems import general_spec
 from tests.support.trace import traced
-
-METAL = Metal("m4-max", DEVICES["m4-max"])
-_T1, _T2, _T3 = (f"conv_transpose{n}d" for n in (1, 2, 3))
-
-# A case, a method, and the form in which its first convolution is issued.
-CASES = {
-    "input channels padded": (_case(_T1, (1, 7, 5), (3, 4, 5), stride=2), "stacked", Form(11)),
-    "output channels padded": (
-        _case(_T1, (1, 7, 2), (5, 8, 2), stride=4),
-        "stacked",
-        Form(extra_out=12),
-    ),
-    "both, per group": (
-        _case(_T1, (2, 6, 10), (14, 6, 5), stride=3, groups=2),
-        "stacked",
-        Form(11, 11),
-    ),
-    "2d, few outputs": (
-        _case(_T2, (1, 3, 3, 5), (5, 4, 4, 5), stride=2, padding=1),
-        "stacked",
-        Form(11, 12),
-    ),
-    "1d as 2d": (_case(_T1, (1, 300, 5), (3, 4, 5), stride=2), "auto", Form(lift="plane")),
-    "depthwise, padded behind only": (
-        _case(_T1, (2, 9, 3), (3, 4, 1), stride=2, padding=3, output_padding=3, groups=3),
-        "per_phase",
-        Form(lift="plane"),
-    ),
-    "3d, groups": (
-        _case(_T3, (1, 2, 3, 2, 4), (2, 3, 3, 3, 2), groups=2),
-        "auto",
-        Form(0, 0, (), "frames"),
-    ),
-    "3d, few frames, padded behind": (
-        _case(
-            _T3, (1, 4, 4, 4, 16), (16, 2, 1, 1, 16), padding=(1, 0, 0), output_padding=(2, 0, 0)
-        ),
-        "auto",
-        Form(pad_hi=(2, 0, 0)),
-    ),
-}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,25 +39,12 @@ def test_nor_in_gradients(name):
         assert mx.array_equal(ours, expected)
 
 
-def undilated(x, w, padding, groups=1):
-    axes = zip(x[1:-1], w[1:-1], *padding, strict=True)
-    axes = tuple(Axis(n, k, padding_lo=lo, padding_hi=hi) for n, k, lo, hi in axes)
-    return ConvSpec(x[0], x[-1], w[0], axes, groups)
-
-
 def test_few_channels_in_3d_are_cheaper_frame_by_frame_than_padded_to_16():
     spec = undilated((1, 64, 64, 64, 1), (16, 5, 5, 5, 1), ([2] * 3, [2] * 3))
     assert predict(spec, METAL.limits).path == "pad_and_slice_3d"
     issued = issue(spec, METAL)
     assert (issued.form.lift, issued.n_convs) == ("frames", 5)
     assert issued.cost.macs == issued.plain_macs
-
-
-HAZARDS = {
-    "depthwise_1d": undilated((2, 50, 8), (8, 3, 1), ([0], [2]), groups=8),
-    "winograd_2d": undilated((1, 62, 68, 128), (128, 3, 3, 128), ([0, 0], [2, 2])),
-    "small_kd_3d": undilated((1, 8, 8, 8, 32), (32, 3, 3, 3, 32), ([0, 1, 1], [2, 1, 1])),
-}
 
 
 @pytest.mark.parametrize("path", HAZARDS)
@@ -116,7 +62,7 @@ def test_what_would_read_outside_its_input_is_issued_otherwise(path):
 @pytest.mark.parametrize("name", [*NAMED, *CASES, "one output channel"])
 def test_weights_are_packed_into_contiguous_arrays(name, device):
     """MLX copies a weight that is a view in every call."""
-    one = _case(_T1, (1, 5, 16), (1, 16, 16), stride=8, padding=4)
+    one = named("conv_transpose1d", (1, 5, 16), (1, 16, 16), stride=8, padding=4)
     case = {**NAMED, **{k: v[0] for k, v in CASES.items()}, "one output channel": one}[name]
     _, w = (mx.array(a) for a in case.data())
     for method in ("per_phase", "stacked"):
@@ -129,7 +75,7 @@ def test_weights_are_packed_into_contiguous_arrays(name, device):
 @pytest.mark.skipif(pads_explicitly(), reason="MLX before 0.32.4 is given padded inputs")
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "native"])
 def test_inputs_that_fit_are_handed_on_as_they_are(method, monkeypatch):
-    case = _case(_T1, (2, 7, 16), (32, 4, 16), stride=2, padding=1)
+    case = named("conv_transpose1d", (2, 7, 16), (32, 4, 16), stride=2, padding=1)
     x, w = (mx.array(a) for a in case.data())
     given = []
     own = unpatched.conv_general

@@ -2,8 +2,8 @@
 
 from polyconv.planning.plan import plan
 from polyconv.planning.workspace import allocated
-from tests.planning.test_forms import METAL
-from tests.planning.test_plan import transposed
+from tests.support.forms import METAL
+from tests.support.problems import transposed
 
 
 def test_packed_weights_and_what_is_woven():

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import polyconv
 from polyconv.streaming import layers
-from tests.models.test_converting import Louder, Trimmed, WeightNorm
 from tests.support.cases import integers
+from tests.support.models import Louder, Trimmed, WeightNorm
 
 
 def chunks(model, x, sizes):

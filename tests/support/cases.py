@@ -189,7 +189,7 @@ def _as_given(pick: Pick, values: tuple[int, ...]) -> Any:
     return pick((tuple, list))(values)
 
 
-def _case(op: str, x: tuple[int, ...], w: tuple[int, ...], **kwargs: Any) -> Case:
+def named(op: str, x: tuple[int, ...], w: tuple[int, ...], **kwargs: Any) -> Case:
     """A named transposed case, every option one int or per axis."""
     ndim = len(x) - 2
     per_axis = lambda v: (v,) * ndim if isinstance(v, int) else tuple(v)  # noqa: E731
@@ -203,28 +203,28 @@ def _case(op: str, x: tuple[int, ...], w: tuple[int, ...], **kwargs: Any) -> Cas
 _T1, _T2, _T3 = (f"conv_transpose{n}d" for n in (1, 2, 3))
 
 NAMED = {
-    "hifigan": _case(_T1, (2, 7, 6), (4, 16, 6), stride=8, padding=4),
-    "kernel below stride": _case(_T1, (1, 5, 2), (3, 2, 2), stride=5),
-    "kernel equals stride": _case(_T1, (1, 5, 2), (3, 4, 2), stride=4),
-    "kernel not a multiple": _case(_T1, (1, 5, 2), (3, 7, 2), stride=3, padding=2),
-    "one sample": _case(_T1, (1, 1, 2), (3, 4, 2), stride=2, padding=1),
-    "dilated, coprime": _case(_T1, (1, 6, 2), (3, 4, 2), stride=3, dilation=2),
-    "dilated, common divisor": _case(_T1, (1, 6, 2), (3, 4, 2), stride=4, dilation=6),
-    "dilated, multiple": _case(_T1, (1, 6, 2), (3, 3, 2), stride=2, dilation=4),
-    "padding crops whole phases": _case(_T1, (1, 9, 2), (3, 3, 2), stride=2, padding=7),
-    "negative padding": _case(_T1, (1, 4, 2), (3, 3, 2), stride=2, padding=-3),
-    "output padding": _case(_T1, (1, 4, 2), (3, 3, 2), stride=2, padding=1, output_padding=1),
-    "large output padding": _case(_T1, (1, 4, 2), (3, 3, 2), stride=2, output_padding=7),
-    "groups": _case(_T1, (2, 5, 6), (4, 5, 3), stride=2, padding=1, groups=2),
-    "depthwise": _case(_T1, (2, 5, 6), (6, 12, 1), stride=2, padding=5, groups=6),
-    "stride 1": _case(_T1, (1, 5, 2), (3, 3, 2), padding=1),
-    "2d 4x4 s2 p1": _case(_T2, (2, 4, 5, 3), (4, 4, 4, 3), stride=2, padding=1),
-    "2d 2x2 s2": _case(_T2, (1, 3, 4, 3), (4, 2, 2, 3), stride=2),
-    "2d 3x3 s2": _case(_T2, (1, 3, 4, 3), (4, 3, 3, 3), stride=2, padding=1, output_padding=1),
-    "2d mixed strides": _case(_T2, (1, 3, 4, 3), (4, 5, 2, 3), stride=(1, 3), padding=(2, 0)),
-    "2d groups": _case(_T2, (1, 3, 4, 4), (6, 3, 4, 2), stride=(2, 3), groups=2),
-    "3d 2x2x2 s2": _case(_T3, (1, 2, 3, 2, 3), (4, 2, 2, 2, 3), stride=2),
-    "3d 4x4x4 s2 p1": _case(_T3, (1, 2, 3, 2, 2), (3, 4, 4, 4, 2), stride=2, padding=1),
-    "3d groups": _case(_T3, (2, 2, 3, 2, 4), (4, 3, 2, 3, 2), stride=(2, 1, 3), groups=2),
-    "3d depthwise": _case(_T3, (1, 3, 2, 2, 3), (3, 3, 3, 3, 1), stride=2, padding=1, groups=3),
+    "hifigan": named(_T1, (2, 7, 6), (4, 16, 6), stride=8, padding=4),
+    "kernel below stride": named(_T1, (1, 5, 2), (3, 2, 2), stride=5),
+    "kernel equals stride": named(_T1, (1, 5, 2), (3, 4, 2), stride=4),
+    "kernel not a multiple": named(_T1, (1, 5, 2), (3, 7, 2), stride=3, padding=2),
+    "one sample": named(_T1, (1, 1, 2), (3, 4, 2), stride=2, padding=1),
+    "dilated, coprime": named(_T1, (1, 6, 2), (3, 4, 2), stride=3, dilation=2),
+    "dilated, common divisor": named(_T1, (1, 6, 2), (3, 4, 2), stride=4, dilation=6),
+    "dilated, multiple": named(_T1, (1, 6, 2), (3, 3, 2), stride=2, dilation=4),
+    "padding crops whole phases": named(_T1, (1, 9, 2), (3, 3, 2), stride=2, padding=7),
+    "negative padding": named(_T1, (1, 4, 2), (3, 3, 2), stride=2, padding=-3),
+    "output padding": named(_T1, (1, 4, 2), (3, 3, 2), stride=2, padding=1, output_padding=1),
+    "large output padding": named(_T1, (1, 4, 2), (3, 3, 2), stride=2, output_padding=7),
+    "groups": named(_T1, (2, 5, 6), (4, 5, 3), stride=2, padding=1, groups=2),
+    "depthwise": named(_T1, (2, 5, 6), (6, 12, 1), stride=2, padding=5, groups=6),
+    "stride 1": named(_T1, (1, 5, 2), (3, 3, 2), padding=1),
+    "2d 4x4 s2 p1": named(_T2, (2, 4, 5, 3), (4, 4, 4, 3), stride=2, padding=1),
+    "2d 2x2 s2": named(_T2, (1, 3, 4, 3), (4, 2, 2, 3), stride=2),
+    "2d 3x3 s2": named(_T2, (1, 3, 4, 3), (4, 3, 3, 3), stride=2, padding=1, output_padding=1),
+    "2d mixed strides": named(_T2, (1, 3, 4, 3), (4, 5, 2, 3), stride=(1, 3), padding=(2, 0)),
+    "2d groups": named(_T2, (1, 3, 4, 4), (6, 3, 4, 2), stride=(2, 3), groups=2),
+    "3d 2x2x2 s2": named(_T3, (1, 2, 3, 2, 3), (4, 2, 2, 2, 3), stride=2),
+    "3d 4x4x4 s2 p1": named(_T3, (1, 2, 3, 2, 2), (3, 4, 4, 4, 2), stride=2, padding=1),
+    "3d groups": named(_T3, (2, 2, 3, 2, 4), (4, 3, 2, 3, 2), stride=(2, 1, 3), groups=2),
+    "3d depthwise": named(_T3, (1, 3, 2, 2, 3), (3, 3, 3, 3, 1), stride=2, padding=1, groups=3),
 }

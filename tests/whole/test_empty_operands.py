@@ -12,7 +12,7 @@ import pytest
 import polyconv
 from polyconv.execution import unpatched
 from polyconv.planning.plan import METHODS
-from tests.streaming.test_functional import draw as draw_stream
+from tests.campaigns.partitions import draw as draw_stream
 from tests.support.cases import draw_case, integers
 
 DEVICES = ("cpu", "m4-max", "cuda")
