@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from itertools import accumulate, cycle
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -106,18 +104,3 @@ def test_rates_of_zero_leave_a_choice():
     for each in alternatives(problem_of(*HIFIGAN, OPTIONS), free):
         assert each.seconds == 0
     assert plan(problem_of(*HIFIGAN, OPTIONS), device=free).method in METHODS
-
-
-def test_a_calibration_of_two_layers_writes_a_file_that_is_read(rates_file, capsys, monkeypatch):
-    pytest.importorskip("scipy")
-    from polyconv.__main__ import main
-
-    readings = accumulate(cycle((1e-4, 3e-4, 2e-4)))  # what is fitted depends on no clock
-    clock = SimpleNamespace(perf_counter=lambda: next(readings))
-    monkeypatch.setattr(calibration, "time", clock)
-
-    assert main(["bench", "--calibrate", str(rates_file), "--layers", "2", "--seed", "8"]) == 0
-    assert "per_panel_mac" in capsys.readouterr().out
-    polyconv.use_rates(rates_file)
-    assert device.device_for(None).name == "cpu"
-    assert plan(problem_of(*HIFIGAN, OPTIONS), device=device.device_for(None)).method in METHODS

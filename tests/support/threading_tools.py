@@ -68,6 +68,15 @@ def in_threads(work, n=4, seconds=120, meanwhile=None):
     return found
 
 
+def assert_right(found, right):
+    """What each thread found, arrays of NumPy, against what is right."""
+    for thread in found:
+        assert len(thread) == len(right)
+        for got, expected in zip(thread, right):
+            assert got.shape == expected.shape
+            assert (got == expected).all()
+
+
 def run_script(text, tmp_path, seconds=120, **environment):
     """Runs a Python script in a process of its own, and gives what it printed."""
     path = tmp_path / "script.py"

@@ -1,42 +1,21 @@
-"""Hostile input, a test for each defect that the campaign (`fuzz.py`) found, and checkpoints."""
+"""Hostile input: a test for each defect that the campaign (`tests/campaigns/fuzz.py`) found."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from unittest import mock
 
-import checkpoint
-import hifigan
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import torch_file
-from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv.__main__ import main
-from polyconv.bench import cases
 from polyconv.distributed.sharding import read_by
 from polyconv.execution.toeplitz import is_short
 from polyconv.models import converting
 from polyconv.problem.spec import Axis
-from tests.campaigns import fuzz_checkpoints, fuzz_files, fuzz_inputs
-from tests.campaigns.fuzz_judge import LONGEST
+from tests.campaigns import fuzz_inputs
+from tests.support.refusals import refused
 
-ROOT = Path(__file__).parents[2]
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
-
-
-def refused(call, *args, **kwargs):
-    """The error, which must be one sentence."""
-    with pytest.raises(ValueError, match=r"^\[[\w.]+\] .+; got .+$") as error:
-        call(*args, **kwargs)
-    text = str(error.value)
-    assert "\n" not in text
-    assert len(text) <= LONGEST
-    return text
 
 
 ODD = [10**5000, -(10**5000), 10**300, 2**63, fuzz_inputs.Unprintable(), fuzz_inputs.Unindexable()]
@@ -137,76 +116,6 @@ def test_layers_refuse_sizes_that_mlx_cannot_count():
     assert polyconv.PolyConvTranspose(1, 1, 3, ndim=np.int64(2))(mx.ones((1, 2, 2, 1))).ndim == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("in_channels", "x" * 99), ("kernel_size", np.ones((2, 0))), ("stride", None), ("bias", 1)],
-)
-def test_streaming_convolutions_read_their_arguments(name, value):
-    refused(
-        polyconv.StreamingConv1d,
-        **{"in_channels": 1, "out_channels": 1, "kernel_size": 3, name: value},
-    )
-
-
-@pytest.mark.usefixtures("on_cpu")  # whose room is its memory
-def test_a_stream_refuses_states_caches_and_resets_that_are_none():
-    state = polyconv.stream_init("conv_transpose1d", W, stride=2)
-    for field, value in {
-        "tail": mx.ones((1, 9, 4)),
-        "position": 10**30,
-        "timeline": (3, 1, 2, 1, 0, 0),
-        "groups": "1",
-        "flip": None,
-    }.items():
-        text = refused(polyconv.stream_step, state._replace(**{field: value}), X, W)
-        assert "state must be one that stream_init made" in text
-    for reset in (True, mx.array([1]), mx.array([True, False])):
-        assert "reset must be" in refused(polyconv.stream_step, state, X, W, reset=reset)
-    layer = polyconv.StreamingConv1d(4, 2, 3)
-    for cache in (3, "cache"):
-        assert "cache must be a StreamCache" in refused(layer.step, X, cache)
-    cache = polyconv.StreamCache()
-    cache.state = 3
-    assert "cache must be a StreamCache" in refused(layer.flush, cache)
-    assert "x must be float" in refused(polyconv.stream_init, "conv1d", W, dtype=mx.int32)
-    assert "int32" in refused(polyconv.stream_init, "conv1d", W, dilation=2**40)
-    assert "int32" in refused(polyconv.stream_init, "conv1d", W[:, :1], batch=10**18)
-    with mock.patch("polyconv.execution.memory.memory_here", return_value=2**20):
-        text = refused(polyconv.stream_init, "conv1d", W, dilation=2**18)
-    assert "must fit into 1048576 bytes" in text
-
-
-def test_a_model_that_multiplies_by_no_number_is_not_streamed():
-    class Mine(nn.Module):
-        def __call__(self, x):
-            return x * [[2]]
-
-    text = refused(polyconv.stream, Mine())
-    assert "combines a signal with [[2]]" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("up", 2.5), ("mode", np.array(["wrap"])), ("axis", None), ("cval", "1"), ("cval", 10**400)],
-)
-def test_upfirdn_reads_its_arguments(name, value):
-    refused(polyconv.upfirdn, [1.0], mx.ones((4,)), **{name: value})
-    refused(polyconv.upfirdn, fuzz_inputs.Endless(), mx.ones((4,)))
-    for taps in ([1j], [[0], []], [[1.0]], [10**400], None, "1"):
-        refused(polyconv.upfirdn, taps, mx.ones((4,)))
-    assert polyconv.upfirdn([1.0], mx.ones((4,)), axis=np.int64(0)).shape == (4,)
-
-
-def test_resampling_reads_its_arguments():
-    for more in ({"window": ("kaiser", "x")}, {"window": {}}, {"padtype": []}, {"cval": "x"}):
-        refused(polyconv.resample_poly, mx.ones((4,)), 3, 2, **more)
-    assert "must be at most" in refused(polyconv.resample_poly, mx.ones((4,)), 10**7, 3)
-    stream = polyconv.ResampleStream(3, 2)
-    for chunk in (None, "x", {}, [[1, 2, 3]], [1j]):
-        refused(stream.resample_chunk, chunk)
-    refused(stream.resample_chunk, [1.0], np.array([1, 2]))
-
-
 def test_explain_reads_shapes_and_words():
     for x in (3, None, [1, 2.5, 3], [10**5000, 1, 1], "181"):
         refused(polyconv.explain, "conv_transpose1d", x, (2, 3, 4))
@@ -257,144 +166,6 @@ def test_classes_of_converted_layers_go_with_the_layers():
     assert len(converting._CLASSES) <= before
 
 
-RATES = ["2.5", "true", "[" * 10**5, '{"rates": 3}', '{"rates": {"cpu": {}}}', "\x00", "{", ""]
-RATES += ['{"rates": {"cpu": {"per_mac": 1e-9, "per_conv": "x" , "per_byte_moved": 0}}}']
-
-
-@pytest.mark.parametrize("text", RATES, ids=lambda text: text[:20])
-def test_files_that_hold_no_rates(text, tmp_path):
-    path = tmp_path / "rates.json"
-    path.write_text(text)
-    refused(polyconv.use_rates, path)
-    for odd in (3, [str(path)], "\x00"):
-        refused(polyconv.use_rates, odd)
-    path.write_bytes(b"\xff\xfe\xaa")
-    refused(polyconv.use_rates, path)
-
-
-CASES = {
-    "a.csv": [b"model\nx", b"\xff", fuzz_files._CSV.replace(b"1,1,1", b"%d,0,1" % 10**30)],
-    "a.toml": [b"", b"\xff", b"case = 3", b"[[case]]\nname = 3", b"x" * 5000, b"[" * 10**5],
-}
-
-
-@pytest.mark.parametrize(("name", "content"), [(n, c) for n in CASES for c in CASES[n]])
-def test_files_that_hold_no_cases(name, content, tmp_path):
-    pytest.importorskip("tomllib")
-    path = tmp_path / name
-    path.write_bytes(content)
-    refused(cases.read, path)
-
-
-@pytest.mark.parametrize("command", ["explain", "bench", "doctor"])
-def test_the_command_line_answers_in_one_short_line(command, capsys):
-    for words in (["9" * 5000], ["a\nb"], ["conv_general", "--input", "9" * 5000]):
-        with pytest.raises(SystemExit) as leaves:
-            main([command, *words])
-        told = capsys.readouterr().err
-        assert leaves.value.code == 2
-        assert len(told) < 400
-        assert told.count("\n") == 1
-        assert told.startswith("polyconv")
-
-
-# ---- checkpoints: those of PyTorch are read without it, and never executed
-
-
-@pytest.mark.parametrize("write", [fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes])
-def test_a_checkpoint_is_read(write, tmp_path):
-    data = np.arange(6, dtype=np.float32)
-    path = tmp_path / "model.pt"
-    path.write_bytes(write({"a": fuzz_checkpoints.tensor("0", (2, 3))}, {"0": data.tobytes()}))
-    assert np.array_equal(torch_file.load_torch_file(path)["a"], data.reshape(2, 3))
-
-
-@pytest.mark.parametrize("write", [fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes])
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
-    trace = tmp_path / "executed"
-    text = f"open({str(trace)!r}, 'w')"
-    calls = [(os.system, f"touch {trace}"), (open, str(trace), "w"), (eval, text), (exec, text)]
-    calls += [(subprocess.getoutput, f"touch {trace}")]
-    for call in calls:
-        path = tmp_path / "model.pt"
-        evil = fuzz_checkpoints._Runs(*call)
-        path.write_bytes(write({"a": evil}, {}))
-        with pytest.raises(ValueError, match=r"refused to load: the pickle names") as error:
-            torch_file.load_torch_file(path)
-        assert "\n" not in str(error.value)
-        assert not trace.exists()
-
-
-def test_such_a_pickle_would_run_if_pickle_read_it(tmp_path):
-    """Or the test above could not fail."""
-    import pickle
-
-    trace = tmp_path / "executed"
-    pickle.loads(fuzz_checkpoints._pickled(fuzz_checkpoints._Runs(open, str(trace), "w"))).close()
-    assert trace.exists()
-
-
-def test_errors_that_quote_the_file_are_one_line(tmp_path):
-    path = tmp_path / "model.pt"
-    for content in (b"F1\xff\r\x0b2\n.", b"F" + b"\x85\x0b" * 400 + b"\n.", b"c\na\x0bb\nc\n."):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"model\.pt: ") as error:
-            torch_file.load_torch_file(path)
-        assert len(str(error.value).removeprefix(str(path)).splitlines()) == 1
-        assert len(str(error.value).removeprefix(str(path))) < LONGEST
-
-
-def test_every_truncation_of_a_checkpoint_is_one_error(tmp_path):
-    path = tmp_path / "model.pt"
-    for write in (fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes):
-        whole = write({"a": fuzz_checkpoints.tensor("0", (2, 3))}, {"0": bytes(24)})
-        for n in range(0, len(whole) - 1, 3):
-            path.write_bytes(whole[:n])
-            with pytest.raises(ValueError, match=r"^[^\n]+model\.pt: [^\n]{1,300}$"):
-                torch_file.load_torch_file(path)
-
-
-def test_declared_sizes_allocate_nothing(tmp_path):
-    path = tmp_path / "model.pt"
-    for size in (2**40, 2**62, 10**30, -1):
-        for write in (fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes):
-            path.write_bytes(
-                write({"a": fuzz_checkpoints.tensor("0", (size,), size)}, {"0": bytes(24)})
-            )
-            with pytest.raises(ValueError, match=r"model\.pt: "):
-                torch_file.load_torch_file(path)
-    bomb = fuzz_checkpoints.torch_bytes(
-        {"a": fuzz_checkpoints.tensor("0", (2**20,))}, {"0": bytes(2**22)}, True
-    )
-    path.write_bytes(bomb)
-    assert len(bomb) < 2**16
-    with pytest.raises(ValueError, match="compressed"):
-        torch_file.load_torch_file(path)
-
-
-def test_names_in_a_checkpoint_that_are_no_text_or_no_line(tmp_path):
-    generator = hifigan.Generator(fuzz_checkpoints._GENERATOR)
-    path = tmp_path / "model.safetensors"
-    arrays = {
-        name: mx.zeros(checkpoint._torch_shape(name, value.shape))
-        for name, value in tree_flatten(generator.parameters())
-    }
-    mx.save_safetensors(str(path), {**arrays, "a\nb": mx.ones((2,))})
-    for _ in "ab":
-        with pytest.raises(ValueError, match=r"^[^\n]+model\.safetensors: [^\n]+$"):
-            checkpoint.load_checkpoint(generator, path)
-        path.write_bytes(path.read_bytes().replace(b"a\\nb", b"a\xff\xfe\xfd"))
-
-
-def test_rates_that_the_environment_names_but_that_are_not_there(tmp_path):
-    script = "import polyconv, mlx.core as mx\n"
-    script += "try: polyconv.conv1d(mx.zeros((1, 3, 1)), mx.zeros((1, 1, 1)))\n"
-    script += "except ValueError as error: print(error)"
-    known = {**os.environ, "POLYCONV_RATES": str(tmp_path / "none.json"), "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=known)
-    assert ran.stdout.startswith("[POLYCONV_RATES] it must name a file of rates that can be read")
-
-
 @pytest.mark.usefixtures("on_cpu")
 def test_a_layer_whose_weight_cannot_be_is_refused():
     """MLX would end the process where it is evaluated."""
@@ -402,20 +173,6 @@ def test_a_layer_whose_weight_cannot_be_is_refused():
         for name in ("PolyConvTranspose1d", "StreamingConvTranspose1d", "StreamingConv1d"):
             text = refused(getattr(polyconv, name), 1000, 100, 10)
             assert text == f"[{name}] the weight must fit into 1048576 bytes; got 4000000"
-
-
-def test_a_stream_goes_on_with_a_weight_of_its_kind():
-    w = mx.ones((4, 6, 1))
-    state = polyconv.stream_init("conv1d", w, stride=2, groups=2)
-    text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((1, 6, 1)))
-    assert "output channels must be divisible by groups=2" in text
-    text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((4, 6, 2)))
-    assert "weight must read 1 channels" in text
-    none, _ = polyconv.stream_step(state, mx.ones((1, 1, 2)).astype(mx.float32), w)
-    half = polyconv.stream_init("conv1d", w, dtype=mx.float16, stride=2, groups=2)
-    none, _ = polyconv.stream_step(half, mx.ones((1, 1, 2), mx.float16), w)
-    assert none.shape == (1, 0, 4)
-    assert none.dtype == mx.float32  # as that of all other chunks
 
 
 def test_the_samples_of_a_vast_kernel_are_found_at_once():
@@ -443,51 +200,3 @@ def test_what_was_got_is_what_was_given():
     )
     shape = polyconv.explain("conv_transpose1d", np.array([1, 9, 4]), mx.array([2, 3, 4]))
     assert shape.output_shape == (1, 11, 2)
-
-
-def test_arguments_are_called_as_the_caller_calls_them():
-    for rates, name in (((44100.0, 16000), "in_rate"), ((44100, 0), "out_rate")):
-        assert refused(polyconv.ResampleStream, *rates).startswith(f"[ResampleStream] {name} must")
-    told = refused(polyconv.ResampleStream, 10**7, 3)
-    assert "out_rate and in_rate, without common divisors, must be at most" in told
-    assert refused(polyconv.resample_poly, mx.ones(4), 2, 1.5).startswith("[resample_poly] down")
-
-
-class Uncalled(nn.Module):
-    """What holds layers for others to call. Counts its instances."""
-
-    made = 0
-
-    def __init__(self, *args):
-        super().__init__()
-        Uncalled.made += 1
-        self.inner = nn.Conv1d(4, 4, 3)
-
-
-class CallingUncalled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.block = Uncalled()
-
-    def __call__(self, x):
-        return self.block(x)
-
-
-class ReachingInto(CallingUncalled):
-    def __call__(self, x):
-        return self.block.inner(x)
-
-
-def test_a_module_that_cannot_be_called_is_not_made_anew():
-    models = [Uncalled(), CallingUncalled(), ReachingInto()]
-    before = Uncalled.made
-    told = refused(polyconv.stream, models[0])
-    assert told == (
-        "[stream] model must be an mlx.nn.Module that can be called; "
-        "got Uncalled, which has no __call__"
-    )
-    assert "'Uncalled' object is not callable" in refused(polyconv.stream, models[1])
-    x = mx.ones((1, 9, 4))
-    streamed = polyconv.stream(models[2])
-    assert mx.concatenate([streamed.step(x), streamed.flush()], 1).shape == (1, 7, 4)
-    assert Uncalled.made == before

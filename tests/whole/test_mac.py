@@ -8,43 +8,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 
-import polyconv
-from polyconv.__main__ import main
-from polyconv.bench import calibration, command, frameworks
-from polyconv.execution import memory
+from polyconv.bench import command
 from polyconv.inspection import explain
 from polyconv.models import routing
-from polyconv.planning.devices import CPU, DEVICES, Metal
+from polyconv.planning.devices import DEVICES, Metal
 from tests.support import emulated_mac
 
 ROOT = Path(__file__).parents[2]
 M2 = Metal("Apple M2", DEVICES["m2-16gb"])
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
-
-
-def test_a_cpu_s_largest_array_on_a_mac_is_metal_s(monkeypatch):
-    """MLX allocates for both by Metal."""
-    monkeypatch.setattr(memory, "memory_here", lambda: 2**40)
-    monkeypatch.setattr(memory, "present", lambda: M2)
-    assert memory.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
-    monkeypatch.setattr(memory, "present", lambda: None)
-    assert memory.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
-
-
-def test_rates_of_metal_are_refused_before_anything_is_measured(monkeypatch, tmp_path, capsys):
-    measured = []
-    monkeypatch.setattr(calibration, "sweep", lambda *given: measured.append(given))
-    path = tmp_path / "rates.json"
-    with polyconv.planning_for("m4-max"):
-        assert main(["bench", "--calibrate", str(path), "--layers", "2"]) == 2
-    assert "Metal's are assumed; got m4-max" in capsys.readouterr().err
-    assert not measured
-    assert not path.exists()
 
 
 # What stands between the weight and `groups`.
@@ -200,25 +176,11 @@ def test_pages_headed_with_a_machine_are_not_written_on_another(monkeypatch, cap
     assert "stay as they are; the figures of Darwin arm64 are in" in capsys.readouterr().out
 
 
-def test_pytorch_is_waited_for_where_its_result_is(monkeypatch):
-    torch = pytest.importorskip("torch")
-    waited = []
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
-    for y in (SimpleNamespace(is_mps=True), SimpleNamespace(is_cuda=True), torch.ones(1), 3):
-        frameworks.wait_for_gpu(y)
-    assert waited == ["mps", "cuda"]
-
-
-@pytest.mark.parametrize(("default", "metal", "has_mps", "where"), [
-    (mx.gpu, True, True, "mps"),
-    (mx.gpu, True, False, "cpu"),
-    (mx.cpu, True, True, "cpu"),
-    (mx.gpu, False, True, "cpu"),
-])  # fmt: skip
-def test_pytorch_runs_where_mlx_does_on_a_mac(default, metal, has_mps, where, monkeypatch):
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
-    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default, 0))
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
-    assert frameworks._torch_device() == where
+def test_the_tests_for_a_mac_run_through():
+    """On the CPU, which says nothing about Metal but that they can be run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/on_metal"]
+    environment = {**os.environ, "POLYCONV_DRY_RUN": "1", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    assert "paste from here" in ran.stdout
+    assert "DRY RUN ON THE CPU" in ran.stdout
