@@ -24,9 +24,9 @@ from polyconv.execution import memory as room
 from polyconv.gradients import bilinear
 from polyconv.planning.tiling import Room
 from tests.support.reference import conv_general as reference_conv
+from tests.support.refusals import LONGEST
 
 FORM = re.compile(r"\[[\w.]+\] [^\n\r]+; got [^\n\r]+")
-LONGEST = 300
 _INTERNAL = re.compile(
     r"Traceback|nanobind|std::|cpp|array_shape|\[(conv|pad|broadcast|reshape)\]"
     r"|incompatible function arguments|object has no attribute|not subscriptable|unpack"

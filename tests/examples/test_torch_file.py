@@ -15,7 +15,7 @@ import torch_file
 from mlx.utils import tree_flatten
 
 from tests.campaigns import fuzz_checkpoints
-from tests.campaigns.fuzz_judge import LONGEST
+from tests.support.refusals import LONGEST
 
 
 @pytest.mark.parametrize("write", [fuzz_checkpoints.torch_bytes, fuzz_checkpoints.legacy_bytes])

@@ -1,11 +1,12 @@
 """Every axis of a small grid, and what its outputs are by definition."""
 
+from collections.abc import Iterator
 from itertools import product
 
 from polyconv.problem.spec import Axis
 
 
-def grid():
+def grid() -> Iterator[Axis]:
     sizes = product((1, 2, 5), (1, 2, 3, 5), (1, 2, 3), (1, 2, 3, 4, 6), (1, 2, 3, 4))
     for size, kernel_size, stride, input_dilation, dilation in sizes:
         for lo, hi in product((-3, 0, 1, 4, 9), (-2, 0, 3, 8)):

@@ -1,6 +1,9 @@
 """Data of which results are compared bit by bit."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -8,14 +11,15 @@ import numpy as np
 import polyconv
 
 
-def normal(shape, dtype=mx.float32, seed=0):
+def normal(shape: tuple[int, ...], dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
     a = mx.array(np.random.default_rng(seed).standard_normal(shape), dtype)
     mx.eval(a)
     return a
 
 
 # op, shapes of input and weight, options.
-CASES = {
+Case = tuple[str, tuple[int, ...], tuple[int, ...], dict[str, int]]
+CASES: dict[str, Case] = {
     "1D": ("conv_transpose1d", (3, 64, 32), (16, 16, 32), {"stride": 8, "padding": 4}),
     "1D, K7 s3": ("conv_transpose1d", (3, 50, 24), (10, 7, 24), {"stride": 3}),
     "depthwise": ("conv_transpose1d", (3, 90, 24), (24, 12, 1), {"stride": 2, "groups": 24}),
@@ -31,21 +35,21 @@ CASES = {
 METHODS = ("auto", "per_phase", "stacked", "taps")
 
 
-def call_of(case, x=None, w=None, lib=polyconv, **named):
+def call_of(case: Case, x: Any = None, w: Any = None, lib: Any = polyconv, **named: Any) -> Any:
     op, _, _, options = case
     return getattr(lib, op)(x, w, **options, **named)
 
 
-def bits(a):
+def bits(a: mx.array) -> tuple[tuple[int, ...], bytes]:
     mx.eval(a)
     return a.shape, bytes(memoryview(mx.contiguous(a).view(mx.uint8)))
 
 
-def digest(value):
+def digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def digest_of_bits():
+def digest_of_bits() -> str:
     found = []
     for case in CASES.values():
         x, w = normal(case[1]), normal(case[2], seed=1)

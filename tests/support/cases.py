@@ -17,6 +17,9 @@ from tests.support.reference import conv_general as reference_conv
 from tests.support.reference import gradients as reference_gradients
 
 Pick = Callable[[Sequence[Any]], Any]
+Axes = tuple[int, ...]
+Each = Callable[[Sequence[int]], Axes]
+Drawn = tuple[str, dict[str, Any], dict[str, Any]]  # the op, and its options in both forms
 
 # (most samples, taps) per axis, so that the work per case is about the same in each rank.
 _SIZES = {1: (12, 13), 2: (6, 6), 3: (4, 4)}
@@ -47,8 +50,8 @@ class Case:
         """Integers so small that every sum is exact in the case's dtype."""
         rng = np.random.default_rng(seed)
         most = 1 if self.dtype == "bfloat16" else 3
-        draw = lambda shape: rng.integers(-most, most + 1, shape).astype(np.float32)  # noqa: E731
-        return draw(self.x_shape), draw(self.w_shape)
+        x, w = (rng.integers(-most, most + 1, shape) for shape in (self.x_shape, self.w_shape))
+        return x.astype(np.float32), w.astype(np.float32)
 
     def call(
         self, x: mx.array, w: mx.array, method: str, lib: Any = polyconv, **more: Any
@@ -106,7 +109,10 @@ def draw_case(pick: Pick) -> Case:
     in_per_group, out_per_group = pick((1, 1, 2, 3, 5)), pick((1, 1, 2, 3, 7, 17))
     if pick((False, False, False, True)):
         in_per_group = 1
-    each = lambda items: tuple(pick(items) for _ in range(ndim))  # noqa: E731
+
+    def each(items: Sequence[int]) -> Axes:
+        return tuple(pick(items) for _ in range(ndim))
+
     size = each((*range(1, most_samples + 1), *range(1, most_samples + 1), 0))
     kernel = each(range(1, most_taps + 1))
     dilation = each((1, 1, 1, 2, 3, 4, 6))
@@ -142,7 +148,7 @@ def with_output(seed: int = 0) -> Iterator[Case]:
     return (case for case in drawn(seed) if case.has_output)
 
 
-def _draw_transposed(pick, each, kernel, dilation, stride):  # type: ignore[no-untyped-def]
+def _draw_transposed(pick: Pick, each: Each, kernel: Axes, dilation: Axes, stride: Axes) -> Drawn:
     ndim = len(kernel)
     padding, output_padding = each(range(-3, 9)), each((0, 0, 0, 1, 2, 5, -1))
     kwargs = {
@@ -155,7 +161,9 @@ def _draw_transposed(pick, each, kernel, dilation, stride):  # type: ignore[no-u
     return f"conv_transpose{ndim}d", kwargs, general
 
 
-def _as_general(kernel, stride, padding, dilation, output_padding):  # type: ignore[no-untyped-def]
+def _as_general(
+    kernel: Axes, stride: Axes, padding: Axes, dilation: Axes, output_padding: Axes
+) -> dict[str, Any]:
     """A transposed call in `conv_general`'s arguments, all per axis."""
     lo = tuple(d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True))
     return {
@@ -168,7 +176,9 @@ def _as_general(kernel, stride, padding, dilation, output_padding):  # type: ign
     }
 
 
-def _draw_general(pick, each, kernel, dilation, input_dilation):  # type: ignore[no-untyped-def]
+def _draw_general(
+    pick: Pick, each: Each, kernel: Axes, dilation: Axes, input_dilation: Axes
+) -> Drawn:
     stride = each((1, 1, 2, 3, 4, 6))
     lo, hi = each(range(-6, 12)), each(range(-6, 12))
     symmetric = pick((False, False, True))
@@ -201,7 +211,10 @@ def _as_given(pick: Pick, values: tuple[int, ...]) -> Any:
 def named(op: str, x: tuple[int, ...], w: tuple[int, ...], **kwargs: Any) -> Case:
     """A named transposed case, every option one int or per axis."""
     ndim = len(x) - 2
-    per_axis = lambda v: (v,) * ndim if isinstance(v, int) else tuple(v)  # noqa: E731
+
+    def per_axis(v: Any) -> Axes:
+        return (v,) * ndim if isinstance(v, int) else tuple(v)
+
     defaults = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
     options = [per_axis(kwargs.get(name, default)) for name, default in defaults.items()]
     general = _as_general(w[1:-1], *options)

@@ -1,5 +1,10 @@
 """Random problems, and what `auto` takes for each."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from polyconv.execution.memory import room_on
@@ -8,7 +13,7 @@ from polyconv.planning.devices import CPU
 from polyconv.problem import spec
 
 
-def problems(n=300):
+def problems(n: int = 300) -> Iterator[spec.ConvSpec]:
     """Random convolutions of all kinds."""
     rng = np.random.default_rng(7)
     while n:
@@ -42,7 +47,9 @@ def problems(n=300):
 PROBLEMS = list(problems())
 
 
-def choice(problem, max_workspace=None, results="yxw"):
+def choice(
+    problem: spec.ConvSpec, max_workspace: int | None = None, results: str = "yxw"
+) -> list[Any]:
     """Of all three maps."""
     asked = Problem("op", problem, "auto", CPU, None, room_on(CPU), max_workspace)
     plans = [_prepared(result, asked)[0] for result in results]
@@ -51,5 +58,5 @@ def choice(problem, max_workspace=None, results="yxw"):
     ]
 
 
-def all_choices():
+def all_choices() -> list[list[Any]]:
     return [choice(problem) for problem in PROBLEMS]

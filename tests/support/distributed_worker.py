@@ -12,8 +12,8 @@ import json
 import os
 import random
 import signal
-import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ class Case:
 
     def sharded(self, x: mx.array, w: mx.array, **more: Any) -> tuple[mx.array, Sharding]:
         given = {**self.options, "sharding": self.sharding, "axis": self.axis, **more}
-        return getattr(distributed, self.op)(x, w, **given)
+        found: tuple[mx.array, Sharding] = getattr(distributed, self.op)(x, w, **given)
+        return found
 
 
 def integers(rng: random.Random, shape: tuple[int, ...], dtype: mx.Dtype, most: int) -> mx.array:
@@ -187,15 +188,15 @@ def large(rng: random.Random, group: Any) -> dict[str, int]:
 def planned_bytes(case: Case, outputs: Sharding, rank: int) -> tuple[int, int]:
     """Bytes that a rank sends for the output, and for the gradient, by the plan."""
     ndim, options = case.x.ndim - 2, dict(case.options)
-    shapes = (case.x.shape, case.w.shape, ("float32", "float32"))
+    x, w, dtypes = case.x.shape, case.w.shape, ("float32", "float32")
     if case.op.startswith("conv_transpose"):
-        read = arguments.transposed_options(case.op, ndim, **options)
-        problem = spec.transposed(case.op, *shapes, *read)
+        transposed = arguments.transposed_options(case.op, ndim, **options)
+        problem = spec.transposed(case.op, x, w, dtypes, *transposed)
     else:
         if "dilation" in options:
             options["kernel_dilation"] = options.pop("dilation")
-        read = arguments.general_options(case.op, ndim, **options)
-        problem = spec.general(case.op, *shapes, *read)
+        general = arguments.general_options(case.op, ndim, **options)
+        problem = spec.general(case.op, x, w, dtypes, *general)
     exchange = sharded_axis(problem.axes[case.axis - 1], case.sharding, outputs).exchange
     frame = case.x.size // case.x.shape[case.axis]
     back = sum(each.size for each in exchange.messages_back if each.sender == rank)
@@ -295,7 +296,7 @@ def refusals(rng: random.Random, group: Any) -> dict[str, int]:
     n = group.size()
     layer = polyconv.PolyConvTranspose1d(n + 1, n + 1, 3)
     halved = mx.compile(lambda x: distributed.with_halo(x, Sharding.even(8 * n, n), 1, 1))
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: distributed.conv_transpose1d(x, w, sharding=Sharding.even(9 * n, n)),
         lambda: distributed.conv_transpose1d(x, w, sharding=Sharding.even(8, n + 1)),
         lambda: halved(x),
@@ -332,4 +333,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

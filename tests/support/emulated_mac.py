@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -49,39 +51,39 @@ def _asked() -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests():
+def pytest_load_initial_conftests() -> None:
     """Before any conftest.py, which may ask."""
     global is_on
     is_on = True
 
 
-def pytest_configure():
+def pytest_configure() -> None:
     """Behind conftest.py, which sets what MLX reads when it is imported."""
     if _asked() not in MACS:
         raise SystemExit(f"POLYCONV_EMULATE must be one of {', '.join(MACS)}; got {_asked()!r}")
     _Emulation(MACS[_asked()]).install()
 
 
-def pytest_report_header():
+def pytest_report_header() -> str:
     return f"emulated: {MACS[_asked()]['device_name']}, computed on this CPU"
 
 
 class _Emulation:
     """MLX's functions about devices and streams, answered as on a Mac."""
 
-    def __init__(self, info):
+    def __init__(self, info: dict[str, Any]) -> None:
         import mlx.core as mx
 
         self.mx, self.info = mx, info
         self.gpu = mx.Device(mx.gpu, 0)
         self.own = mx.default_device, mx.set_default_device, mx.stream
         self.own_streams = mx.default_stream, mx.new_stream
-        self.own_info = getattr(mx, "device_info", None)
+        self.own_info: Any = getattr(mx, "device_info", None)
         self.own_sysconf = os.sysconf
         self.chosen = mx.gpu
         self.local = threading.local()
 
-    def install(self):
+    def install(self) -> None:
         mx = self.mx
         mx.metal.is_available = lambda: True
         mx.default_device, mx.set_default_device = self.default_device, self.set_default_device
@@ -91,28 +93,29 @@ class _Emulation:
         mx.device_info = mx.metal.device_info = self.device_info
         os.sysconf = self.sysconf
 
-    def kind_of(self, where):
+    def kind_of(self, where: Any) -> Any:
         where = getattr(where, "device", where)
         return getattr(where, "type", where)
 
-    def computing(self, device):
+    def computing(self, device: Any) -> Any:
         return self.mx.cpu if self.kind_of(device) == self.mx.gpu else device
 
-    def entered(self):
+    def entered(self) -> list[Any]:
         """The kinds of device of the blocks that this thread is in."""
-        return self.local.__dict__.setdefault("kinds", [])
+        kinds: list[Any] = self.local.__dict__.setdefault("kinds", [])
+        return kinds
 
-    def default_device(self):
+    def default_device(self) -> Any:
         kind = (self.entered() or [self.chosen])[-1]
         return self.own[0]() if kind == self.mx.cpu else self.gpu
 
-    def set_default_device(self, device):
+    def set_default_device(self, device: Any) -> None:
         self.chosen = self.kind_of(device)
         if self.chosen == self.mx.cpu:
             self.own[1](device)
 
     @contextlib.contextmanager
-    def stream(self, where):
+    def stream(self, where: Any) -> Iterator[None]:
         kind = self.kind_of(where)
         self.entered().append(kind)
         try:
@@ -121,12 +124,12 @@ class _Emulation:
         finally:
             self.entered().pop()
 
-    def device_info(self, where=None):
+    def device_info(self, where: Any = None) -> dict[str, Any]:
         if where is None:
             where = self.default_device()
         return dict(self.info) if self.kind_of(where) == self.mx.gpu else self.own_info(where)
 
-    def sysconf(self, name):
+    def sysconf(self, name: str | int) -> int:
         if name == "SC_AVPHYS_PAGES":  # Linux's
             raise ValueError("unrecognized configuration name")
         return self.own_sysconf(name)

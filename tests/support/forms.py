@@ -55,9 +55,11 @@ CASES = {
 }
 
 
-def undilated(x, w, padding, groups=1):
-    axes = zip(x[1:-1], w[1:-1], *padding, strict=True)
-    axes = tuple(Axis(n, k, padding_lo=lo, padding_hi=hi) for n, k, lo, hi in axes)
+def undilated(
+    x: tuple[int, ...], w: tuple[int, ...], padding: tuple[list[int], list[int]], groups: int = 1
+) -> ConvSpec:
+    known = zip(x[1:-1], w[1:-1], *padding, strict=True)
+    axes = tuple(Axis(n, k, padding_lo=lo, padding_hi=hi) for n, k, lo, hi in known)
     return ConvSpec(x[0], x[-1], w[0], axes, groups)
 
 

@@ -1,16 +1,30 @@
 """Problems, as calls make them."""
 
+from __future__ import annotations
+
 from polyconv.problem import spec
+from tests.support.cases import Case
+
+PerAxis = int | tuple[int, ...]
 
 
-def transposed(x, w, stride=1, padding=0, dilation=1, output_padding=0, groups=1, dtype="float32"):
+def transposed(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: PerAxis = 1,
+    padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    output_padding: PerAxis = 0,
+    groups: int = 1,
+    dtype: str = "float32",
+) -> spec.ConvSpec:
     ndim = len(x) - 2
-    options = [stride, padding, dilation, output_padding]
-    options = [v if isinstance(v, tuple) else (v,) * ndim for v in options]
-    return spec.transposed("test", x, w, (dtype, dtype), *options, groups)
+    given = (stride, padding, dilation, output_padding)
+    s, p, d, more = (v if isinstance(v, tuple) else (v,) * ndim for v in given)
+    return spec.transposed("test", x, w, (dtype, dtype), s, p, d, more, groups)
 
 
-def general_spec(case):
+def general_spec(case: Case) -> spec.ConvSpec:
     g = case.general
     ndim = len(case.x_shape) - 2
     names = ("stride", "kernel_dilation", "input_dilation")

@@ -15,7 +15,12 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
 _RESERVED: list[socket.socket] = []
-atexit.register(lambda: [each.close() for each in _RESERVED])
+
+
+@atexit.register
+def _let_go() -> None:
+    for each in _RESERVED:
+        each.close()
 
 
 def reserved_ports(n: int) -> int:

@@ -1,12 +1,29 @@
 """The judge: a convolution and its gradients in float64 NumPy, straight from the definition."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+Ints = Sequence[int]
 
-def conv_general(x, w, stride, lo, hi, kernel_dilation, input_dilation, groups=1, flip=False):
+
+def conv_general(
+    x: Any,
+    w: Any,
+    stride: Ints,
+    lo: Ints,
+    hi: Ints,
+    kernel_dilation: Ints,
+    input_dilation: Ints,
+    groups: int = 1,
+    flip: bool = False,
+) -> np.ndarray:
     """x (N, *S, C), w (O, *K, C / groups) -> (N, *output, O); every other argument per axis."""
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
-    kernel, per_group, axes = w.shape[1:-1], w.shape[-1], range(1, x.ndim - 1)
+    kernel, per_group, axes = w.shape[1:-1], w.shape[-1], tuple(range(1, x.ndim - 1))
     w = np.flip(w, axes) if flip else w
     for a, s, p, q in zip(axes, input_dilation, lo, hi):  # insert zeros and pad; or crop
         at = p + s * np.arange(x.shape[a])
@@ -20,14 +37,26 @@ def conv_general(x, w, stride, lo, hi, kernel_dilation, input_dilation, groups=1
     y = np.zeros((x.shape[0], *out, groups, w.shape[0] // groups))
     for k in np.ndindex(*kernel):  # y[t] += w[k] x[stride t + dilation k]
         starts = [d * i for d, i in zip(kernel_dilation, k)]
-        at = [slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(starts, out, stride)]
-        xs = x[(slice(None), *at)].reshape(*y.shape[:-1], per_group)
-        ws = w[(slice(None), *k)].reshape(groups, y.shape[-1], per_group)
+        read = [slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(starts, out, stride)]
+        of_x, of_w = (slice(None), *read), (slice(None), *k)
+        xs = x[of_x].reshape(*y.shape[:-1], per_group)
+        ws = w[of_w].reshape(groups, y.shape[-1], per_group)
         y += np.einsum("...gc,goc->...go", xs, ws)
     return y.reshape(*y.shape[:-2], w.shape[0])
 
 
-def gradients(x, w, y, stride, lo, hi, kernel_dilation, input_dilation, groups=1, flip=False):
+def gradients(
+    x: Any,
+    w: Any,
+    y: Any,
+    stride: Ints,
+    lo: Ints,
+    hi: Ints,
+    kernel_dilation: Ints,
+    input_dilation: Ints,
+    groups: int = 1,
+    flip: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Of sum(y * conv_general(x, w, ...)) with respect to x and w, sample by sample and tap by tap.
 
     Output t meets sample i through tap k where stride t + dilation k = lo + input_dilation i.
@@ -49,12 +78,12 @@ def gradients(x, w, y, stride, lo, hi, kernel_dilation, input_dilation, groups=1
             meets &= (at + lo[a] >= 0) & (at + lo[a] <= last)  # cropped where padding is negative
             outs.append(t[meets])
             ins.append(i[meets])
-        here = tuple(kernel[a] - 1 - k[a] if flip else k[a] for a in range(ndim))
-        taps = w[(slice(None), *here)].reshape(groups, ys.shape[-1], w.shape[-1])
+        here = (slice(None), *(kernel[a] - 1 - k[a] if flip else k[a] for a in range(ndim)))
+        taps = w[here].reshape(groups, ys.shape[-1], w.shape[-1])
         there, back = np.ix_(np.arange(len(x)), *ins), np.ix_(np.arange(len(x)), *outs)
         dxs[there] += np.einsum("...go,goc->...gc", ys[back], taps)
         flat = (int(np.prod(ys[back].shape[:-2])), groups)
         pairs = ys[back].reshape(*flat, ys.shape[-1]), xs[there].reshape(*flat, xs.shape[-1])
         found = np.einsum("ngo,ngc->goc", *pairs)
-        dw[(slice(None), *here)] = found.reshape(w.shape[0], w.shape[-1])
+        dw[here] = found.reshape(w.shape[0], w.shape[-1])
     return dx, dw

@@ -1,11 +1,16 @@
-"""Errors, which must be one sentence."""
+"""Whether a call is refused clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.campaigns.fuzz_judge import LONGEST
+LONGEST = 300  # characters
 
 
-def refused(call, *args, **kwargs):
+def refused(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
     """The error, which must be one sentence."""
     with pytest.raises(ValueError, match=r"^\[[\w.]+\] .+; got .+$") as error:
         call(*args, **kwargs)

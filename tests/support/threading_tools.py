@@ -1,11 +1,15 @@
 """What the tests of threads and processes share."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,14 +17,14 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 
-def ints(shape, seed=0):
+def ints(shape: tuple[int, ...], seed: int = 0) -> mx.array:
     """Small integers as float32, computed, so that any thread may use them."""
     a = mx.array(np.random.default_rng(seed).integers(-3, 4, shape), mx.float32)
     mx.eval(a)
     return a
 
 
-def forget():
+def forget() -> None:
     """Empties every cache of the package, so that plans are made again."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "polyconv":
@@ -30,7 +34,7 @@ def forget():
 
 
 @contextmanager
-def often_switching(seconds=1e-6):
+def often_switching(seconds: float = 1e-6) -> Iterator[None]:
     """Threads take turns after so long."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(seconds)
@@ -40,14 +44,20 @@ def often_switching(seconds=1e-6):
         sys.setswitchinterval(before)
 
 
-def in_threads(work, n=4, seconds=120, meanwhile=None):
+def in_threads(
+    work: Callable[[int], Any],
+    n: int = 4,
+    seconds: float = 120,
+    meanwhile: Callable[[], object] | None = None,
+) -> list[Any]:
     """What `work(i)` gives in n threads that begin together; the first error, if there is one.
 
     `meanwhile()` runs in this thread, again and again until they end.
     """
-    begin, found, errors = threading.Barrier(n), [None] * n, []
+    begin, found = threading.Barrier(n), [None] * n
+    errors: list[BaseException] = []
 
-    def run(i):
+    def run(i: int) -> None:
         try:
             begin.wait(seconds)
             found[i] = work(i)
@@ -68,7 +78,7 @@ def in_threads(work, n=4, seconds=120, meanwhile=None):
     return found
 
 
-def assert_right(found, right):
+def assert_right(found: Sequence[Any], right: Sequence[Any]) -> None:
     """What each thread found, arrays of NumPy, against what is right."""
     for thread in found:
         assert len(thread) == len(right)
@@ -77,7 +87,7 @@ def assert_right(found, right):
             assert (got == expected).all()
 
 
-def run_script(text, tmp_path, seconds=120, **environment):
+def run_script(text: str, tmp_path: Path, seconds: float = 120, **environment: str) -> str:
     """Runs a Python script in a process of its own, and gives what it printed."""
     path = tmp_path / "script.py"
     path.write_text(text)
