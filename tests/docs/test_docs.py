@@ -136,6 +136,39 @@ def test_links_to_elsewhere_are_well_formed():
             assert not re.search(r"\s", target), f"{page.name}: {target}"
 
 
+# What may tell of tests.
+TELLING = ("*.py", "*.md", "*.toml", "*.yml", "Makefile", ".ci/run")
+# What tells of tests that were, and of such as are not.
+OTHERWISE = {"CHANGELOG.md", "tests/docs/test_snippets.py"}
+
+
+def told_of(text):
+    """Paths of tests, modules of tests that are started, and tests by name, as a text has them."""
+    paths = re.findall(r"(?<![\w/])tests/[\w./]*\w", text)
+    modules = re.findall(r"-[mp] (tests(?:\.\w+)+)", text)
+    paths += [f"{module.replace('.', '/')}.py" for module in modules]
+    return paths, re.findall(r"`(test_\w+)`", text)
+
+
+def test_tests_that_are_told_of_exist():
+    ran = subprocess.run(["git", "ls-files", *TELLING], cwd=ROOT, capture_output=True, text=True)
+    if ran.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in {*ran.stdout.split()} - OTHERWISE]
+    texts = {path: path.read_text() for path in files if path.exists()}
+    known = {name for text in texts.values() for name in re.findall(r"def (test_\w+)", text)}
+    tried = 0
+    for path, text in texts.items():
+        paths, names = told_of(text)
+        assert [each for each in paths if not (ROOT / each).exists()] == [], path
+        assert set(names) <= known, path
+        tried += len(paths) + len(names)
+    assert tried > 80
+    it = "tests"  # or this file would tell of them
+    wrong = f"python -m {it}.none, python/{it}/no.py, {it}/no.py, `{it[:4]}_no`"
+    assert told_of(wrong) == ([f"{it}/no.py", f"{it}/none.py"], [f"{it[:4]}_no"])
+
+
 def test_every_public_name_is_in_the_reference_by_what_it_is():
     text = (ROOT / "docs" / "reference.rst").read_text()
     entries = re.findall(r"^\.\. auto(class|function):: polyconv\.([\w.]+)", text, re.M)

@@ -122,10 +122,13 @@ def test_what_is_wrong_is_seen():
         "pip install 'polyconv[nothing]'",
         "python examples/nothing.py",
         "python examples/stream_vocoder.py --nothing",
+        "python -m tests.campaigns.nothing",
+        "python -m tests.campaigns.sweep --nothing",
         "LD_PRELOAD=x.so python examples/stream_vocoder.py --nothing | sox",
         "nothing",
     ):
         assert any(map(snippets.complaint, snippets.commands(command))), command
+    assert not any(map(snippets.complaint, snippets.commands("python -m tests.campaigns.sweep")))
     assert not agrees("a\nb\n", "a\nc\n")
     assert agrees("a\nb\nc\n", "a\n...\nc\n")
     assert snippets.said_to_be_printed("print(1)\n# 1\n\n# else\n") == ["1\n"]

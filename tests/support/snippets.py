@@ -87,6 +87,8 @@ def _of_the_command_line(arguments: list[str]) -> str:
 
 
 def _of_a_script(arguments: list[str]) -> str:
+    if arguments[:1] == ["-m"] and arguments[1].startswith("tests."):
+        arguments = [f"{arguments[1].replace('.', '/')}.py", *arguments[2:]]
     if not arguments or arguments[0] in ("...", "-m", "-c"):
         return ""
     script, *rest = arguments
@@ -110,6 +112,9 @@ def extras() -> set[str]:
 
 @lru_cache
 def options_of(script: str) -> set[str]:
-    ran = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True)
+    own = script.removesuffix(".py").replace("/", ".")
+    started = ["-m", own] if own.startswith("tests.") else [script]
+    command = [sys.executable, *started, "--help"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return set(re.findall(r"--[\w-]+", ran.stdout))
