@@ -42,26 +42,26 @@ test-slow: $(STAMP)-test ## what `make test` leaves out
 test-full: test test-slow ## the whole suite
 
 test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while all runs on the CPU
-	POLYCONV_EMULATE=m2 PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow and not memory" -p emulated_mac
-	POLYCONV_EMULATE=paravirtual PYTHONPATH=tests $(PYTEST) $(TWO) -m "not slow and not memory" -p emulated_mac
+	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
+	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
 
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
-	$(BIN)/python tests/sweep.py --cases 20000
-	$(BIN)/python tests/sweep.py --cases 20000 --device m4-max
+	$(BIN)/python -m tests.campaigns.sweep --cases 20000
+	$(BIN)/python -m tests.campaigns.sweep --cases 20000 --device m4-max
 
 FUZZ_SECONDS ?= 20
 
 fuzz: $(STAMP)-test ## odd input to every public name, file and command, FUZZ_SECONDS each
-	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(shell date +%s)
+	$(BIN)/python -m tests.campaigns.fuzz --seconds $(FUZZ_SECONDS) --seed $(shell date +%s)
 
 leak: $(STAMP)-test ## a million calls of every kind: does anything grow?
-	$(BIN)/python tests/leak.py
+	$(BIN)/python -m tests.campaigns.leak
 
 test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, with a report to paste
-	$(BIN)/python -m pytest -q tests/metal
+	$(BIN)/python -m pytest -q tests/on_metal
 
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
-	$(BIN)/python tests/test_guarantee.py --cases 10000
+	$(BIN)/python -m tests.campaigns.guarantee --cases 10000
 
 lint: $(STAMP)-lint ## style and types
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     python docs/pages.py
 
-What they say is worked out by the package; `tests/test_docs.py` compares.
+What they say is worked out by the package; `tests/docs/test_docs.py` compares.
 """
 
 from __future__ import annotations

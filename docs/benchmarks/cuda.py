@@ -39,8 +39,8 @@ METHODS = ("auto", "per_phase", "stacked", "taps")
 def parity(job: tuple[str, int, int]) -> tuple[str, Counter[str] | str]:
     """Counts of one process, or what differed."""
     kind, seed, n = job
-    sys.path.insert(0, str(HERE.parents[1] / "tests"))
-    import sweep
+    sys.path.insert(0, str(HERE.parents[1]))
+    from tests.campaigns import sweep
 
     try:
         if kind == "gradients":

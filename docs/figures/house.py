@@ -2,8 +2,9 @@
 
 python docs/figures/house.py
 
-Everything in it is read from the source: the wings and their order from tests/test_layering.py, the
-arrows from the imports, the words from the first line of each wing's `__init__.py`.
+Everything in it is read from the source: the wings and their order from
+tests/whole/test_layering.py, the arrows from the imports, the words from the first line of each
+wing's `__init__.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-import test_layering as layering  # noqa: E402
+from tests.whole import test_layering as layering  # noqa: E402
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 250, 82, 44, 34, 12
 DOORS = "polyconv"

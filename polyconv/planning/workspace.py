@@ -90,7 +90,7 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
         weights += n * sub.spec.out_channels * n_taps * (spec.in_channels // spec.groups)
         taps += n * n_taps
     size = max(ITEMSIZE[spec.dtype], 4)
-    # By counting, and so that tests/peak.py finds no call above it.
+    # By counting, and so that tests/campaigns/peak.py finds no call above it.
     n_copies = 3 if result == "x" else 6
     found = n_copies * (read + made) + (3 + plan.n_copies) * outputs + 10 * weights
     if result == "w" and (spec.groups > 1 or any(phase_stride(a) > 1 for a in spec.axes)):

@@ -1,0 +1,1 @@
+"""Long runs of random input, as scripts: `python -m tests.campaigns.sweep`."""

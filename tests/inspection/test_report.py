@@ -1,0 +1,59 @@
+"""What polyconv says of this machine, and of calls by the rules of an older or newer MLX."""
+
+import json
+import sys
+
+import mlx.core as mx
+import pytest
+
+import polyconv
+from polyconv.__main__ import main
+from polyconv.inspection import explain
+from polyconv.metal.kernels import NEWEST
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "no field or value 'w'"),
+        ("nonsense", "Expecting value"),
+        ({"x": [1, 4, 2], "w": [2, 3, 2], "dtype": "int8", "groups": 1}, "no field or value"),
+    ],
+)
+def test_a_bad_row_of_a_batch_is_named(row, reason, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n" + (row if isinstance(row, str) else json.dumps(row)) + "\n")
+    assert main(["explain", "--batch", str(file)]) == 2
+    assert f"rows.jsonl, line 2: {reason}" in capsys.readouterr().err
+
+
+def test_sizes_below_zero_are_refused(capsys):
+    with pytest.raises(ValueError, match="sizes of weight must be at least 0"):
+        polyconv.explain("conv_transpose1d", (1, 4, 4), (-4, 4, 4), stride=2)
+
+
+def test_a_newer_mlx_than_the_rules_is_noticed(monkeypatch):
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 99, 0))
+    told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
+    assert "newer than the newest rules known to polyconv" in told
+    assert "newer than the newest rules" in polyconv.doctor()
+    monkeypatch.setattr(explain.device, "version", lambda: NEWEST.version)
+    told = str(polyconv.explain("conv_transpose1d", (1, 8, 4), (4, 4, 4), stride=2))
+    assert "newer" not in told
+
+
+def test_an_older_mlx_is_explained_by_its_own_rules(monkeypatch):
+    monkeypatch.setattr(explain.device, "version", lambda: (0, 31, 2))
+    told = polyconv.explain(
+        "conv_transpose1d", (1, 5158, 1), (1, 4096, 1), stride=1024, device="m4-max"
+    )
+    assert told.rule_set == "mlx 0.31.2"
+    assert "exceeds the largest" in told.lines[0].error
+
+
+def test_the_doctor_says_what_is_here(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert f"MLX {mx.__version__}" in text
+    assert "kernel rules in force: mlx 0." in text
+    assert ("BLAS: " in text) == sys.platform.startswith("linux")

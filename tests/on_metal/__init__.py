@@ -1,0 +1,1 @@
+"""What needs the GPU of a Mac."""

@@ -1,0 +1,132 @@
+"""Plans for CUDA, run here; docs/benchmarks/cuda.json holds what was run on a GPU."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import polyconv
+from polyconv.bench import scores
+from polyconv.gradients import bilinear
+from polyconv.planning.devices import CUDA
+from polyconv.planning.plan import plan
+from polyconv.planning.tiling import Room
+from polyconv.problem.signatures import problem_of
+from tests.campaigns import sweep
+from tests.support.cases import drawn, integers
+from tests.support.problems import general_spec
+
+RECORDED = json.loads((Path(__file__).parents[2] / "docs" / "benchmarks" / "cuda.json").read_text())
+
+
+def test_plans_for_cuda_agree_with_the_reference():
+    agreed, _ = sweep.sweep(150, seed=3, device="cuda")
+    assert min(agreed.values()) >= 150
+    assert sweep.sweep_gradients(60, seed=4, device="cuda")["agreed"] == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "is_misread"),
+    [
+        ({"input_dilation": 2}, True),
+        ({"input_dilation": 2, "flip": True}, False),
+        ({"stride": 2, "flip": True}, True),
+        ({"stride": 2}, False),
+    ],
+)
+def test_native_is_refused_where_mlx_may_ask_cudnn_for_another_convolution(options, is_misread):
+    problem = problem_of("conv_general", (1, 9, 4), (4, 3, 4), "float32", options)
+    if is_misread:
+        with pytest.raises(ValueError, match="may overlook a stride or dilation"):
+            plan(problem, "native", device=CUDA)
+        assert plan(problem, device=CUDA).method != "native"
+    else:
+        assert plan(problem, "native", device=CUDA).is_native
+
+
+def test_convolutions_on_cuda_are_given_no_negative_padding():
+    for crop in (1, 4):
+        problem = problem_of("conv_transpose1d", (2, 9, 4), (4, 3, 4), "float32", {"padding": crop})
+        for method in ("per_phase", "stacked"):
+            chosen = plan(problem, method, device=CUDA)
+            for sub in chosen.subconvs:
+                assert min(min(a.padding_lo, a.padding_hi) for a in sub.issued.spec.axes) >= 0
+
+
+def test_one_filter_for_all_channels_is_cudnn_s_depthwise_convolution():
+    x, h = integers(2, 9, 6), integers(1, 5, 1, seed=1)
+    expected = np.array(polyconv.conv_transpose1d(x, h, 2, 1, groups=6))
+    with polyconv.planning_for("cuda"):
+        for weight in (h, polyconv.pack(h)):
+            got = polyconv.conv_transpose1d(x, weight, 2, 1, groups=6)
+            assert np.array_equal(np.array(got), expected)
+            general = polyconv.conv_general(x, weight, groups=6)
+            assert np.array_equal(np.array(general), np.array(polyconv.conv1d(x, h, groups=6)))
+        with pytest.raises(ValueError, match="method must be 'auto'"):
+            polyconv.conv_transpose1d(x, h, groups=6, method="taps")
+
+
+def test_auto_still_takes_what_was_measured_but_never_mlx_s_own_op(monkeypatch):
+    """Every row is a transposed one, or with an input dilation, for which that may be wrong."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "benchmarks")
+    import cuda
+
+    changed = 0
+    for row in RECORDED["rows"]:
+        known = {k: v for k, v in row.items() if k not in ("times_batch", "auto_takes")}
+        taken = cuda.taken(known)
+        assert taken != "native", row["name"]
+        assert taken == row["auto_takes"] or row["auto_takes"] == "native", row["name"]
+        changed += taken != row["auto_takes"]
+    assert 0 < changed < len(RECORDED["rows"])
+
+
+def maps_of(problem):
+    """The plans of a call and of its two gradients, by `auto`."""
+    room = Room(2**40, 2**40)
+    whole = bilinear.Problem("test", problem, "auto", CUDA, None, room)
+    return [bilinear._plan_for(kind, whole) for kind in "yxw"]
+
+
+def test_auto_and_gradients_give_mlx_no_input_dilation_and_no_flip_on_cuda():
+    """By these a plan of cuDNN's for another stride could be taken for it."""
+    native = 0
+    for case in islice(drawn(), 400):
+        if not case.has_output:
+            continue
+        for chosen in maps_of(general_spec(case)):
+            native += chosen.is_native
+            for sub in chosen.subconvs:
+                assert not sub.issued.spec.is_input_dilated, case
+                assert not sub.issued.spec.flip, case
+    assert native >= 10  # as ordinary convolutions still are
+
+
+def test_a_transposed_convolution_of_stride_1_is_flipped_as_those_of_others_are():
+    problem = problem_of("conv_transpose1d", (1, 512, 4), (4, 3, 4), "float32", {})
+    chosen = plan(problem, device=CUDA)
+    assert not chosen.is_native
+    (reason,) = [each.reason for each in chosen.rejected if each.method == "native"]
+    assert reason == "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
+    assert plan(problem, "native", device=CUDA).is_native  # who asks for it has it
+
+
+def test_what_was_measured_on_a_gpu_says_what_the_pages_say():
+    assert RECORDED["parity"]["failures"] == []
+    assert min(RECORDED["parity"]["agreed"].values()) >= 2000
+    ratios = [scores.ratio(r, "mx", "auto") for r in RECORDED["rows"] if "mx" in r["timings"]]
+    assert np.exp(np.mean(np.log(ratios))) > 1.1
+
+
+@pytest.mark.skipif(
+    mx.default_device() == mx.cpu or mx.metal.is_available(), reason="needs MLX's CUDA backend"
+)
+def test_parity_on_cuda():
+    agreed, _ = sweep.sweep(300, seed=5)
+    assert min(agreed.values()) >= 300
+    assert sweep.sweep_gradients(100, seed=6)["agreed"] == 100

@@ -1,0 +1,285 @@
+"""`stream(model)` and the streaming layers: chunks give the whole, and what cannot be is named."""
+
+from __future__ import annotations
+
+import copy
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import polyconv
+from polyconv.streaming import layers
+from tests.support.cases import integers
+from tests.support.models import Louder, Trimmed, WeightNorm
+
+
+def chunks(model, x, sizes):
+    at = 0
+    for size in sizes:
+        yield model.step(x[:, at : at + size])
+        at += size
+    yield model.step(x[:, at:])
+    yield model.flush()
+
+
+def assert_streams(model, x, sizes, tolerance=0.0):
+    whole, streamed = np.array(model(x)), polyconv.stream(model)
+    for _ in range(2):  # it begins anew behind the end
+        got = np.concatenate([np.array(y) for y in chunks(streamed, x, sizes)], 1)
+        assert got.shape == whole.shape
+        assert np.abs(got - whole).max() <= tolerance * np.abs(whole).max()
+
+
+class Residual(nn.Module):
+    """Branches of different delay, a crop, padding in front alone, a helper of the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 4, 7, padding=3), nn.Conv1d(4, 4, 5)
+        self.up = Trimmed(4, 4, 4, 2, output_padding=2)
+        self.scale = mx.array([1.0, 2.0, 3.0, 4.0])
+
+    def causal(self, x):
+        return self.b(mx.pad(x, [(0, 0), (4, 0), (0, 0)]))
+
+    def __call__(self, x):
+        y = nn.relu(self.a(x)) * self.scale + x - 2 * self.causal(x)
+        return -clipped(self.up(y / 2)[:, 1:-2])
+
+
+def clipped(x):
+    return mx.maximum(x, -1000.0) + 0.5
+
+
+class Sums(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = [nn.Conv1d(4, 4, k, padding=k // 2) for k in (1, 3, 7)]
+        self.last = nn.Sequential(nn.LeakyReLU(0.5), nn.Linear(4, 3), Louder(3, 2))
+
+    def __call__(self, x):
+        return self.last(sum(part(x) for part in self.parts))
+
+
+def whole_numbers(model):
+    """Parameters that keep sums exact."""
+    for _, module in model.named_modules():
+        for name in ("weight", "bias", "weight_v"):
+            if name in module:
+                module[name] = integers(*module[name].shape, seed=len(name))
+    return model
+
+
+@settings(max_examples=40)
+@given(st.sampled_from((Residual, Sums)), st.lists(st.integers(0, 6), max_size=8))
+def test_models_give_the_whole_by_any_chunks(kind, sizes):
+    assert_streams(whole_numbers(kind()), integers(2, max(1, sum(sizes)) + 2, 4), sizes)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_layers_with_weight_norm_and_subclasses(converted):
+    model = whole_numbers(nn.Sequential(WeightNorm(4, 2), Trimmed(4, 4, 4, 2, output_padding=2)))
+    if converted:
+        polyconv.convert(model)
+    assert_streams(model, integers(1, 7, 4), (1, 0, 3))
+    assert bool(polyconv.revert(model)) == converted
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_hifi_gan_generator_streams_unedited(variant):
+    generator = Generator(VARIANTS[variant], polyconv.PolyConvTranspose1d, PolyConv1d)
+    seed_weights(generator)
+    before = {id(module): type(module) for module in generator.modules()}
+    mel = mx.random.normal((1, 24, 80), key=mx.random.key(0))
+    assert_streams(generator, mel, (1, 0, 5, 9), tolerance=1e-5)
+    assert {id(module): type(module) for module in generator.modules()} == before
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.MultiHeadAttention(4, 2))
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+class Measuring(nn.Module):
+    def __call__(self, x):
+        return x.reshape(x.shape[0], -1)
+
+
+class Aliased(nn.Module):
+    """`+=` changes an array in place, and comparisons are functions of each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv1d(4, 4, 3, padding=1)
+
+    def __call__(self, x):
+        h = self.c(x)
+        r = h
+        h += self.c(h)
+        h = mx.where(h > 0, h, 0.0) + mx.where(x == 0, 1.0, x)
+        return h * 2 + r
+
+
+def test_signals_are_changed_in_place_and_compared_as_arrays_are():
+    assert_streams(whole_numbers(Aliased()), integers(1, 9, 4), (1, 0, 3))
+
+
+class Choosing(nn.Module):
+    def __call__(self, x):
+        return -x if x else x
+
+
+class Noisy(nn.Module):
+    def __call__(self, x):
+        return x + mx.random.normal((4,))
+
+
+class Averaging(nn.Module):
+    def __call__(self, x):
+        return x - mx.mean(x, axis=1, keepdims=True)
+
+
+class Halving(nn.Module):
+    def __call__(self, x):
+        return x[:, ::2]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (Attending(), r"inner\.layers\.1 \(MultiHeadAttention\)"),
+        (nn.Sequential(nn.Linear(4, 4), Averaging()), r"layers\.1 \(Averaging\): mean of a whole"),
+        (Measuring(), r"model \(Measuring\): asks for \.(reshape|shape)"),
+        (nn.Sequential(nn.GroupNorm(2, 4)), r"layers\.0 \(GroupNorm\): GroupNorm looks at all"),
+        (Choosing(), r"decides by a signal"),
+        (Noisy(), r"draws random numbers"),
+        (nn.Sequential(nn.GLU(axis=1)), r"GLU over another axis"),
+        (Halving(), r"takes slice\(None, None, 2\) of time"),
+    ],
+)
+def test_what_cannot_be_streamed_is_named_with_its_path(model, told):
+    with pytest.raises(ValueError, match=told):
+        polyconv.stream(model)
+
+
+def test_a_wrong_chunk_is_refused_and_the_stream_goes_on():
+    streamed, x = polyconv.stream(nn.Sequential(nn.Conv1d(4, 4, 3))), integers(1, 5, 4)
+    first = streamed.step(x)
+    for wrong in (mx.zeros((3, 4, 4)), mx.zeros((4, 4)), None):
+        with pytest.raises(ValueError, match="x must"):
+            streamed.step(wrong)
+    assert mx.concatenate([first, streamed.flush()], 1).shape == (1, 3, 4)
+
+
+def test_a_flush_needs_a_step_and_a_reset_forgets():
+    streamed = polyconv.stream(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1)))
+    with pytest.raises(ValueError, match="flush must come after a step"):
+        streamed.flush()
+    first = streamed.step(mx.ones((1, 3, 4)))
+    streamed.reset_state()
+    assert mx.array_equal(streamed.step(mx.ones((1, 3, 4))), first)
+
+
+LAYERS = (
+    lambda: polyconv.StreamingConvTranspose1d(4, 3, 16, 8, 4),
+    lambda: polyconv.StreamingConv1d(4, 3, 7, padding=9, dilation=3),
+    lambda: polyconv.StreamingConv1d(4, 4, 5, stride=2, groups=2, causal=True, bias=False),
+)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_streaming_layers(make):
+    layer, x = whole_numbers(make()), integers(2, 9, 4)
+    whole = layer(x)
+    cache = layer.make_cache()
+    for own in (None, cache, None):
+        pieces = [layer.step(x[:, a:b], own) for a, b in ((0, 1), (1, 1), (1, 6), (6, 9))]
+        assert mx.array_equal(mx.concatenate([*pieces, layer.flush(own)], 1), whole)
+    layer.step(x)
+    layer.reset_state()
+    first = layer.step(x[:, :4])
+    layer.reset_state()
+    assert mx.array_equal(layer.step(x[:, :4]), first)
+    assert_streams(nn.Sequential(layer), x, (1, 3))
+    twin = copy.deepcopy(layer)
+    twin.reset_state()
+    assert mx.array_equal(twin.step(x[:, :4]), first)
+    assert [name for name, _ in layer.parameters().items()] == [
+        name for name in ("weight", "bias") if name in layer
+    ]
+
+
+def added(layer):
+    layer.weight += 1
+
+
+def added_by_name(layer):
+    w = layer.weight
+    w += 1
+
+
+def assigned(layer):
+    layer.weight[0, 1] = layer.weight[0, 1] + 2
+
+
+def taken_over(layer):
+    layer.weight[:] = 1 - layer.weight
+
+
+def repeated(layer):
+    """Its numbers begin where they did, and lie otherwise."""
+    layer.weight[:] = layer.weight[:1]
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("change", [added, added_by_name, assigned, taken_over, repeated])
+def test_a_weight_that_is_changed_in_place_is_used(change, dtype):
+    layer, x = LAYERS[0](), integers(2, 5, 4).astype(dtype)
+    layer.weight = integers(3, 16, 4, seed=3).astype(dtype)
+    layer.bias = mx.zeros(3, dtype)
+    for _ in range(3):
+        y = mx.concatenate([layer.step(x[:, :2]), layer.step(x[:, 2:]), layer.flush()], 1)
+        assert mx.array_equal(y, polyconv.conv_transpose1d(x, mx.array(layer.weight), 8, 4))
+        change(layer)
+
+
+def test_a_weight_is_cut_up_once_for_all_chunks(monkeypatch):
+    made = []
+    monkeypatch.setattr(layers, "pack", lambda w: made.append(1) or polyconv.pack(w))
+    for weight in (integers(3, 16, 4), integers(4, 16, 3).T.astype(mx.bfloat16)):
+        layer, x = LAYERS[0](), integers(1, 4, 4)
+        layer.weight = weight
+        for _ in range(5):
+            layer.step(x)
+        made.append("next")
+    assert made == [1, "next", 1, "next"]
+
+
+def test_a_streamed_model_keeps_what_it_was_made_from():
+    model = whole_numbers(nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(4, 4), Residual()))
+    x, streamed = integers(1, 9, 4), polyconv.stream(model)
+    expected = model(x)
+    for _, module in model.named_modules():
+        for name in ("weight", "bias", "scale"):
+            if name in module:
+                module[name] += 1
+    assert not mx.array_equal(model(x), expected)
+    assert mx.array_equal(mx.concatenate(list(chunks(streamed, x, (2,))), 1), expected)
+
+
+def test_a_weight_that_takes_another_s_place_is_used():
+    layer, x = LAYERS[0](), integers(1, 4, 4)
+    layer.step(x)
+    layer.reset_state()
+    layer.weight = integers(3, 16, 4)
+    y = mx.concatenate([layer.step(x), layer.flush()], 1)
+    assert mx.array_equal(y, layer(x))

@@ -1,0 +1,1 @@
+"""What is about all wings at once."""

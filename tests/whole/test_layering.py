@@ -1,0 +1,119 @@
+"""The wings of the house, top to bottom: imports run downward only, and the bottom knows no MLX."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "polyconv"
+
+# A wing imports only from those behind it.
+WINGS = (
+    "streaming",
+    "models",
+    "distributed",
+    "bench",
+    "ops",
+    "inspection",
+    "gradients",
+    "execution",
+    "planning",
+    "metal",
+    "problem",
+)
+PURE = ("planning", "metal", "problem")  # integers only
+FOREIGN = {"numpy", "torch", "scipy", "jax"}
+# Who hands arrays to NumPy, or times other frameworks.
+TAKES_ARRAYS = {
+    "polyconv.bench.calibration",
+    "polyconv.bench.frameworks",
+    "polyconv.bench.timing",
+    "polyconv.execution.identity",
+    "polyconv.execution.run_tiled",
+    "polyconv.streaming.boundary",
+    "polyconv.streaming.resample",
+}
+
+
+def modules(package):
+    """Name and file of each module."""
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path, known):
+    """The names of the modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ([name for name in inner if name in known] or [node.module])
+
+
+def graph(package=PACKAGE):
+    """What each module imports."""
+    files = dict(modules(package))
+    return {name: set(imports(path, files)) for name, path in files.items()}
+
+
+def wing(name):
+    """The wing of a module of polyconv, "" of one beside the wings and of all others."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "polyconv" and len(parts) > 1 and parts[1] in WINGS else ""
+
+
+def upward(found):
+    """The imports from a wing that stands above."""
+    for name, others in found.items():
+        for other in others:
+            if wing(name) and other.partition(".")[0] == "polyconv":
+                above = WINGS.index(wing(name)) > (WINGS.index(wing(other)) if wing(other) else -1)
+                if above:
+                    yield f"{name} imports {other}"
+
+
+def test_every_folder_is_a_wing_and_few_files_stand_beside():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(WINGS)
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+
+
+def test_imports_run_downward():
+    assert list(upward(graph())) == []
+
+
+def test_nothing_imports_itself_around_a_circle():
+    TopologicalSorter(graph()).prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_bottom_knows_no_mlx(name):
+    for module, others in graph().items():
+        if wing(module) == name:
+            assert not {each.partition(".")[0] for each in others} & {"mlx", *FOREIGN}, module
+
+
+def test_arrays_of_others_come_in_at_few_places():
+    found = {m for m, others in graph().items() if {o.partition(".")[0] for o in others} & FOREIGN}
+    assert found <= TAKES_ARRAYS
+
+
+def test_an_upward_import_is_seen(tmp_path):
+    for name, text in {
+        "planning/plan.py": "def plan():\n    from polyconv.ops import call\n",
+        "ops/call.py": "from polyconv.planning.plan import plan\n",
+        "metal/rules.py": "from polyconv import ops\n",
+        "problem/spec.py": "import polyconv.metal.rules\n",
+    }.items():
+        path = tmp_path / "polyconv" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        (path.parent / "__init__.py").touch()
+    assert list(upward(graph(tmp_path / "polyconv"))) == [
+        "polyconv.metal.rules imports polyconv.ops",
+        "polyconv.planning.plan imports polyconv.ops.call",
+        "polyconv.problem.spec imports polyconv.metal.rules",
+    ]
