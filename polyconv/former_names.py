@@ -86,6 +86,7 @@ DIVIDED = {
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
     "streaming": ("streaming.functional",),
+    "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }
 
 

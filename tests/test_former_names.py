@@ -32,6 +32,7 @@ NAMES = {
     "distributed": ("conv_transpose1d", "Sharding"),
     "layers": ("PolyConvTranspose1d",),
     "packing": ("PackedWeight",),
+    "resampling": ("resample_poly", "upfirdn", "ResampleStream"),
 }
 
 
@@ -58,10 +59,12 @@ def test_pickles_of_before_load():
         polyconv.stream_init("conv_transpose1d", w, stride=2),
         polyconv.PolyConvTranspose1d(2, 3, 4, 2),
         polyconv.StreamingConv1d(2, 3, 4),
+        polyconv.ResampleStream(2, 3),
         polyconv.explain("conv_transpose1d", (1, 4, 2), (3, 4, 2), stride=2),
     ]
     old_names = {f"polyconv.{new}": f"polyconv.{old}" for old, new in MOVED.items()}
     old_names["polyconv.streaming.functional"] = "polyconv.streaming"
+    old_names["polyconv.streaming.resample_stream"] = "polyconv.resampling"
     old_names["polyconv.inspection.report"] = "polyconv.explanation"
     for each in made:
         text = pickle.dumps(each, protocol=2)

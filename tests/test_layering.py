@@ -32,7 +32,9 @@ TAKES_ARRAYS = {
     "polyconv.execution.identity",
     "polyconv.execution.run_tiled",
     "polyconv.streaming.boundary",
+    "polyconv.streaming.filter_design",
     "polyconv.streaming.resample",
+    "polyconv.streaming.resample_stream",
 }
 
 
