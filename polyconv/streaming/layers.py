@@ -141,7 +141,7 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
     """`mlx.nn.Conv1d`, of a whole input or chunk by chunk.
 
     With `padding` at both ends the output is behind its input, by the samples that it reads ahead.
-    With ``causal=True`` it is not: the padding is ``dilation * (kernel_size - 1)`` zeros in front.
+    A causal one reads none: it is padded in front alone, by ``dilation * (kernel_size - 1)`` zeros.
 
     Args:
         in_channels (int): The number of input channels.
