@@ -28,7 +28,7 @@ NAMES = {
     "ops": ("conv_transpose1d", "pack"),
     "streaming": ("StreamState", "stream_init"),
     "inspection": ("explain", "doctor"),
-    "bench": ("bench",),
+    "bench": ("bench", "new_lengths"),
     "distributed": ("conv_transpose1d", "Sharding"),
     "layers": ("PolyConvTranspose1d",),
     "packing": ("PackedWeight",),
@@ -42,6 +42,13 @@ def test_a_program_of_before_imports_what_it_did(old):
     code = f"from polyconv.{old} import {', '.join(NAMES[old])}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_module_of_a_wing_is_found_without_the_others():
+    """`from polyconv.bench import scores` must not look for it in modules of former names."""
+    code = "import sys; from polyconv.bench import scores; "
+    code += "sys.exit('polyconv.bench.timing' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_what_never_was_is_not_found():
