@@ -34,7 +34,8 @@ from polyconv.streaming.functional import StreamState, stream_flush, stream_init
 from polyconv.streaming.graph import StreamedModel
 from polyconv.streaming.layers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
 from polyconv.streaming.record import stream
-from polyconv.streaming.resample import ResampleStream, resample_poly, upfirdn
+from polyconv.streaming.resample import resample_poly, upfirdn
+from polyconv.streaming.resample_stream import ResampleStream
 
 __all__ = [
     "PolyConvTranspose",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -81,11 +82,12 @@ MOVED = {
 }
 # Where else to look for a name: an old module that has the name of a wing, or that was divided.
 DIVIDED = {
-    "bench": ("bench.timing",),
+    "bench": ("bench.timing", "bench.lengths"),
     "inspection": ("inspection.explain",),
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
     "streaming": ("streaming.functional",),
+    "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }
 
 
@@ -118,8 +120,13 @@ def install() -> None:
 
 
 def _looking(name: str, others: tuple[str, ...]) -> Callable[[str], Any]:
+    # `from polyconv.bench import cases` asks for the attribute first, and then imports the module.
+    # So modules are left to the import: looking elsewhere could import around a circle.
+    path = getattr(import_module(f"polyconv.{name}"), "__path__", ())
+    inside = {each.name for each in iter_modules(path)}
+
     def look(key: str) -> Any:
-        for other in others if not key.startswith("__") else ():
+        for other in others if not key.startswith("__") and key not in inside else ():
             found = vars(import_module(f"polyconv.{other}"))
             if key in found:
                 return found[key]

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.threading_tools import forget
+
 # The same examples in each run, however slow the machine is; `make fuzz` and `make sweep` look on.
 settings.register_profile(
     "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=[*HealthCheck]
@@ -85,3 +87,11 @@ def on_cpu():
     mx.set_default_device(mx.cpu)
     yield
     mx.set_default_device(before)
+
+
+@pytest.fixture
+def worked_out_anew():
+    """Nothing that was worked out for other calls is found again, nor for this test by others."""
+    forget()
+    yield
+    forget()

@@ -1,6 +1,6 @@
-"""At what rates does this machine do what `cost.Cost` counts? For `polyconv bench --calibrate`.
+"""At what rates does this machine do what a `Cost` counts? For `polyconv bench --calibrate`.
 
-Times every form of every method on layers drawn at random, and fits the rates to the times.
+Every form of every method is timed on layers drawn at random, and rates are fitted to the times.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from polyconv.problem.spec import ConvSpec
 
 _Array: TypeAlias = "np.ndarray[Any, Any]"
 
-_SWEEPS, _ROUNDS, _MOST_SECONDS = 3, 6, 1.2  # of a layer in a sweep, once there are two rounds
+_SWEEPS, _ROUNDS = 3, 6
+_MOST_SECONDS = 1.2  # for a layer in a sweep, once there are two rounds
 _MOST_MACS, _MOST_MACS_IN_LOOPS = 1.5e9, 2e8
 
 
 def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
-    """`n` layers as calls: `op`, shapes and options. The same for the same seed.
+    """`n` random layers as calls: `op`, shapes and options. The same seed gives the same layers.
 
-    Of the kinds that models have: kernels that are a multiple of the stride and kernels that are
-    not, dense, grouped and depthwise ones, and ordinary convolutions with a dilation.
+    They are of the kinds that models have: kernels that are a multiple of the stride and kernels
+    that are not; dense, grouped and depthwise ones; and ordinary convolutions with a dilation.
     """
     chance = random.Random(seed)
     found = 0
@@ -70,7 +71,7 @@ def _layer(chance: random.Random) -> dict[str, Any]:
 
 
 def _problem(layer: dict[str, Any]) -> ConvSpec:
-    """Of a call, or of a row of times."""
+    """The convolution of a call, or of a row of times."""
     options = {k: v for k, v in layer.items() if k not in ("op", "input", "weight", "ms")}
     shapes = tuple(layer["input"]), tuple(layer["weight"])
     return problem_of(layer["op"], *shapes, "float32", options)
@@ -82,9 +83,9 @@ def _macs(problem: ConvSpec) -> int:
 
 
 def measure(call: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of each form, by its label, packing included.
+    """Milliseconds of each form, by its label, with packing.
 
-    The least of interleaved rounds, which what else a machine does disturbs least.
+    They are the least of several interleaved rounds, as other work on a machine only adds time.
     """
     problem = _problem(call)
     rng = np.random.default_rng(0)
@@ -100,7 +101,7 @@ def measure(call: dict[str, Any]) -> dict[str, float]:
         for each in plans:
             begin = time.perf_counter()
             mx.eval(run(each, x, w, device.pads_explicitly()))
-            if done >= 0:  # the first is to warm up
+            if done >= 0:  # the first round warms up
                 times[each.label].append(1e3 * (time.perf_counter() - begin))
     return {label: float(f"{min(each):.4g}") for label, each in times.items()}
 
@@ -113,7 +114,7 @@ def _plans(problem: ConvSpec) -> list[ConvPlan]:
 def sweep(calls: Sequence[dict[str, Any]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """The layers with their times under ``"ms"``: the least of several sweeps over all layers.
 
-    A shared machine is slow for seconds at a time, and so for all rounds of a layer.
+    A shared machine may be slow for all rounds of a layer, but not in each sweep.
     """
     found: list[dict[str, float]] = [{} for _ in calls]
     for done in range(_SWEEPS):
@@ -125,10 +126,11 @@ def sweep(calls: Sequence[dict[str, Any]], tell: Callable[[str], None]) -> list[
 
 
 def fit(rows: Sequence[dict[str, Any]]) -> Rates:
-    """The rates, none negative, that say best by how much each form is slower than the fastest.
+    """The rates that say best by how much each form is slower than the fastest of its layer.
 
-    Differences within a layer, as all that is chosen is one form for one layer, relative to the
-    times themselves. Squares are weighted down to absolute values, so that no outlier decides.
+    No rate is negative. Only differences within a layer count, because `auto` chooses a form for a
+    layer. They are taken relative to the times themselves. Squares of misfits are weighted down to
+    absolute values, so that no outlier decides.
 
     Args:
         rows (list(dict)): Layers, each with its times under ``"ms"``.
@@ -155,9 +157,9 @@ def fit(rows: Sequence[dict[str, Any]]) -> Rates:
 
 
 def _differences(row: dict[str, Any]) -> tuple[_Array, _Array, _Array]:
-    """Of each form to the fastest: what it does more, how much longer it takes, and its weight."""
+    """How each form differs from the fastest: in what it does, in seconds, and its weight."""
     plans = [each for each in _plans(_problem(row)) if each.label in row["ms"]]
-    # Multiply-accumulates count in panels, or in loops.
+    # `macs` is left out, as the same multiply-accumulates are counted in panels or in loops.
     counts = np.array([astuple(replace(each.cost, macs=0)) for each in plans], np.float64)
     seconds = np.array([row["ms"][each.label] for each in plans]) / 1e3
     best = int(seconds.argmin())
@@ -166,7 +168,7 @@ def _differences(row: dict[str, Any]) -> tuple[_Array, _Array, _Array]:
 
 
 def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
-    """For each layer the time of the form that `auto` takes over that of the fastest."""
+    """For each layer the time of the form that `auto` takes, over the time of the fastest form."""
     found = []
     for row in rows:
         plans = alternatives(_problem(row), where)
@@ -178,11 +180,10 @@ def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
 
 
 def check_device() -> Host:
-    """The device that rates are measured for.
+    """The device that rates are measured for: the default one, or what plans are made for.
 
     Raises:
-        ValueError: If it is Metal's, whose rates are assumed: the default device, or what plans
-            are made for.
+        ValueError: If it is Metal's, because rates of Metal are assumed.
     """
     where = device.device_for(None)
     if isinstance(where, Metal):
@@ -192,7 +193,7 @@ def check_device() -> Host:
 
 
 def as_file(rows: Sequence[dict[str, Any]], rates: Rates) -> dict[str, Any]:
-    """What `polyconv.use_rates` reads, with the rows that it is from."""
+    """A file for `polyconv.use_rates`: the rates, and the rows that they were fitted to."""
     where = check_device()
     by_name = {field.name: getattr(rates, field.name) for field in fields(Rates)}
     return {"rates": {where.name: by_name}, "rows": list(rows)}

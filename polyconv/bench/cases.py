@@ -17,11 +17,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The cases of a file: `name`, `op`, `input`, `weight` and the options of the call.
 
     Args:
-        path (Path): TOML with a ``[[case]]`` each, or CSV as ``real_layers`` is: a transposed
-            convolution a row.
+        path (Path): TOML with one ``[[case]]`` for each case, or CSV with one transposed
+            convolution in each row, as ``tests/data/real_layers.csv``.
 
     Raises:
-        ValueError: If it is neither, or TOML on Python 3.10.
+        ValueError: If it is neither, or if it is TOML on Python 3.10.
         OSError: If it cannot be read.
     """
     if path.suffix == ".csv":

@@ -1,4 +1,4 @@
-"""The command `polyconv bench`: reads what to time, prints and writes what was found."""
+"""The command `polyconv bench`: reads what to time, prints the times and writes them to a file."""
 
 from __future__ import annotations
 
@@ -12,54 +12,71 @@ from pathlib import Path
 from typing import Any
 
 from polyconv.bench import calibration, cases, frameworks, scores
-from polyconv.bench import timing as bench
+from polyconv.bench.lengths import new_lengths
+from polyconv.bench.timing import bench, bench_cases
 from polyconv.inspection import explain, report
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
 
 
-def add(timing: argparse.ArgumentParser) -> None:
-    """Its arguments, beside those of a call."""
-    timing.set_defaults(run=_run)
-    timing.add_argument("--rounds", type=int, default=15)
-    timing.add_argument(
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command, beside those of a call."""
+    parser.set_defaults(run=_run)
+    _add_effort(parser)
+    _add_competitors(parser)
+    _add_cases(parser)
+    _add_calibration(parser)
+
+
+def _add_effort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
         "--seconds", type=float, default=4.0, help="start no round of a case later than this"
     )
-    timing.add_argument(
+
+
+def _add_competitors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--rivals",
         type=lambda text: text.split(","),
         default=[],
         metavar="NAMES",
         help=f"also time these, if installed: {','.join(frameworks.PEERS)}",
     )
-    timing.add_argument(
+    parser.add_argument(
         "--methods",
         type=lambda text: [name for name in text.split(",") if name],
         metavar="NAMES",
         help="of polyconv's; default: auto and each",
     )
-    timing.add_argument(
+
+
+def _add_cases(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--cases", type=Path, metavar="CASES.TOML", help="time each case of a file, also a CSV one"
     )
-    timing.add_argument("--case", metavar="TEXT", help="of those, the ones named like this")
-    timing.add_argument("--train", action="store_true", help="time the output and both gradients")
-    timing.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
-    timing.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
-    timing.add_argument(
+    parser.add_argument("--case", metavar="TEXT", help="of those, the ones named like this")
+    parser.add_argument("--train", action="store_true", help="time the output and both gradients")
+    parser.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
+    parser.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
+    parser.add_argument(
         "--new-lengths",
         action="store_true",
         help="time 200 lengths of the call's input in turn, against one length 200 times",
     )
-    timing.add_argument(
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="RATES.JSON",
         help="measure what auto compares methods by, for polyconv.use_rates or POLYCONV_RATES",
     )
-    timing.add_argument(
+    parser.add_argument(
         "--layers", type=int, default=120, help="how many random layers to calibrate on"
     )
-    timing.add_argument("--seed", type=int, default=0, help="which random layers")
+    parser.add_argument("--seed", type=int, default=0, help="which random layers")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -69,7 +86,7 @@ def _run(args: argparse.Namespace) -> None:
         _cases(args)
     elif args.new_lengths:
         call, options = args.read_call(args)
-        found = bench.new_lengths(*call, rivals=args.rivals, **options)
+        found = new_lengths(*call, rivals=args.rivals, **options)
         _write(args.out, {"new_lengths": found})
         for name, (known, new) in found.items():
             print(f"{name}: {known:.3g} ms a call at one length, {new:.3g} ms at 200 lengths")
@@ -80,7 +97,7 @@ def _run(args: argparse.Namespace) -> None:
 def _call(args: argparse.Namespace) -> None:
     (op, x, w), options = args.read_call(args)
     rows = [("", "median", "quartiles", "times auto", "peak", "error")]
-    timings = bench.bench(op, x, w, **_more(args), **options)
+    timings = bench(op, x, w, **_more(args), **options)
     auto = next(each.median for each in timings if each.name in ("auto", "packed"))
     for each in timings:
         low, high = each.quartiles
@@ -111,7 +128,7 @@ def _cases(args: argparse.Namespace) -> None:
         arguments.refuse("bench", must, arguments.shown(args.case))
     rows = []
     for case in _track(chosen, "timing"):
-        rows += bench.bench_cases([case], **_more(args))
+        rows += bench_cases([case], **_more(args))
         told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
         print(f"{case['name']}: {', '.join(told)} ms", flush=True)
     print("\n".join(scores.summary(rows, "auto" if args.train else "packed")))
@@ -132,7 +149,7 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _write(path: Path | None, found: dict[str, Any]) -> None:
-    """The figures of another machine's kind are left as they are."""
+    """Writes figures to a file, but not over those of another kind of machine."""
     if path:
         path = _kept_apart(path)
         found = {"platform": here(), **found}
@@ -144,17 +161,17 @@ def _write(path: Path | None, found: dict[str, Any]) -> None:
         path.write_text(f"{text}\n")
 
 
-# What files say that were written before files said it.
+# The platform of older files, which do not name theirs.
 HEADED = "Linux x86_64"
 
 
 def here() -> str:
-    """Which kind of machine figures are of."""
+    """The kind of this machine."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def _kept_apart(path: Path) -> Path:
-    """`path`, or beside it if it holds figures of another kind of machine; says so."""
+    """`path`, or a path beside it if it holds figures of another kind of machine. Says so then."""
     try:
         known = json.loads(path.read_text())
         other = known.get("platform", HEADED) if "what" in known else here()
@@ -168,7 +185,7 @@ def _kept_apart(path: Path) -> Path:
 
 
 def _track(items: list[Any], what: str) -> Iterable[Any]:
-    """With a progress bar, if `rich` (an extra) is there and somebody looks."""
+    """The items, with a progress bar if `rich` (an extra) is installed and this is a terminal."""
     try:
         from rich.progress import track
     except ImportError:

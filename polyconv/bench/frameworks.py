@@ -1,7 +1,7 @@
 """How do other libraries compute a transposed convolution? For `polyconv bench` alone.
 
-Each takes the same channels-last NumPy arrays and gives back a function to time, whose result
-`as_numpy` turns into a channels-last array. A framework that is not installed is left out.
+Each takes the same channels-last NumPy arrays and gives functions to time, whose results are
+channels last. A framework that is not installed raises `ImportError`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def _torch_device() -> str:
 
 
 def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
-    """PyTorch on an NVIDIA GPU: contiguous and channels last, float32 by TF32, the fastest of
-    cuDNN's algorithms by `cudnn.benchmark`. In 1D channels last is a picture of one column.
+    """PyTorch on an NVIDIA GPU, contiguous and channels last.
+
+    It computes float32 by TF32, and by the fastest of cuDNN's algorithms, which `cudnn.benchmark`
+    finds. In 1D channels last is a picture of one column.
     """
     import torch
 
@@ -91,7 +93,7 @@ def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) 
 
 
 def wait_for_gpu(y: Any) -> None:
-    """For what PyTorch was given to do on the GPU that its result `y` is on, if it is on one."""
+    """Waits until PyTorch has computed `y`, if `y` is on a GPU."""
     if getattr(y, "is_cuda", False):
         import torch
 
@@ -170,7 +172,7 @@ def _jax_call(problem: ConvSpec, x: Array, w: Array) -> tuple[Callable[..., Any]
 
 
 def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
-    """scipy.signal.upfirdn, where one filter serves all channels: C = O = 1 in 1D, no dilation."""
+    """scipy.signal.upfirdn, which has one filter: for C = O = 1 in 1D without kernel dilation."""
     from scipy.signal import upfirdn
 
     (axis,) = problem.axes if problem.ndim == 1 else (None,)
@@ -194,7 +196,7 @@ def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> 
 def torch_training(
     problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]
 ) -> dict[str, Run]:
-    """PyTorch's output and both gradients, as `torch`."""
+    """PyTorch's output and both gradients, on the devices and in the layouts of `torch`."""
     import torch
 
     torch.set_num_threads(2)

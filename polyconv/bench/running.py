@@ -1,4 +1,4 @@
-"""`polyconv run`: a program on a fast BLAS and with a larger cache of MLX, else as by `python`."""
+"""`polyconv run`: runs a program as `python` does, on a fast BLAS and with a larger MLX cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST = 2 << 30
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """The options of `polyconv run`."""
+    """Adds the arguments of `polyconv run`."""
     command.add_argument(
         "--cache-limit",
         type=int,
@@ -36,7 +36,7 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Loads the BLAS and sets the limit. Starts Python anew where the BLAS must be loaded first."""
+    """Loads the BLAS and sets the limit. To load a BLAS it starts Python anew."""
     if not args.module and not Path(args.program).exists():
         refuse("run", "program must be a file that is there", shown(args.program))
     given = args.cache_limit
@@ -52,7 +52,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def _with_blas() -> list[str]:
-    """What to say of the BLAS. Does not return if one has to be loaded first."""
+    """What to say of the BLAS. It does not return if Python must be started anew to load one."""
     here = blas.in_force()
     if here:
         return [f"matrix products by {here}"]
@@ -65,9 +65,11 @@ def _with_blas() -> list[str]:
 
 
 def _default_limit() -> int:
-    """MLX's CPU allocator gives back what is above its limit, and faults it in anew at each call.
+    """How many bytes of freed memory MLX may keep on a CPU.
 
-    A quarter of a second of a decoder's activations is a few hundred MB, its own limit 32 MB.
+    MLX's CPU allocator gives memory above its limit back to the system, and each call must fault it
+    in anew. Its own limit is 32 MB. A quarter of a second of a decoder's activations is a few
+    hundred MB.
     """
     return min(_MOST, memory_here() // 8)
 
@@ -79,7 +81,7 @@ def execute(args: argparse.Namespace) -> None:
         folder = os.getcwd() if args.module else os.path.dirname(os.path.abspath(args.program))
         sys.path[0] = folder
     if args.module:
-        sys.modules.pop(f"{args.program}.__main__", None)  # this command, where it runs itself
+        sys.modules.pop(f"{args.program}.__main__", None)  # it is this command if that runs itself
         runpy.run_module(args.program, run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(args.program, run_name="__main__")

@@ -1,7 +1,7 @@
 """How does polyconv fare in rows that `polyconv bench` wrote? Standard library only.
 
-Ratios are medians over rounds of one time over another in the same round, as a shared machine is
-faster in one round than in the next.
+A ratio is the median over all rounds of one time over another in the same round, because a shared
+machine is faster in one round than in the next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 RIVALS = ("torch", "torch channels last", "onnxruntime", "jax", "upfirdn")
 NATIVE = ("mx", "mx as 2D")
-_LEAST_MACS = 0.1e9  # 0.2 GFLOP: what is less is not bound by the product
+_LEAST_MACS = 0.1e9  # 0.2 GFLOP: smaller rows are not bound by the product
 
 Row = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def best_native(row: Row) -> str | None:
 
 
 class Score(NamedTuple):
-    """Geometric mean, the worst value and its row, and how many rows."""
+    """The geometric mean of `n` rows, and the worst value with the name of its row."""
 
     mean: float
     worst: float
@@ -62,10 +62,12 @@ def _score(values: Iterable[tuple[str, float]], worst_is_most: bool) -> Score | 
 def scores(rows: Sequence[Row], ours: str = "packed") -> dict[str, Score]:
     """What the benchmarks claim, each as a score.
 
-    `rivals`: the best other framework's time over ours; `matmul`: ours over one product of as many
-    multiply-accumulates, on dense rows of at least 0.2 GFLOP; `native`: MLX's own op over ours,
-    dense rows; `memory`: bytes that MLX allocates at most at a time beside input and packed
-    weights, over the output's; `errors`: ours over PyTorch's.
+    * `rivals`: the time of the best other framework over ours.
+    * `matmul`: our time over that of one product of as many multiply-accumulates, for dense rows of
+      at least 0.2 GFLOP.
+    * `native`: the time of MLX's own op over ours, for dense rows.
+    * `memory`: MLX's peak beside input and packed weights, in bytes, over the output's bytes.
+    * `errors`: our error over PyTorch's.
     """
     dense = [row for row in rows if "matmul" in row["timings"]]
     large = [row for row in dense if row["macs"] >= _LEAST_MACS]
@@ -83,12 +85,12 @@ def scores(rows: Sequence[Row], ours: str = "packed") -> dict[str, Score]:
 
 
 def memory(row: Row, ours: str = "packed") -> float:
-    """Peak bytes over those of the output, which is 1 at best."""
+    """Bytes at the peak over bytes of the output: 1 at best."""
     return float(row["timings"][ours]["peak_bytes"]) / float(row["output_bytes"])
 
 
 def error_ratio(row: Row) -> float | None:
-    """The largest error of `packed` over PyTorch's, either against float64."""
+    """The largest error of `packed` over PyTorch's. Both are measured against float64."""
     errors = [row["timings"].get(name, {}).get("error") for name in ("packed", "torch")]
     if None in errors or not min(errors):
         return None

@@ -13,7 +13,7 @@ from polyconv.problem import arguments
 
 
 def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sharding:
-    """How a sequence lies on the ranks of a group, asked of all of them.
+    """How a sequence is cut among the ranks of a group. All ranks must ask, and tell each other.
 
     Args:
         x (array): The piece of this rank.
@@ -37,12 +37,12 @@ def reshard(
     axis: int = 1,
     group: Group | None = None,
 ) -> mx.array:
-    """The piece that this rank has after a sequence was cut differently.
+    """The piece of this rank when a sequence is cut differently.
 
-    Differentiable, as :func:`with_halo`.
+    It is differentiable, as :func:`with_halo`.
 
     Args:
-        x (array): The piece of this rank, of any other axes.
+        x (array): The piece of this rank, with any other axes.
         sharding (Sharding): How the sequence is cut.
         to (Sharding): How it is to be cut.
         axis (int, optional): The axis along which it is cut. Default: ``1``.
@@ -72,15 +72,15 @@ def with_halo(
     axis: int = 1,
     group: Group | None = None,
 ) -> mx.array:
-    """The piece of this rank with samples of the ranks around it; nothing beyond the ends.
+    """The piece of this rank, with samples of the ranks around it but none beyond the ends.
 
-    Differentiable: the gradient of a sample is the sum of those of all its copies.
+    It is differentiable: the gradient of a sample is the sum of the gradients of all its copies.
 
     Args:
         x (array): The piece of this rank.
         sharding (Sharding): How the sequence is cut.
-        before (int): Samples to have in front of the piece.
-        behind (int): Samples to have behind it.
+        before (int): How many samples to add in front of the piece.
+        behind (int): How many samples to add behind it.
         axis (int, optional): The axis along which it is cut. Default: ``1``.
         group (Group, optional): The ranks. Default: all.
 
@@ -105,7 +105,7 @@ def _margin(name: str, value: object) -> int:
 
 
 def check_piece(op: str, x: mx.array, sharding: Sharding, axis: int, group: Group) -> None:
-    """Refuses a piece that is not the one of this rank."""
+    """Refuses an array that is not this rank's piece of a sharding."""
     if not isinstance(sharding, Sharding):
         arguments.refuse(op, "sharding must be a Sharding", arguments.shown(sharding))
     _check_axis(op, x, axis)
@@ -129,15 +129,15 @@ def _check_axis(op: str, x: Any, axis: Any) -> None:
 def gathered(
     x: mx.array, exchange: Exchange, axis: int, group: Group, dtype: mx.Dtype | None = None
 ) -> mx.array:
-    """What this rank is to have of an exchange.
+    """The samples that this rank has after an exchange.
 
     Args:
-        x (array): The piece that it holds.
+        x (array): The piece that it holds before.
         exchange (Exchange): The plan, the same on all ranks.
         axis (int): The axis along which the sequence is cut.
         group (Group): The ranks.
-        dtype (Dtype, optional): Of the result, whose gradient is then summed up in it and rounded
-            once. Default: that of `x`, in which it is sent.
+        dtype (Dtype, optional): The type of the result, in which its gradient is summed
+            before it is rounded. Samples travel in the type of `x`. Default: the type of `x`.
 
     Returns:
         array: Evaluated.
@@ -155,7 +155,10 @@ def gathered(
 
 
 def _collected(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.array:
-    """The transpose: of what a rank was sent it sends back the gradient, which is added up."""
+    """The transpose of `gathered`: a rank sends back the gradients of what it was sent.
+
+    The rank that holds a sample adds these up.
+    """
 
     @mx.custom_function
     def collect(y: mx.array) -> mx.array:

@@ -1,24 +1,25 @@
-"""Which rank computes what of a sequence that is cut into pieces, and which samples must reach it?
+"""Which rank computes which outputs of a sequence in pieces, and which samples must it be sent?
 
 The integers of sequence parallelism, for one axis. Standard library only.
 
 Output t of a convolution reads the dilated input from `stride t - padding_lo` on, over `window`
-samples. It is computed where the sample nearest to the middle of these lies, so that few must be
-sent. With s = input_dilation, twice the middle is
+samples. The rank that holds the sample nearest to their middle computes it, so that few samples
+must be sent. With s = input_dilation, twice the middle is
 
     2 (stride t - padding_lo) + window - 1
 
-and the nearest sample is one from b on if that is at least `s (2 b - 1)`, halfway between b - 1 and
-b. So the outputs of the ranks behind a bound b of the input begin at
+Twice the point halfway between samples b - 1 and b is `s (2 b - 1)`. The nearest sample is b or a
+later one if the middle is not before that point. So behind a bound b of the input the outputs begin
+at
 
     ceil((s (2 b - 1) - (window - 1) + 2 padding_lo) / (2 stride))
 
-For a layer that keeps the length this is b, and for the layers of a vocoder, with padding
-`(kernel_size - stride) / 2` and an even kernel, `stride * b` in the terms of transposed ones.
+For a layer that keeps the length this is b. For a transposed layer of a vocoder, with an even
+kernel and the padding `(kernel_size - stride) / 2`, it is b times that layer's stride.
 
-For a stride of 1 the outputs from there on read samples from `b - floor((window - 1 + s) / (2 s))`
-on, and those before read up to `b + ceil((window - 1 - s) / (2 s))`: about half a window on each
-side, whatever the padding.
+With a stride of 1, the outputs behind the bound read samples from
+`b - floor((window - 1 + s) / (2 s))` on, and the outputs before it read samples up to
+`b + ceil((window - 1 - s) / (2 s))`. That is about half a window on each side, for any padding.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from polyconv.problem.spec import Axis
 
 Span = tuple[int, int]
 
-# No machine has them, and a list of more would take minutes.
+# No machine has as many ranks, and a list of more would take minutes.
 _MOST_RANKS = 2**20
 
 
@@ -60,17 +61,17 @@ class Sharding:
 
     @classmethod
     def of_sizes(cls, sizes: Iterable[int]) -> Sharding:
-        """Of the number of samples that each rank has."""
+        """Pieces of these numbers of samples, one for each rank."""
         op = "Sharding.of_sizes"
         try:
             listed = [*sizes]
-        except Exception:  # of an `__iter__` of the caller's
+        except Exception:  # a caller's `__iter__` may raise anything
             refuse(op, "sizes must be ints, one for each rank", shown(sizes))
         return cls((0, *accumulate(arguments.sizes(op, "sizes", listed))))
 
     @classmethod
     def even(cls, size: int, n_ranks: int) -> Sharding:
-        """Pieces that differ by one sample at most, the longer ones first."""
+        """Pieces whose lengths differ by one sample at most, the longer ones first."""
         op = "Sharding.even"
         size = arguments.integer(op, "size", size)
         if size < 0:
@@ -99,7 +100,7 @@ class Sharding:
 
 
 class Transfer(NamedTuple):
-    """Samples `span` of the sequence, on their way from rank `source` to rank `target`."""
+    """Samples `span` of the sequence, which go from rank `source` to rank `target`."""
 
     source: int
     target: int
@@ -111,7 +112,7 @@ class Transfer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What one rank sends to its neighbour at once, one behind the other."""
+    """What a rank sends to its neighbour in one array: the samples of transfers, concatenated."""
 
     sender: int
     receiver: int
@@ -124,10 +125,10 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """How ranks that hold the pieces of a sharding come to have `spans`, one for each.
+    """How ranks that hold the pieces of a sharding get `spans` of samples, one for each rank.
 
-    MLX's ring sends to neighbours alone, so what comes from further away is passed on from rank to
-    rank. Nothing travels around the ring's closing link.
+    MLX's ring sends to neighbours alone, so samples from further away are passed on from rank to
+    rank. Nothing is sent between the last rank and the first.
     """
 
     sharding: Sharding
@@ -135,7 +136,7 @@ class Exchange:
 
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
-        """What each rank lacks, by the rank that has it, in the order of the sequence."""
+        """What each rank lacks, and which rank has it, in the order of the sequence."""
         return tuple(
             [
                 Transfer(source, target, part)
@@ -147,28 +148,29 @@ class Exchange:
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """In the order in which each rank sends and receives those that it has part in."""
+        """The messages, in an order to which all ranks keep."""
         return _messages(self.transfers)
 
     @cached_property
     def messages_back(self) -> tuple[Message, ...]:
-        """The same for the way back, on which a gradient goes to where its sample is held."""
+        """The messages of the way back, on which gradients go to where the samples are held."""
         return _messages([Transfer(b, a, span) for a, b, span in self.transfers])
 
     def sent_by(self, rank: int) -> int:
-        """Samples that a rank sends, those that it passes on among them."""
+        """How many samples a rank sends, with those that it passes on."""
         return sum([each.size for each in self.messages if each.sender == rank])
 
     def halo_of(self, rank: int) -> int:
-        """Samples that a rank is sent for itself."""
+        """How many samples a rank receives for itself."""
         return sum([each.size for each in self.transfers if each.target == rank])
 
 
 def _messages(transfers: Sequence[Transfer]) -> tuple[Message, ...]:
-    """Hop by hop, every second link at a time, so that links do not wait for each other in a row.
+    """The messages of transfers, hop by hop, and in each hop every second link first.
 
-    Whatever the order, it does not deadlock if all ranks keep to the same one: the first message
-    that is still to be sent has a sender and a receiver that have nothing else to do.
+    Links that are used at the same time so have no rank in common, and need not wait for each
+    other. No order deadlocks if all ranks keep to it: the first message that is still to be sent
+    has a sender and a receiver with nothing else to do.
     """
     found: dict[tuple[int, int, int, int], list[Transfer]] = {}
     for each in transfers:
@@ -186,15 +188,15 @@ def _messages(transfers: Sequence[Transfer]) -> tuple[Message, ...]:
 
 
 def common(a: Span, b: Span) -> Span | None:
-    """The samples of both, if there are any."""
+    """The samples that are in both spans, None if there are none."""
     start, stop = max(a[0], b[0]), min(a[1], b[1])
     return (start, stop) if start < stop else None
 
 
 class Part(NamedTuple):
-    """What one rank computes: `outputs`, of `inputs`, by the convolution `axis` of these alone.
+    """What one rank computes: `axis` is the convolution of samples `inputs` that gives `outputs`.
 
-    Where there are no outputs, `axis` has one, to be dropped.
+    Without outputs `axis` gives one output, which must be dropped.
     """
 
     axis: Axis
@@ -212,7 +214,7 @@ class ShardedAxis:
 
     @cached_property
     def exchange(self) -> Exchange:
-        """What must be sent before each rank can compute its outputs."""
+        """What must be sent so that each rank has its inputs."""
         return Exchange(self.inputs, tuple([part.inputs for part in self.parts]))
 
     @cached_property
@@ -220,7 +222,7 @@ class ShardedAxis:
         return tuple([self._part(*spans) for spans in zip(self.inputs.spans, self.outputs.spans)])
 
     def _part(self, held: Span, outputs: Span) -> Part:
-        """As `AxisPlan.part`: with input from a and outputs from t on the padding moves along."""
+        """A part, as of `AxisPlan.part`: the padding is counted from the ends of its own inputs."""
         whole, (start, stop) = self.axis, outputs
         a, b = read_by(whole, outputs) or (held[0], held[0])
         lo = whole.padding_lo - whole.stride * start + whole.input_dilation * a if a < b else 0
@@ -232,12 +234,15 @@ class ShardedAxis:
 
 @lru_cache(256)
 def sharded_axis(axis: Axis, inputs: Sharding, outputs: Sharding | None = None) -> ShardedAxis:
-    """A convolution of these pieces, into these or into those that need few samples sent."""
+    """A convolution of these pieces, whose outputs are cut as given, or as `outputs_of` says."""
     return ShardedAxis(axis, inputs, outputs or outputs_of(axis, inputs))
 
 
 def outputs_of(axis: Axis, inputs: Sharding) -> Sharding:
-    """Which rank has which outputs. See above; ranks in front of all input, or behind, none."""
+    """How outputs are cut so that few samples must be sent; see above.
+
+    Ranks that lie before all input or behind all input get no outputs.
+    """
     behind = 2 * axis.padding_lo - (axis.window - 1)
     bounds = []
     for b in inputs.bounds[1:-1]:
@@ -248,12 +253,13 @@ def outputs_of(axis: Axis, inputs: Sharding) -> Sharding:
 
 
 def read_by(axis: Axis, outputs: Span) -> Span | None:
-    """The samples from the first to the last that are read for these outputs, if any are.
+    """The samples from the first to the last that these outputs read, None if they read none.
 
     Tap j of phase r reads sample `stride' m + at` for output `P m + r`, with `at = d' j - lo_r`
-    (`phases.split`). The first sample of a tap rises with `at` where frame m = first is over the
-    input, and before is `at` modulo stride': so the least is among the first stride' of the taps
-    that meet any sample, and likewise the greatest among the last.
+    (`phases.split`). Let m run from the first frame on. If that frame reads before the input
+    (`stride' m + at < 0`), the tap's first sample is `at` modulo stride'. If not, its first sample
+    rises with `at`. So the least of all is found among the first stride' taps that read any sample,
+    and likewise the greatest among the last stride' taps.
     """
     start, stop = outputs
     period, stride, dilation = n_phases(axis), phase_stride(axis), phase_dilation(axis)

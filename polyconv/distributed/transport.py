@@ -1,8 +1,8 @@
 """Messages between neighbouring ranks, in the order of a plan.
 
-MLX's messages have no labels: what a rank receives is what its neighbour sent first. In a lazy
-graph the order would be the graph's, which may differ from rank to rank. So each message is sent
-when it is called for: all ranks run the same program, and so send and receive in the same order.
+MLX's messages have no labels: a rank receives what its neighbour sent first. In a lazy graph the
+order would be the graph's, which may differ from rank to rank. So each message is sent at once. All
+ranks run the same program, so they send and receive in the same order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def group_of(op: str, group: Any) -> Group:
 
 @dataclass
 class Traffic:
-    """What this rank sent and received of samples and of their gradients."""
+    """How much this rank sent and received: samples and their gradients."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -58,10 +58,10 @@ def traffic() -> Iterator[Traffic]:
 def pass_on(
     pieces: Pieces, messages: Sequence[Message], like: mx.array, axis: int, group: Group
 ) -> Pieces:
-    """Sends and receives the messages of this rank in their order.
+    """Sends and receives the messages of this rank, in their order.
 
     Returns:
-        dict: The pieces that were for this rank.
+        dict: The pieces whose target is this rank.
     """
     rank, pieces = group.rank(), dict(pieces)
     for message in messages:

@@ -82,7 +82,8 @@ def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) 
     found.check()
     if exporting:
         return found.by_mlx
-    return found.with_packed if issubclass(w, PackedWeight) else found.with_array
+    ours = found.with_packed if issubclass(w, PackedWeight) else found.with_array
+    return found.own(ours) if request.method == "native" and request.spec.groups == 1 else ours
 
 
 @lru_cache(KEPT)
@@ -136,13 +137,10 @@ class Compiled:
             y = execute(x, cutter(plan)(plain))
             return y if plan.is_for_any_size else of_this_shape(y)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether MLX's op is asked for: with MLX's own gradients wherever these are right."""
-        asked = self.request
-        if asked.method != "native" or asked.spec.groups > 1:
-            return False
-        return self.way("y").arranged(room_on(asked.device))[1] is None
+    def own(self, in_tiles: Call) -> Call:
+        """MLX's op where it is asked for, with MLX's own gradients wherever these are right."""
+        way = self.way("y")
+        return lambda x, w: (self.by_mlx if self.tiles(way) is None else in_tiles)(x, w)
 
     def way(self, kind: Kind) -> Way:
         """The plan of a map."""

@@ -40,10 +40,10 @@ def convolve(
         call = _call_for(
             op,
             given,
-            type(x),
+            type(x),  # type: ignore[arg-type]  # a type is hashable
             x.shape,
             x.dtype,
-            type(w),
+            type(w),  # type: ignore[arg-type]
             w.shape,
             w.dtype,
             stream,

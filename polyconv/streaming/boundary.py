@@ -1,4 +1,4 @@
-"""What lies beyond the ends of a signal? The modes of `scipy.signal.upfirdn`, as sums of samples.
+"""What is a signal beyond its ends? The modes of `scipy.signal.upfirdn`, as sums of samples.
 
 NumPy only.
 """
@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-# Samples `at[i]`, or how far they are above samples `above[i]`, times `by[i]`, added up: one triple
-# of rows per term, one column per sample beyond. A line that goes on far is a multiple of a
-# difference: as a difference of multiples it would be rounded at their size.
+# A list of terms `(by, at, above)` to add up. Column i of a term, for the i-th sample beyond, is
+# `by[i] x[at[i]]`, or `by[i] (x[at[i]] - x[above[i]])` where `above` is given. The difference is
+# taken first, because two large products would each be rounded at their own size.
 Terms: TypeAlias = "list[tuple[Array, Array, Array | None]]"
 
 MODES = (
@@ -29,9 +29,10 @@ MODES = (
 
 
 def beyond(mode: str, positions: Array, n: int) -> Terms:
-    """The samples at `positions` outside of a signal of n samples, of any mode but ``"constant"``.
+    """The samples at `positions` outside of a signal of n samples, in any mode but ``"constant"``.
 
-    Positions count from the first sample. (scipy/signal/_upfirdn_apply.pyx, `_extend_left`.)
+    Positions are counted from the signal's first sample.
+    (scipy/signal/_upfirdn_apply.pyx, `_extend_left`.)
     """
     i = positions
     one = np.ones(len(i))
@@ -50,14 +51,15 @@ def beyond(mode: str, positions: Array, n: int) -> Terms:
         j = i % (2 * n - 2)
         return [(one, np.minimum(j, 2 * n - 2 - j), None)]
     if mode == "antireflect":
-        # Odd about both ends: after 2 (n - 1) samples it is higher by twice the rise.
+        # The signal is odd about both ends. So after 2 (n - 1) samples it repeats, higher by twice
+        # the rise from first to last.
         turns, j = np.divmod(i + n - 1, 2 * n - 2)
         j -= n - 1
         at, back = j.clip(0, None), (-j).clip(0, None)
         return [(one, at, None), (one, zero, back), (2 * turns, last, zero)]
     step = np.where(i < 0, i, i - n + 1)
     near = np.where(i < 0, 0, n - 1)
-    if mode == "smooth":  # on along the first two samples, or the last two
+    if mode == "smooth":  # the line through the first two samples, or the last two
         inner, outer = np.where(i < 0, 0, n - 2), np.where(i < 0, 1, n - 1)
         return [(one, near, None), (step, outer, inner)]
-    return [(one, near, None), (step / (n - 1), last, zero)]  # "line": on along first and last
+    return [(one, near, None), (step / (n - 1), last, zero)]  # "line": through first and last

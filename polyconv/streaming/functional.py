@@ -23,7 +23,8 @@ _OPS = (_TRANSPOSED, "conv1d", "conv_general")
 class StreamState(NamedTuple):
     """What a stream remembers: the last samples of its input, ``(N, history, C)``, and integers.
 
-    A value: it can be copied, saved, and passed through `mx.compile`; `mx.vmap` takes `tail`.
+    A state is a value. It can be copied, saved, and passed through `mx.compile`; of its fields
+    `mx.vmap` takes `tail`.
     """
 
     tail: mx.array
@@ -46,9 +47,9 @@ def stream_init(
     Args:
         op (str): ``"conv_transpose1d"``, ``"conv1d"`` or ``"conv_general"`` in 1D.
         weight (array or PackedWeight): ``(O, K, C / groups)``, for its shape and dtype alone.
-        batch (int, optional): Streams side by side. Default: ``1``.
-        dtype (Dtype, optional): Of the input. Default: the weight's.
-        options: The call's own, such as ``stride=8``.
+        batch (int, optional): The number of streams side by side. Default: ``1``.
+        dtype (Dtype, optional): The input's type. Default: the weight's.
+        options: Options of the op, such as ``stride=8``.
 
     Returns:
         StreamState: For `stream_step` and `stream_flush`.
@@ -70,7 +71,7 @@ def stream_init(
     spec.check_int32("stream_init", *map(abs, timeline), batch, size)
     check_fits("stream_init", "the samples that a stream keeps", size * dtype.size)
     tail = mx.zeros((batch, timeline.history, channels), dtype)
-    evaluate([tail])  # or only this thread could begin
+    evaluate([tail])  # an unevaluated array would bind the stream to this thread
     return StreamState(tail, timeline.start, timeline, groups, flip)
 
 
@@ -107,26 +108,26 @@ def stream_step(
 ) -> tuple[mx.array, StreamState]:
     """Takes a chunk of the input and gives all outputs that are known with it.
 
-    Concatenated, the outputs of all chunks and of `stream_flush` are the output for the
+    The outputs of all chunks and of `stream_flush`, concatenated, are the output for the
     concatenated input, whatever the chunks.
 
     Args:
-        state (StreamState): Of the stream so far.
+        state (StreamState): The state of the stream so far.
         x (array): The chunk, ``(N, L, C)``, of any length, also 0.
         weight (array or PackedWeight): The weight, best packed by :func:`polyconv.pack`.
-        reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk, not
-            the first chunk of all, where each does already. What they put out first are
-            ``state.latency[0]`` samples from before their beginning; behind these it is what a
-            new stream gives.
+        reset (array, optional): Booleans ``(N,)``: which streams begin anew with this chunk. Their
+            first ``state.latency[0]`` outputs belong to the time before the reset; the outputs
+            behind these are those of a new stream. It is not for the very first chunk, with which
+            all streams begin.
 
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
 
     Raises:
-        ValueError: If the chunk is not of the stream's batch and channels, or if a row is to begin
-            anew where its outputs would not fall in with those of the other rows: with a `stride`
-            after no multiple of it, before ``state.latency[1]`` samples have come, or where the
-            output is ahead of the input.
+        ValueError: If the chunk has another batch or other channels than the stream. Also if a row
+            cannot begin anew here, because its outputs would not be in step with those of the other
+            rows: with a `stride`, if the samples so far are no multiple of it; if fewer than
+            ``state.latency[1]`` samples have come; or if the output is ahead of the input.
     """
     _check("stream_step", state, weight)
     if reset is not None:
@@ -145,10 +146,10 @@ def stream_step(
 
 
 def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamState]:
-    """Gives what is left when the input has ended, and the state of a stream that begins.
+    """Gives what is left when the input has ended, and the state of a new stream.
 
     Args:
-        state (StreamState): Of the stream.
+        state (StreamState): The state of the stream.
         weight (array or PackedWeight): The weight.
 
     Returns:
@@ -220,7 +221,7 @@ def _check_reset(reset: Any, batch: int) -> None:
 
 
 def _check_moment(state: StreamState, reset: mx.array) -> None:
-    """Refuses to begin rows anew where they would not give what a new stream gives."""
+    """Refuses a reset after which rows would not give what a new stream gives."""
     line = state.timeline
     if line.begins_at(state.position) or _is_none(reset):
         return
@@ -243,7 +244,7 @@ def _is_none(reset: mx.array) -> bool:
 
 
 def _is_whole(state: StreamState) -> bool:
-    """Whether a state can be one of a stream's: it is a tuple, and anybody can make one."""
+    """Whether a state can be a stream's. It is a tuple, so anybody can make one."""
     line = state.timeline
     if not (isinstance(line, Timeline) and isinstance(state.tail, mx.array)):
         return False
@@ -259,7 +260,7 @@ def _is_whole(state: StreamState) -> bool:
 
 
 def check_chunk(op: str, x: Any, batch: int | None = None, channels: int | None = None) -> None:
-    """A chunk is an array with three axes, and of the stream's batch and channels if it began."""
+    """Refuses what is no array of three axes, or has another batch or channels, where given."""
     if not isinstance(x, mx.array) or x.ndim != 3:
         got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
         arguments.refuse(op, "x must be an array (N, L, C)", got)

@@ -1,7 +1,7 @@
 """How does a graph of convolutions and pointwise functions run chunk by chunk?
 
-Each node takes the chunks of its inputs, of any length, and gives what is known with them. Where
-several inputs meet, what came early waits for the others, so that delays need not be known.
+Each node takes the chunks of its inputs, of any length, and gives what is known with them. A node
+of several inputs keeps what came early until the others have come, so delays need not be known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Chunks: TypeAlias = "Sequence[mx.array]"
 
 
 class Convolution:
-    """A convolution along time, with its weight cut up once."""
+    """A convolution along time, whose weight is packed once."""
 
     def __init__(self, op: str, weight: mx.array, options: dict[str, Any]) -> None:
         self._op, self._packed, self._options = op, PackedWeight(weight), options
@@ -50,7 +50,7 @@ class Convolution:
 
 
 class Pointwise:
-    """A function of each sample, of one or several inputs."""
+    """A function of each sample by itself, of one or several inputs."""
 
     def __init__(self, function: Callable[..., mx.array], n_inputs: int) -> None:
         self._function, self._n_inputs = function, n_inputs
@@ -75,9 +75,9 @@ class Pointwise:
         return self._of([each[:, :n] for each in held])
 
     def _of(self, chunks: Chunks) -> mx.array:
-        """The function of samples, if there are any: with none some of MLX's end on CUDA.
+        """The function of the chunks. It is not run on empty ones, which some ops refuse on CUDA.
 
-        What it would give of none is known from what it would give of one, which nobody evaluates.
+        Shape and type of an empty result are those for one sample, which is never evaluated.
         """
         if all(each.size for each in chunks):
             return self._function(*chunks)
@@ -95,7 +95,7 @@ class Pointwise:
 
 
 class Ends:
-    """Zeros put before and behind, or samples cropped there where negative."""
+    """Pads `lo` zeros in front and `hi` behind. Negative numbers crop samples instead."""
 
     def __init__(self, lo: int, hi: int) -> None:
         self._lo, self._hi = lo, hi
@@ -135,8 +135,8 @@ Node: TypeAlias = "Convolution | Pointwise | Ends"
 class StreamedModel:
     """A model that runs chunk by chunk, made by :func:`polyconv.stream`.
 
-    Concatenated, what `step` gives for all chunks and then `flush` is the model's output for the
-    whole input. One stream at a time; make another for another.
+    What `step` gives for all chunks, and then `flush`, is, concatenated, the model's output for the
+    whole input. An object runs one stream at a time; make another object for another stream.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class StreamedModel:
         self._template: mx.array | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
-        """Another stream that stands where this one does."""
+        """A second stream, at the same point of the input."""
         made = StreamedModel(copy.deepcopy(self._nodes, memo), self._parameters)
         made._template = self._template
         return made
@@ -164,7 +164,7 @@ class StreamedModel:
         return y
 
     def flush(self) -> mx.array:
-        """What is left at the end of the input; the stream then begins anew.
+        """Gives what is left when the input has ended; the stream then begins anew.
 
         Raises:
             ValueError: If there was no `step` to tell the batch and the channels.
@@ -177,7 +177,7 @@ class StreamedModel:
 
     @property
     def state(self) -> list[mx.array]:
-        """The samples that it holds; `mx.eval` them, and another thread may go on."""
+        """The samples that the stream holds. After `mx.eval` of them another thread may go on."""
         held = [] if self._template is None else [self._template]
         held += [each for node, _ in self._nodes for each in node.held]
         return [mx.array(each) for each in held]
@@ -195,4 +195,4 @@ class StreamedModel:
         values = [x]
         for node, inputs in self._nodes:
             values.append(getattr(node, how)([values[i] for i in inputs]))
-        return mx.array(values[-1])  # which may be `x`: `+=` changes an array object in place
+        return mx.array(values[-1])  # a new array object: the last may be `x`

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +14,7 @@ from polyconv.execution.packing import PackedWeight
 from polyconv.gradients.bias import add_bias
 from polyconv.ops import conv
 from polyconv.ops.conv_transpose import pack
-from polyconv.ops.layers import PolyConvTranspose1d
+from polyconv.ops.layers import OPTIONS, PolyConvTranspose1d
 from polyconv.problem import arguments, spec
 from polyconv.problem.signatures import Plain
 from polyconv.streaming.functional import (
@@ -26,7 +27,7 @@ from polyconv.streaming.functional import (
 
 
 class StreamCache:
-    """Where a layer's stream stands. `state` is None until the first chunk."""
+    """The state of one stream through a layer. `state` is None until the first chunk."""
 
     def __init__(self) -> None:
         self.state: StreamState | None = None
@@ -35,16 +36,18 @@ class StreamCache:
 class _Streaming(nn.Module):
     """`step`, `flush`, `reset_state` and `make_cache`, for a layer with `weight` and maybe `bias`.
 
-    Chunks and what they give, one after the other, are the whole input and output.
+    The outputs of all chunks, concatenated, are the output for the whole input.
     """
 
+    # The op that the layer streams, and for each option of it the attribute that holds its value.
     _op: str
+    _option_attributes: ClassVar[Mapping[str, str]]
 
     def _stream_options(self) -> dict[str, Any]:
-        raise NotImplementedError
+        return {option: getattr(self, name) for option, name in self._option_attributes.items()}
 
     def make_cache(self) -> StreamCache:
-        """A place for a stream beside the layer's own, to pass to `step` and `flush`."""
+        """A cache for another stream than the layer's own, to pass to `step` and `flush`."""
         return StreamCache()
 
     def reset_state(self) -> None:
@@ -58,7 +61,7 @@ class _Streaming(nn.Module):
 
         Args:
             x (array): The chunk; its length may differ from call to call, and be 0.
-            cache (StreamCache, optional): Of which stream. Default: the layer's own.
+            cache (StreamCache, optional): The stream. Default: the layer's own.
             reset (array, optional): Which rows begin anew, as for :func:`polyconv.stream_step`.
 
         Returns:
@@ -75,10 +78,10 @@ class _Streaming(nn.Module):
         return self._with_bias(y)
 
     def flush(self, cache: StreamCache | None = None) -> mx.array:
-        """What is left at the end of the input; the stream then begins anew.
+        """Gives what is left when the input has ended; the stream then begins anew.
 
         Args:
-            cache (StreamCache, optional): Of which stream. Default: the layer's own.
+            cache (StreamCache, optional): The stream. Default: the layer's own.
 
         Returns:
             array: ``(N, L_out, C_out)``, maybe of length 0.
@@ -113,11 +116,11 @@ class _Streaming(nn.Module):
         return own
 
     def _weight_once(self) -> PackedWeight:
-        """The weight cut up, anew only if it was changed in place or another took its place."""
+        """The packed weight. It is packed again only if the weight was changed or replaced."""
         kept: tuple[Held, PackedWeight] | None = self.__dict__.get("_packed")
         weight = self.weight
         if kept is None or not kept[0].holds(weight):
-            packed = pack(weight)  # which evaluates it, so that it is known again
+            packed = pack(weight)  # this evaluates the weight, so that `Held` knows it again
             kept = self.__dict__["_packed"] = (Held(weight), packed)
         return kept[1]
 
@@ -132,17 +135,14 @@ class StreamingConvTranspose1d(_Streaming, PolyConvTranspose1d):
     """
 
     _op = "conv_transpose1d"
-
-    def _stream_options(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "output_padding", "groups")
-        return {name: getattr(self, name) for name in names}
+    _option_attributes: ClassVar[Mapping[str, str]] = {name: name for name in (*OPTIONS, "groups")}
 
 
 class StreamingConv1d(_Streaming, nn.Conv1d):
     """`mlx.nn.Conv1d`, of a whole input or chunk by chunk.
 
-    With `padding` on both sides the output is behind by what it reads ahead. A causal convolution
-    pads in front alone: with ``causal=True`` by ``dilation * (kernel_size - 1)``.
+    With `padding` at both ends the output is behind its input, by the samples that it reads ahead.
+    A causal one reads none: it is padded in front alone, by ``dilation * (kernel_size - 1)`` zeros.
 
     Args:
         in_channels (int): The number of input channels.
@@ -150,13 +150,19 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         kernel_size (int): The size of the filters.
         stride (int, optional): Input samples per output sample. Default: ``1``.
         padding (int, optional): Zeros at each end. Default: ``0``.
-        dilation (int, optional): Samples between taps. Default: ``1``.
+        dilation (int, optional): Samples from one tap to the next. Default: ``1``.
         groups (int, optional): The number of groups of channels. Default: ``1``.
         bias (bool, optional): If ``True`` add a learnable bias to the output. Default: ``True``.
-        causal (bool, optional): Pad in front, and not by `padding`. Default: ``False``.
+        causal (bool, optional): Pad in front alone, and ignore `padding`. Default: ``False``.
     """
 
     _op = "conv_general"
+    _option_attributes: ClassVar[Mapping[str, str]] = {
+        "stride": "stride",
+        "padding": "_ends",
+        "kernel_dilation": "dilation",
+        "groups": "groups",
+    }
     causal = False
 
     def __init__(
@@ -190,17 +196,14 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         )
         self.causal = arguments.switch(name, "causal", causal)
 
+    @property
     def _ends(self) -> tuple[list[int], list[int]]:
         if self.causal:
             return [self.dilation * (self.weight.shape[1] - 1)], [0]
         return [self.padding], [self.padding]
 
-    def _stream_options(self) -> dict[str, Any]:
-        options = {"stride": self.stride, "padding": self._ends(), "groups": self.groups}
-        return options | {"kernel_dilation": self.dilation}
-
     def __call__(self, x: mx.array) -> mx.array:
-        lo, hi = self._ends()
+        lo, hi = self._ends
         if lo != hi:
             x = mx.pad(x, [(0, 0), (lo[0], hi[0]), (0, 0)])
             lo = [0]

@@ -65,17 +65,17 @@ def draw_call(
 
 def ratio(call: Callable[..., mx.array], known: dict[str, mx.array], result: str, n: int) -> float:
     """Bytes allocated at a time by the map with this result, without it, in those of the limit."""
-    problems: list[Any] = []
+    asked: list[Any] = []
 
-    def noted(problem: Any) -> Callable[..., mx.array]:
-        problems.append(problem)
+    def noted(request: Any, *_: Any) -> Callable[..., mx.array]:
+        asked.append(request)
         return lambda x, w: x
 
-    for cache in (calls._general, calls._transposed_of):
-        cache.cache_clear()
-    with mock.patch("polyconv.ops.call.convolution", noted):
+    calls._call_for.cache_clear()
+    with mock.patch("polyconv.ops.call.call_of", noted):
         call(known["x"], known["w"], max_workspace=n)
-    apply = bilinear._bilinear(result, problems[0])
+    calls._call_for.cache_clear()
+    apply = bilinear.compiled(asked[0], None).map(result)
     mx.synchronize()  # or what was computed before may be freed later
     mx.clear_cache()
     before = mx.get_active_memory()

@@ -28,8 +28,8 @@ def test_a_packed_weight_gives_the_same(name, method):
 def cuts(monkeypatch):
     """How often a weight is cut up."""
     count = []
-    packed_for = packing.packed_for
-    monkeypatch.setattr(packing, "packed_for", lambda *a: count.append(1) or packed_for(*a))
+    cutter = packing.cutter
+    monkeypatch.setattr(packing, "cutter", lambda *a: count.append(1) or cutter(*a))
     return count
 
 
@@ -79,12 +79,18 @@ def test_changing_an_array_in_place_does_not_reach_what_was_packed():
     assert mx.allclose(fast(x), expected, atol=1e-6)
 
 
-def test_a_packed_weight_can_be_exported_and_stays_on_its_stream(tmp_path, monkeypatch):
+def test_a_packed_weight_can_be_exported_and_stays_on_its_stream(
+    tmp_path, monkeypatch, worked_out_anew
+):
     w, x, stream = polyconv.pack(integers(6, 4, 4)), integers(1, 9, 4), mx.new_stream(mx.cpu)
     used = []
-    run = bilinear.run
-    spy = lambda *args: used.append(mx.default_stream(mx.cpu)) or run(*args)  # noqa: E731
-    monkeypatch.setattr(bilinear, "run", spy)
+    made = bilinear.executor
+
+    def executor(*args):
+        execute = made(*args)
+        return lambda *arrays: used.append(mx.default_stream(mx.cpu)) or execute(*arrays)
+
+    monkeypatch.setattr(bilinear, "executor", executor)
     call = lambda x: polyconv.conv_transpose1d(x, w, 2, stream=stream)  # noqa: E731
     with polyconv.exporting():
         mx.export_function(str(tmp_path / "f.mlxfn"), call, x)

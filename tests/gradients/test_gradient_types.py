@@ -13,10 +13,10 @@ import pytest
 import polyconv
 from polyconv.execution import run_tiled
 from polyconv.execution.device import device_for
-from polyconv.execution.memory import room_on
 from polyconv.gradients.bias import add_bias
-from polyconv.gradients.bilinear import _COMPUTE, Problem
+from polyconv.gradients.bilinear import _COMPUTE, Compiled
 from polyconv.planning.devices import DEVICES
+from polyconv.planning.request import Request
 from polyconv.problem.signatures import problem_of
 from tests.support.cases import NAMED
 from tests.support.forms import CASES
@@ -59,11 +59,11 @@ def maps(spec, method, max_workspace=None):
     For the device that is planned for.
     """
     device = device_for(None)
-    problem = Problem("op", spec, method, device, None, room_on(device), max_workspace)
+    asked = Compiled(Request("op", spec, method, device, max_workspace), None)
     shapes = shapes_of(spec)
     for result, made in _COMPUTE.items():
         arrays = [mx.zeros(shapes[k], getattr(mx, spec.dtype)) for k in "xwy" if k != result]
-        yield result, made(problem), arrays
+        yield result, made(asked), arrays
 
 
 @pytest.mark.parametrize("device", PLANNED)

@@ -214,7 +214,7 @@ def test_a_block_diagonal_weight_has_the_gradient_of_a_dense_one():
     assert mx.any(found[1]["weight"] * (1 - mx.eye(4)[:, None])).item()
 
 
-def test_a_weight_packed_before_costs_no_gradient_of_its_own(monkeypatch):
+def test_a_weight_packed_before_costs_no_gradient_of_its_own(monkeypatch, worked_out_anew):
     asked = []
     bilinear = polyconv.gradients.bilinear
     kept = bilinear._COMPUTE

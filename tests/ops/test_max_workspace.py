@@ -84,7 +84,9 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
 def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch):
     x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
     result = 602 * 2 * 6 * 4
-    monkeypatch.setattr("polyconv.ops.call.room_on", lambda _: Room(MANY, result + 400))
+    for module in ("execution.memory", "gradients.bilinear"):
+        monkeypatch.setattr(f"polyconv.{module}.room_on", lambda _: Room(MANY, result + 400))
+    monkeypatch.setattr("polyconv.execution.memory._UNASKED", 0)
     for most in (None, 100, MANY):
         with pytest.raises(NoRoomError, match=r"^\[conv_transpose1d\] the memory that can be had"):
             polyconv.conv_transpose1d(x, w, 2, max_workspace=most)

@@ -12,10 +12,9 @@ import pytest
 
 import polyconv
 from polyconv.bench import scores
-from polyconv.gradients import bilinear
 from polyconv.planning.devices import CUDA
 from polyconv.planning.plan import plan
-from polyconv.planning.tiling import Room
+from polyconv.planning.request import KINDS, Request, Way
 from polyconv.problem.signatures import problem_of
 from tests.campaigns import sweep
 from tests.support.cases import drawn, integers
@@ -88,9 +87,8 @@ def test_auto_still_takes_what_was_measured_but_never_mlx_s_own_op(monkeypatch):
 
 def maps_of(problem):
     """The plans of a call and of its two gradients, by `auto`."""
-    room = Room(2**40, 2**40)
-    whole = bilinear.Problem("test", problem, "auto", CUDA, None, room)
-    return [bilinear._plan_for(kind, whole) for kind in "yxw"]
+    asked = Request("test", problem, "auto", CUDA)
+    return [Way(kind, asked).plan for kind in KINDS]
 
 
 def test_auto_and_gradients_give_mlx_no_input_dilation_and_no_flip_on_cuda():

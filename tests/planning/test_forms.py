@@ -6,8 +6,8 @@ import pytest
 
 import polyconv
 from polyconv.execution import device, unpatched
-from polyconv.execution.device import pads_explicitly
 from polyconv.execution.cutting import pack
+from polyconv.execution.device import pads_explicitly
 from polyconv.metal.kernels import predict
 from polyconv.planning.devices import CPU, CUDA
 from polyconv.planning.forms import issue

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.execution import toeplitz
-from polyconv.gradients import bilinear
-from polyconv.planning import axis_plan
+from polyconv.planning import axis_plan, request, shared_filter
 from polyconv.planning import plan as planning
 from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
 from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
@@ -158,12 +156,12 @@ EMPTY = {
 def enumerated(monkeypatch):
     """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
     seen = []
-    for module, name in ((axis_plan, "split"), (toeplitz, "blocks")):
+    for module, name in ((axis_plan, "split"), (shared_filter, "blocks")):
         real = getattr(module, name)
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)
     caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
-    for cache in (*caches, planning.plan_for_gradients, bilinear._planned, bilinear._prepared):
+    for cache in (*caches, planning.plan_for_gradients, request._planned):
         cache.cache_clear()
     return seen
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from polyconv.execution.memory import room_on
-from polyconv.gradients.bilinear import Problem, _prepared
 from polyconv.planning.devices import CPU
+from polyconv.planning.request import KINDS, Kind, Request, Way
 from polyconv.problem import spec
 
 
@@ -48,11 +48,11 @@ PROBLEMS = list(problems())
 
 
 def choice(
-    problem: spec.ConvSpec, max_workspace: int | None = None, results: str = "yxw"
+    problem: spec.ConvSpec, max_workspace: int | None = None, results: Sequence[Kind] = KINDS
 ) -> list[Any]:
     """Of all three maps."""
-    asked = Problem("op", problem, "auto", CPU, None, room_on(CPU), max_workspace)
-    plans = [_prepared(result, asked)[0] for result in results]
+    asked = Request("op", problem, "auto", CPU, max_workspace)
+    plans = [Way(result, asked).arranged(room_on(CPU))[0] for result in results]
     return [
         (plan.method, plan.products, [axis.block_sizes for axis in plan.axes]) for plan in plans
     ]

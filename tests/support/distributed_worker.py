@@ -23,7 +23,7 @@ import polyconv
 from polyconv import distributed
 from polyconv.distributed import Sharding
 from polyconv.distributed.sharding import sharded_axis
-from polyconv.problem import arguments, spec
+from polyconv.problem.signatures import read_call
 
 DTYPES = (mx.float32, mx.float32, mx.float16, mx.bfloat16)
 
@@ -187,16 +187,9 @@ def large(rng: random.Random, group: Any) -> dict[str, int]:
 
 def planned_bytes(case: Case, outputs: Sharding, rank: int) -> tuple[int, int]:
     """Bytes that a rank sends for the output, and for the gradient, by the plan."""
-    ndim, options = case.x.ndim - 2, dict(case.options)
+    options = dict(case.options)
     x, w, dtypes = case.x.shape, case.w.shape, ("float32", "float32")
-    if case.op.startswith("conv_transpose"):
-        transposed = arguments.transposed_options(case.op, ndim, **options)
-        problem = spec.transposed(case.op, x, w, dtypes, *transposed)
-    else:
-        if "dilation" in options:
-            options["kernel_dilation"] = options.pop("dilation")
-        general = arguments.general_options(case.op, ndim, **options)
-        problem = spec.general(case.op, x, w, dtypes, *general)
+    problem = read_call(case.op, x, w, dtypes, **options)
     exchange = sharded_axis(problem.axes[case.axis - 1], case.sharding, outputs).exchange
     frame = case.x.size // case.x.shape[case.axis]
     back = sum(each.size for each in exchange.messages_back if each.sender == rank)

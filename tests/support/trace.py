@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from polyconv.execution import unpatched
 from polyconv.problem.spec import Axis, ConvSpec
+from tests.support.threading_tools import forget
 
 _CONVOLUTIONS = [f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)]
 
@@ -77,8 +78,12 @@ def issued(call: Callable[..., Any], *arrays: mx.array) -> list[Issued]:
             found.append(Issued(told["name"], *types))
 
     custom = mock.patch("mlx.core.custom_function", _WrittenOut)
-    with mock.patch("polyconv.execution.arrays.is_exporting", return_value=True), custom:
-        mx.export_function(note, call, *arrays)
+    forget()  # or functions that were made before would be found again, and these afterwards
+    try:
+        with mock.patch("polyconv.execution.arrays.is_exporting", return_value=True), custom:
+            mx.export_function(note, call, *arrays)
+    finally:
+        forget()
     return found
 
 

@@ -11,8 +11,8 @@ import pytest
 import polyconv
 from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
-from polyconv.gradients.bilinear import Problem, _prepared
 from polyconv.planning.devices import CPU
+from polyconv.planning.request import KINDS, Request, Way
 from tests.support.bits import bits, normal
 from tests.support.choices import PROBLEMS, all_choices, choice
 from tests.support.threading_tools import forget, in_threads, run_script
@@ -77,10 +77,9 @@ def test_auto_changes_when_it_is_calibrated_and_back(tmp_path):
         asked = device_for(mx.cpu)
         assert asked.rates.per_product == 0.1
         plans = [
-            _prepared("y", Problem("op", p, "auto", asked, None, room_on(asked)))[0]
-            for p in PROBLEMS
+            Way("y", Request("op", p, "auto", asked)).arranged(room_on(asked))[0] for p in PROBLEMS
         ]
-        changed = [plan.method != was[0][0] for plan, was in zip(plans, first)]
+        changed = [plan.method != was[KINDS.index("y")][0] for plan, was in zip(plans, first)]
         assert any(changed)
     finally:
         polyconv.use_rates(None)
@@ -114,7 +113,7 @@ from polyconv.problem import spec
 from polyconv.planning.devices import CPU
 from polyconv.planning.workspace import temporaries
 from polyconv.execution.memory import room_on
-from polyconv.gradients.bilinear import Problem, _prepared
+from polyconv.planning.request import Request, Way
 from tests.support.threading_tools import ints
 
 X, W = ints((1, 60000, 64)), ints((16, 16, 64), 1)
@@ -123,7 +122,7 @@ mx.clear_cache()
 problem = spec.transposed("op", X.shape, W.shape, ("float32",) * 2, (8,), (4,), (1,), (0,), 1)
 
 def planned(most=None):
-    return _prepared("y", Problem("op", problem, "auto", CPU, None, room_on(CPU), most))
+    return Way("y", Request("op", problem, "auto", CPU, most)).arranged(room_on(CPU))
 
 plan, tiling = planned()
 told = [(plan.method, 1 if tiling is None else tiling.n_tiles)]

@@ -28,10 +28,11 @@ NAMES = {
     "ops": ("conv_transpose1d", "pack"),
     "streaming": ("StreamState", "stream_init"),
     "inspection": ("explain", "doctor"),
-    "bench": ("bench",),
+    "bench": ("bench", "new_lengths"),
     "distributed": ("conv_transpose1d", "Sharding"),
     "layers": ("PolyConvTranspose1d",),
     "packing": ("PackedWeight",),
+    "resampling": ("resample_poly", "upfirdn", "ResampleStream"),
 }
 
 
@@ -41,6 +42,13 @@ def test_a_program_of_before_imports_what_it_did(old):
     code = f"from polyconv.{old} import {', '.join(NAMES[old])}"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_module_of_a_wing_is_found_without_the_others():
+    """`from polyconv.bench import scores` must not look for it in modules of former names."""
+    code = "import sys; from polyconv.bench import scores; "
+    code += "sys.exit('polyconv.bench.timing' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_what_never_was_is_not_found():
@@ -58,10 +66,12 @@ def test_pickles_of_before_load():
         polyconv.stream_init("conv_transpose1d", w, stride=2),
         polyconv.PolyConvTranspose1d(2, 3, 4, 2),
         polyconv.StreamingConv1d(2, 3, 4),
+        polyconv.ResampleStream(2, 3),
         polyconv.explain("conv_transpose1d", (1, 4, 2), (3, 4, 2), stride=2),
     ]
     old_names = {f"polyconv.{new}": f"polyconv.{old}" for old, new in MOVED.items()}
     old_names["polyconv.streaming.functional"] = "polyconv.streaming"
+    old_names["polyconv.streaming.resample_stream"] = "polyconv.resampling"
     old_names["polyconv.inspection.report"] = "polyconv.explanation"
     for each in made:
         text = pickle.dumps(each, protocol=2)

@@ -9,8 +9,8 @@ import pytest
 
 import polyconv
 from polyconv.distributed.sharding import read_by
-from polyconv.execution.toeplitz import is_short
 from polyconv.models import converting
+from polyconv.planning.shared_filter import is_short
 from polyconv.problem.spec import Axis
 from tests.campaigns import fuzz_inputs
 from tests.support.refusals import refused

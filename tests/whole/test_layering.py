@@ -27,12 +27,16 @@ FOREIGN = {"numpy", "torch", "scipy", "jax"}
 # Who hands arrays to NumPy, or times other frameworks.
 TAKES_ARRAYS = {
     "polyconv.bench.calibration",
+    "polyconv.bench.exact",
     "polyconv.bench.frameworks",
+    "polyconv.bench.lengths",
     "polyconv.bench.timing",
     "polyconv.execution.identity",
     "polyconv.execution.run_tiled",
     "polyconv.streaming.boundary",
+    "polyconv.streaming.filter_design",
     "polyconv.streaming.resample",
+    "polyconv.streaming.resample_stream",
 }
 
 
