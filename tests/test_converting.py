@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 import polyconv
 from polyconv.execution.modules import modules
 from polyconv.models.block_diagonal import blocks_of
-from polyconv.models.converting import original_class
+from polyconv.models.converted_classes import original_class
 
 
 class Trimmed(nn.ConvTranspose1d):

@@ -24,7 +24,7 @@ from polyconv.__main__ import main
 from polyconv.bench import cases
 from polyconv.distributed.sharding import read_by
 from polyconv.execution.toeplitz import is_short
-from polyconv.models import converting
+from polyconv.models import converted_classes
 from polyconv.problem.spec import Axis
 
 ROOT = Path(__file__).parents[1]
@@ -249,14 +249,14 @@ def test_classes_of_converted_layers_go_with_the_layers():
     import gc
 
     gc.collect()
-    before = len(converting._CLASSES)
+    before = len(converted_classes._CLASSES)
     for _ in range(20):
         made = type("Mine", (nn.ConvTranspose1d,), {})(4, 2, 3)
         polyconv.convert(made)
         made(X)
     del made
     gc.collect()
-    assert len(converting._CLASSES) <= before
+    assert len(converted_classes._CLASSES) <= before
 
 
 RATES = ["2.5", "true", "[" * 10**5, '{"rates": 3}', '{"rates": {"cpu": {}}}', "\x00", "{", ""]
