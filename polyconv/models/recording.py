@@ -143,11 +143,11 @@ _HEARD: ContextVar[bool] = ContextVar("heard", default=False)
 
 @contextmanager
 def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
-    """Tells of each transposed convolution inside, in all threads: library, op, problem, seconds.
+    """Tells of each transposed convolution inside: its library, op, problem and seconds.
 
-    With `timed` arguments are evaluated first, and then the seconds of the call are measured. Else
-    the seconds are None. So they are for polyconv's own calls, and where nothing can be evaluated,
-    as inside `mx.compile`.
+    With `timed` the arguments of a call are evaluated first, and then its seconds are measured.
+    Without, the seconds are None. They are also None for polyconv's own calls, and where nothing
+    can be evaluated, as inside `mx.compile`. Calls through `mx` are told of in all threads.
     """
 
     def observe(op: str, problem: ConvSpec) -> None:

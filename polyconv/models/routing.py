@@ -41,10 +41,10 @@ class Options(NamedTuple):
 def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
     """The result of a call of `mx.<name>`, by polyconv or by MLX.
 
-    polyconv answers transposed convolutions, and all others on a CPU if `cpu_convs`. What it
-    refuses MLX answers: errors are then MLX's, and what only MLX computes, such as complex weights,
-    is computed. There are two exceptions, because they may end the process in MLX: calls that
-    memory does not suffice for, and groups below 1. polyconv's error for these is raised.
+    polyconv answers transposed convolutions, and all others on a CPU if `cpu_convs`. MLX answers
+    what polyconv refuses: errors are then MLX's, and what only MLX computes, such as complex
+    weights, is computed. Two refusals of polyconv are raised instead: calls for which there is no
+    memory, and groups below 1, which may end the process in MLX.
     """
     own = ORIGINALS[name]
     _check_groups(name, args, kwargs)
