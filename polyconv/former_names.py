@@ -86,6 +86,7 @@ DIVIDED = {
     "inspection": ("inspection.explain",),
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
+    "models.converting": ("models.converted_classes",),
     "streaming": ("streaming.functional",),
     "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }

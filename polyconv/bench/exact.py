@@ -16,7 +16,7 @@ def exact(problem: ConvSpec, x: Array, w: Array) -> Array | None:
     """The output, or None if it takes too long to compute."""
     if prod(w.shape[1:-1]) * prod(problem.output_shape) > _MOST:
         return None
-    y = _transposed(problem, x, w)
+    y = _uncropped(problem, x, w)
     for i, a in enumerate(problem.axes):
         start = a.window - 1 - a.padding_lo
         stop = start + (a.output_size - 1) * a.stride + 1
@@ -28,7 +28,7 @@ def exact(problem: ConvSpec, x: Array, w: Array) -> Array | None:
     return y
 
 
-def _transposed(problem: ConvSpec, x: Array, w: Array) -> Array:
+def _uncropped(problem: ConvSpec, x: Array, w: Array) -> Array:
     """All outputs at stride 1, before padding or cropping.
 
     For each tap the input, scaled by that tap's weights, is added where it belongs.

@@ -178,7 +178,7 @@ def upfirdn(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> 
     (axis,) = problem.axes if problem.ndim == 1 else (None,)
     if axis is None or w.shape[0] != 1 or w.shape[-1] != 1 or axis.kernel_dilation > 1:
         return {}
-    first = axis.kernel_size - 1 - axis.padding_lo  # of all outputs of upfirdn
+    first = axis.kernel_size - 1 - axis.padding_lo  # which output of upfirdn is the call's first
     if first < 0:
         return {}
     up, down = axis.input_dilation, axis.stride

@@ -1,4 +1,4 @@
-"""What does a new length of the input cost, when plans and packed weights cannot be found again?"""
+"""What does a new length of the input cost, for which a plan must be made?"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Convolutions over the ranks of a group of `mx.distributed`.
 
-There are two ways, which can be combined. A sequence is cut into pieces along an axis, and the ranks
-exchange what lies around the cuts (`functions.py`). Or a layer's channels are divided (`layers.py`).
+There are two ways, which can be combined. A sequence is cut into pieces along an axis, and ranks
+exchange samples around the cuts (`functions.py`). Or a layer's channels are divided (`layers.py`).
 """
 
 from polyconv.distributed.functions import (

@@ -128,7 +128,7 @@ class Exchange:
     """How ranks that hold the pieces of a sharding get `spans` of samples, one for each rank.
 
     MLX's ring sends to neighbours alone, so samples from further away are passed on from rank to
-    rank. Nothing is sent between the last rank and the first.
+    rank. The link that closes the ring is not used.
     """
 
     sharding: Sharding

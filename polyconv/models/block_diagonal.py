@@ -1,4 +1,4 @@
-"""Is a dense weight really a grouped one? Some models have it so, where MLX had no groups."""
+"""Is a dense weight really a grouped one? Models have such weights from when MLX had no groups."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import mlx.core as mx
 
 
 def blocks_of(w: mx.array) -> int:
-    """Into how many blocks a weight `(O, *K, C)` falls that has only zeros outside of them.
+    """How many blocks a weight `(O, *K, C)` has on its diagonal, with only zeros outside of them.
 
-    Channels in blocks one after the other, as many outputs and inputs in each: groups, that is.
-    1 if it is dense, or zero altogether.
+    These are groups: consecutive channels, with as many outputs and as many inputs in each block.
+    The number is 1 if the weight is dense or all zeros.
     """
     outputs, channels = w.shape[0], w.shape[-1]
     taps = tuple(range(1, w.ndim - 1))

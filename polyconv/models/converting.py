@@ -1,7 +1,8 @@
-"""How do the layers of a model come to polyconv, with the arrays that they hold?
+"""How do the layers of a model come to be computed by polyconv, with the arrays that they hold?
 
-A layer is converted where it stands: it is given another class, made from its own, so all that hold
-it hold the converted one, and its parameters, names and flags are not touched.
+A layer is converted where it stands: it is given another class, made from its own
+(`converted_classes.py`). All that hold the layer hold the converted one. Its parameters, names and
+flags are not touched.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
-from weakref import WeakValueDictionary
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,30 +21,27 @@ from polyconv.execution.identity import Held
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.models.block_diagonal import blocks_of
-from polyconv.models.method_rewriting import methods_of, own_classes
-from polyconv.models.routing import diagonal, known_blocks
-from polyconv.ops import layers
+from polyconv.models.converted_classes import (
+    give_class,
+    is_candidate,
+    original_class,
+    register,
+    restore_class,
+)
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
-
-_RANKED: dict[type, type] = {
-    nn.ConvTranspose1d: layers.PolyConvTranspose1d,
-    nn.ConvTranspose2d: layers.PolyConvTranspose2d,
-    nn.ConvTranspose3d: layers.PolyConvTranspose3d,
-}
-_REGISTERED: dict[type, Callable[..., Any]] = {}
-_BLOCKS = "_polyconv_blocks"
 
 
 @dataclass(frozen=True)
 class Converted:
     """A layer that was converted, or why it was not.
 
-    `path` is where the model has it, several if shared. `saving` is how many times fewer
-    multiply-accumulates it needs than zeros included, if its stride is known before it runs.
-    `left_alone` is empty if it was converted; `note` says what else is to be known.
+    `path` is where the model has it, or several paths if it is shared. `saving` is how many times
+    fewer multiply-accumulates it needs than with zeros between its inputs, None if its stride is
+    not known before it runs. `left_alone` says why it was not converted, and is empty if it was.
+    `note` says what else a user should know.
     """
 
     path: str
@@ -60,7 +57,7 @@ class Converted:
 
 
 class Conversion(tuple[Converted, ...]):
-    """What `convert` did, a `Converted` per layer; printed a line each."""
+    """What `convert` did: a `Converted` for each layer. It prints a line for each."""
 
     __slots__ = ()
 
@@ -77,18 +74,18 @@ def convert(
 ) -> Conversion:
     """Has polyconv compute the transposed convolutions of a model, in place.
 
-    Converted are `mlx.nn.ConvTranspose1d/2d/3d` and their subclasses, and every other module whose
-    own methods call ``mx.conv_transpose1d/2d/3d`` or ``mx.conv_general``, such as the layers with
-    weight norm of many audio models; also in lists and dicts, shared, or with children of their
-    own. Layers that are polyconv's already are not mentioned.
+    It converts `mlx.nn.ConvTranspose1d/2d/3d` and their subclasses. It also converts every other
+    module whose own methods call ``mx.conv_transpose1d/2d/3d``, or ``mx.conv_general`` with
+    ``input_dilation`` passed by name, such as the layers with weight norm of many audio models.
+    Layers may be in lists and dicts, be shared, or have children. Layers that are polyconv's
+    already are not mentioned.
 
     Args:
         model (nn.Module): The model, or a single layer.
         predicate (callable, optional): Given path and layer, whether to convert it. Default: all.
-        exploit_sparsity (bool, optional): Compute a dense weight that has only zeros outside blocks
-            on its diagonal by groups. Such weights are reported in any case. A weight that took
-            another's place, or was changed in place, is computed densely, with a warning.
-            Default: ``False``.
+        exploit_sparsity (bool, optional): Compute a dense weight by groups if it has only zeros
+            outside of blocks on its diagonal. Such weights are reported in any case. A weight that
+            was replaced or changed later is computed densely, with a warning. Default: ``False``.
 
     Returns:
         Conversion: What was done, by layer.
@@ -96,35 +93,31 @@ def convert(
     Raises:
         ValueError: If `model` is no `nn.Module`.
     """
+    _check(model, predicate, exploit_sparsity)
+    found = _with_paths(model)
+    with ALONE:
+        told = [_converted(*each, predicate, exploit_sparsity) for each in found]
+    layers = [each for each in told if each is not None]
+    if not any(original_class(module) for module, _ in found):  # neither now nor before
+        _warn_of_nothing(model, layers, [module for module, _ in found])
+    return Conversion(layers)
+
+
+def _check(model: object, predicate: object, exploit_sparsity: bool) -> None:
     if not isinstance(model, nn.Module):
         arguments.refuse("convert", "model must be an mlx.nn.Module", arguments.shown(model))
     if predicate is not None and not callable(predicate):
         must = "predicate must be callable, given path and layer"
         arguments.refuse("convert", must, arguments.shown(predicate))
     arguments.switch("convert", "exploit_sparsity", exploit_sparsity)
-    paths: dict[int, list[str]] = {}
-    found: dict[int, nn.Module] = {}
+
+
+def _with_paths(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+    """Each module of a model once, with all its paths."""
+    found: dict[int, tuple[nn.Module, list[str]]] = {}
     for path, module in modules(model):
-        paths.setdefault(id(module), []).append(path or "(model)")
-        found[id(module)] = module
-    told = []
-    with ALONE:
-        for key, module in found.items():
-            if (
-                original_class(module) and exploit_sparsity
-            ):  # again, for the weights that it has now
-                _restore(module)
-            if original_class(module) or not _is_candidate(type(module)):
-                continue
-            path = ", ".join(paths[key])
-            if predicate is not None and not any(predicate(each, module) for each in paths[key]):
-                told.append(Converted(path, type(module).__name__, None, "the predicate says so"))
-                continue
-            told.append(_convert(path, module, exploit_sparsity))
-    is_done = any(map(original_class, found.values()))  # now or before
-    if not is_done:
-        _warn_of_nothing(model, told, found.values())
-    return Conversion(told)
+        found.setdefault(id(module), (module, []))[1].append(path or "(model)")
+    return list(found.values())
 
 
 def revert(model: nn.Module) -> list[str]:
@@ -141,13 +134,8 @@ def revert(model: nn.Module) -> list[str]:
     with ALONE:
         converted = [(path, module) for path, module in modules(model) if original_class(module)]
         for _, module in converted:
-            _restore(module)  # a shared one is met again, and then is reverted already
+            restore_class(module)  # a shared layer is met again, reverted already
     return [path or "(model)" for path, _ in converted]
-
-
-def _restore(module: nn.Module) -> None:
-    object.__setattr__(module, "__class__", original_class(module) or type(module))
-    vars(module).pop(_BLOCKS, None)
 
 
 def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
@@ -155,64 +143,58 @@ def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
 
     Args:
         layer_type (type): A subclass of `mlx.nn.Module`.
-        call (callable): What its ``__call__`` is replaced by, given the layer and the arguments.
+        call (callable): What replaces their ``__call__``, given the layer and the arguments.
 
     Raises:
-        ValueError: If it is not such a type, or `call` cannot be called.
+        ValueError: If `layer_type` is no such type, or `call` cannot be called.
     """
     if not (isinstance(layer_type, type) and issubclass(layer_type, nn.Module)):
         must = "layer_type must be a subclass of mlx.nn.Module"
         arguments.refuse("register_converter", must, arguments.shown(layer_type))
     if not callable(call):
         arguments.refuse("register_converter", "call must be callable", arguments.shown(call))
-    with ALONE:
-        _REGISTERED[layer_type] = call
-        _CLASSES.clear()
+    register(layer_type, call)
 
 
-def original_class(module: nn.Module) -> type | None:
-    """The class that a converted layer had, None if it is not converted."""
-    had: type | None = vars(type(module)).get("_converted_from")
-    return had
-
-
-def _is_candidate(cls: type) -> bool:
-    if issubclass(cls, layers.PolyConvTranspose):
-        return False
-    return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(methods_of, own_classes(cls)))
-
-
-def _convert(path: str, module: nn.Module, exploit_sparsity: bool) -> Converted:
-    name, cls = type(module).__name__, type(module)
+def _converted(
+    module: nn.Module, paths: list[str], predicate: Predicate | None, exploit_sparsity: bool
+) -> Converted | None:
+    """Converts a layer and tells of it; None if there is nothing to convert."""
+    if original_class(module) and exploit_sparsity:
+        restore_class(module)  # to be converted again, for the weights of now
+    if original_class(module) or not is_candidate(type(module)):
+        return None
+    path, name = ", ".join(paths), type(module).__name__
+    if predicate is not None and not any(predicate(each, module) for each in paths):
+        return Converted(path, name, None, "the predicate says so")
     blocks = [(Held(w), n) for w, n in _weights(module) if n > 1]
-    sparse = exploit_sparsity and bool(blocks)
-    note = ""
-    if blocks:
-        n = blocks[0][1]
-        how = "computed so" if sparse else "exploit_sparsity=True would compute it so"
-        note = f"its dense weight is block-diagonal, as of {n} groups; {how}"
+    note = _note_of(blocks[0][1], exploit_sparsity) if blocks else ""
+    exploited = blocks if exploit_sparsity else []
     try:
-        object.__setattr__(module, "__class__", _class_for(cls, sparse))
-    except TypeError as error:  # of another layout in memory, from C++ say
+        give_class(module, exploited)
+    except TypeError as error:  # another layout in memory, of a class from C++ for example
         return Converted(path, name, None, f"its class cannot be exchanged: {error}", note)
-    if sparse:
-        vars(module)[_BLOCKS] = blocks
     saving = _saving(module)
-    if saving and sparse:
+    if saving and exploited:
         saving *= blocks[0][1]
     return Converted(path, name, saving, "", note)
 
 
-def _saving(module: nn.Module) -> float | None:
-    """Zeros included, a transposed convolution multiplies the product of its strides times more.
+def _note_of(n_blocks: int, exploit_sparsity: bool) -> str:
+    how = "computed so" if exploit_sparsity else "exploit_sparsity=True would compute it so"
+    return f"its dense weight is block-diagonal, as of {n_blocks} groups; {how}"
 
-    Told of layers that hold a weight: what wraps one says its stride too.
+
+def _saving(module: nn.Module) -> float | None:
+    """How many times fewer multiply-accumulates a layer needs: the product of its strides.
+
+    It is None for a module without a weight, which may wrap a layer and repeat its stride.
     """
     if not any(isinstance(value, mx.array) and value.ndim > 2 for value in module.values()):
         return None
     try:
         stride = module.stride if hasattr(module, "stride") else getattr(module, "_stride", None)
-    except Exception:  # a property, or a `__getattr__` of the module's
+    except Exception:  # a property or `__getattr__` of the module may raise anything
         return None
     strides = stride if isinstance(stride, (tuple, list)) else (stride,)
     if not all(type(step) is int and 0 < step <= INT32_MAX for step in strides):
@@ -221,7 +203,7 @@ def _saving(module: nn.Module) -> float | None:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
-    """The arrays that may be weights of it, and how many blocks each has."""
+    """The arrays of a module that may be weights, and how many blocks each has."""
     for value in module.values():
         if (
             isinstance(value, mx.array)
@@ -229,88 +211,6 @@ def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
             and min(value.shape[0], value.shape[-1]) > 1
         ):
             yield value, blocks_of(value)
-
-
-# Only as long as some layer is of them: they hold the classes that they are made from.
-_CLASSES: WeakValueDictionary[tuple[type, bool], type] = WeakValueDictionary()
-
-
-def _class_for(cls: type, sparse: bool) -> type:
-    """The class of converted layers of a class."""
-    with ALONE:
-        made = _CLASSES.get((cls, sparse))
-        if made is None:
-            made = _CLASSES[cls, sparse] = _new_class(cls, sparse)
-        return made
-
-
-def _new_class(cls: type, sparse: bool) -> type:
-    members = {"_converted_from": cls, "_is_sparse": sparse, "__reduce_ex__": _reduce}
-    if sparse:
-        dense = _class_for(cls, False)
-        own = {"__call__": _blockwise(dense), "_weight_and_groups": _diagonal_and_groups}
-        return _made(dense.__name__, (dense,), cls, members | own)
-    registered = next((_REGISTERED[base] for base in cls.__mro__ if base in _REGISTERED), None)
-    if registered is not None:
-        return _made(cls.__name__, (cls,), cls, members | {"__call__": registered})
-    # Each class that calls MLX gets one with the same methods rebuilt right before it in the order
-    # in which methods are looked up, so that `super()` finds these too.
-    before = [
-        type(base.__name__, (base,), methods_of(base))
-        for base in own_classes(cls)[1:]
-        if methods_of(base)
-    ]
-    ranked = next((_RANKED[base] for base in cls.__mro__ if base in _RANKED), None)
-    if cls in _RANKED and ranked is not None:
-        return _made(ranked.__name__, (ranked,), ranked, members)
-    bases = (cls, *before, *([ranked] if ranked else []))
-    return _made(cls.__name__, bases, cls, members | methods_of(cls))
-
-
-def _made(name: str, bases: tuple[type, ...], like: type, members: dict[str, Any]) -> type:
-    told = {key: getattr(like, key) for key in ("__module__", "__qualname__", "__doc__")}
-    return type(name, bases, told | members)
-
-
-def _blockwise(dense: type) -> Callable[..., Any]:
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with known_blocks(_blocks(self)):
-            return dense.__call__(self, *args, **kwargs)
-
-    return call
-
-
-def _diagonal_and_groups(self: Any) -> tuple[mx.array, int]:
-    """What a `PolyConvTranspose` computes with, also while another thread reverts it."""
-    groups = getattr(self, "groups", 1)
-    weight = self.weight
-    for known, n in _blocks(self):
-        if groups == 1 and known.holds(weight):
-            return diagonal(weight, n), n
-    return weight, groups
-
-
-def _blocks(module: nn.Module) -> list[tuple[Held, int]]:
-    """The weights that were found to be block-diagonal and are still the layer's."""
-    known = vars(module).get(_BLOCKS, [])
-    held = [(w, n) for w, n in known if any(map(w.holds, module.values()))]
-    if len(held) < len(known):
-        name = type(module).__name__
-        must = "its block-diagonal weight was replaced or changed and is computed densely"
-        warnings.warn(f"[convert] {name}: {must}; convert it again", stacklevel=4)
-    return held
-
-
-def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """For pickling and copies, since the class is in no module to be found in."""
-    cls: Any = type(self)
-    parts = nn.Module.__reduce_ex__(self, protocol)
-    return (_remade, (cls._converted_from, cls._is_sparse), *parts[2:])
-
-
-def _remade(cls: type, sparse: bool) -> nn.Module:
-    made: Any = _class_for(cls, sparse)
-    return made.__new__(made)
 
 
 def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: Iterable[nn.Module]) -> None:

@@ -1,7 +1,7 @@
-"""How does a method that calls MLX's transposed convolutions call polyconv's, its text unchanged?
+"""How does a method call polyconv's transposed convolutions instead of MLX's, with the same code?
 
-The function is made again from the same code with other globals: where its module says ``mx``, it
-sees `mlx.core` with polyconv's transposed convolutions. The module itself is not touched.
+The function is made again from the same code with other globals. By the name ``mx`` it finds
+`mlx.core` with polyconv's transposed convolutions. Its module is not touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUTED = {name: always(name) for name in _NAMES}
 
 
 class _Core:
-    """`mlx.core`, but for its transposed convolutions."""
+    """`mlx.core` with polyconv's transposed convolutions."""
 
     def __getattr__(self, name: str) -> Any:
         return _ROUTED[name] if name in _ROUTED else getattr(mx, name)
@@ -31,7 +31,7 @@ _CORE = _Core()
 
 
 class _Globals(dict[str, Any]):
-    """Some names of a module exchanged; all others are looked up in the module, whenever used."""
+    """Globals with some names exchanged. All others are looked up in the module at each use."""
 
     def __init__(self, exchanged: dict[str, Any], module: dict[str, Any]) -> None:
         super().__init__(exchanged)
@@ -44,7 +44,7 @@ class _Globals(dict[str, Any]):
 def methods_of(cls: type) -> dict[str, FunctionType]:
     """The methods that a class defines itself and that call MLX's transposed convolutions, rebuilt.
 
-    Of these `mx.conv_general` is one where ``input_dilation`` is given by name.
+    `mx.conv_general` counts only if ``input_dilation`` is passed by name.
     """
     found = {}
     for name, function in vars(cls).items():
@@ -56,7 +56,7 @@ def methods_of(cls: type) -> dict[str, FunctionType]:
 
 
 def own_classes(cls: type) -> list[type]:
-    """A class and its bases, but for what is MLX's or polyconv's."""
+    """A class and its bases, without those of MLX and polyconv."""
     return [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _NOT_OWN]
 
 
@@ -68,25 +68,25 @@ def _exchanged(function: FunctionType) -> dict[str, Any]:
     called = names & set(_NAMES)
     if called == {"conv_general"} and not any(_says_input_dilation(code) for code in codes):
         return {}
-    # Modules imported these functions by any name, or `mlx.core`.
+    # A module may have imported `mlx.core` or these functions under any name.
     exchanged: dict[str, Any] = {}
     for name in names:
         value = function.__globals__.get(name)
         if value is mx and called:
             exchanged[name] = _CORE
         for own in _NAMES:
-            if getattr(value, "__wrapped__", value) is ORIGINALS[own]:  # or a patch of it
+            if getattr(value, "__wrapped__", value) is ORIGINALS[own]:  # or a patched one
                 exchanged[name] = _ROUTED[own]
     return exchanged
 
 
 def names_in(function: FunctionType) -> set[str]:
-    """Names of globals and attributes that a function uses, also in functions inside it."""
+    """The names of globals and attributes that a function uses, with those of functions inside."""
     return {name for code in _codes(function.__code__) for name in code.co_names}
 
 
 def _assigns(function: FunctionType) -> bool:
-    """Whether it assigns globals, which would not reach its module."""
+    """Whether a function assigns globals. Rebuilt, it would not assign those of its module."""
     stores = ("STORE_GLOBAL", "DELETE_GLOBAL")
     codes = _codes(function.__code__)
     return any(each.opname in stores for code in codes for each in dis.get_instructions(code))
@@ -100,7 +100,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _says_input_dilation(code: CodeType) -> bool:
-    """Names of arguments are constants of the code that calls."""
+    """Whether code passes ``input_dilation`` by name: such names are constants of the code."""
     return any(isinstance(c, tuple) and "input_dilation" in c for c in code.co_consts)
 
 

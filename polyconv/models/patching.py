@@ -1,4 +1,4 @@
-"""How do calls of MLX's own functions, in code that nobody edits, come to polyconv?"""
+"""How does polyconv answer calls of MLX's own functions, in code that nobody edits?"""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Listener: TypeAlias = (
 
 @dataclass
 class _State:
-    """Whether calls are taken over, and by which of the blocks and calls that asked for it."""
+    """Who has asked to take calls over: `patch()`, open `patched` blocks, and listeners."""
 
-    permanent: Options | None = None  # those of `patch()`, if it is in force
-    blocks: dict[object, Options] = field(default_factory=dict)  # by open block
-    listeners: dict[object, Listener] = field(default_factory=dict)  # of `intercepted` blocks
+    permanent: Options | None = None  # the options of `patch()`, if it is in force
+    blocks: dict[object, Options] = field(default_factory=dict)  # by open `patched` block
+    listeners: dict[object, Listener] = field(default_factory=dict)  # by open `intercepted` block
 
     @property
     def is_needed(self) -> bool:
@@ -52,7 +52,8 @@ def _taking_over(name: str) -> Callable[..., mx.array]:
     @functools.wraps(own)
     def function(*args: Any, **kwargs: Any) -> mx.array:
         def compute() -> mx.array:
-            if not _STATE.is_active:  # listened to, or kept by somebody beyond the end
+            # Only listeners may be active. Or somebody kept this function after the patch's end.
+            if not _STATE.is_active:
                 return own(*args, **kwargs)
             return routing.answer(name, _STATE.options, args, kwargs)
 
@@ -69,19 +70,20 @@ _PATCHES = {name: _taking_over(name) for name in ORIGINALS}
 def patch(cpu_convs: bool = True, max_workspace: int | None = None) -> list[str]:
     """Has polyconv answer MLX's transposed convolutions in this process, until `unpatch()`.
 
-    That is every call of ``mx.conv_transpose1d/2d/3d``, and of ``mx.conv_general`` with an input
-    dilation, from Python: also by ``mlx.nn``, and in modules that imported these names before.
+    These are all calls from Python of ``mx.conv_transpose1d/2d/3d``, and of ``mx.conv_general``
+    with an input dilation. Calls by ``mlx.nn``, and in modules that imported these names before,
+    are among them.
 
     Args:
-        cpu_convs (bool, optional): On the CPU take over ``mx.conv1d/2d/3d`` and the rest of
-            ``mx.conv_general`` too, as MLX computes dilated and grouped ones there by a naive loop.
-            Elsewhere it changes nothing. Default: ``True``.
+        cpu_convs (bool, optional): On the CPU, answer ``mx.conv1d/2d/3d`` and all calls of
+            ``mx.conv_general`` too, because MLX computes dilated and grouped ones there by a naive
+            loop. Elsewhere it changes nothing. Default: ``True``.
         max_workspace (int, optional): Bytes that each of these calls may allocate besides its
             arguments and its result. Default: what the device allows.
 
     Returns:
-        list(str): What else was rebound, beside the functions of ``mlx.core``: names of modules and
-        classes that had imported them.
+        list(str): The names in modules and classes that were rebound too, because they held these
+        functions. Those of ``mlx.core`` itself are left out.
 
     Raises:
         ValueError: If `max_workspace` is no positive int.
@@ -93,7 +95,7 @@ def patch(cpu_convs: bool = True, max_workspace: int | None = None) -> list[str]
 
 
 def unpatch() -> None:
-    """Ends `patch()`. Blocks of `patched()` that are open go on."""
+    """Ends `patch()`. Open blocks of `patched()` stay in force."""
     with ALONE:
         _STATE.permanent = None
         _restore()
@@ -101,16 +103,16 @@ def unpatch() -> None:
 
 @contextmanager
 def patched(cpu_convs: bool = True, max_workspace: int | None = None) -> Iterator[list[str]]:
-    """As `patch`, inside a ``with`` block. Blocks nest, and the innermost one's arguments count.
+    """`patch` for a ``with`` block. Blocks may nest; the arguments of the innermost one count.
 
-    The patch is of the process: other threads are in it too, until the last block is left.
-    What `mx.compile` traced before stays as it was, and what it traced inside stays polyconv's.
+    The patch holds for the whole process, in all threads, until the last block is left. What
+    `mx.compile` traced before the block stays as it was. What it traces inside stays polyconv's.
 
     Yields:
-        list(str): What was rebound, as of `patch`.
+        list(str): The names that were rebound, as for `patch`.
     """
     options = _options("patched", cpu_convs, max_workspace)
-    block = object()  # those of several threads end in any order
+    block = object()  # blocks of several threads end in any order
     try:
         with ALONE:
             _STATE.blocks[block] = options
@@ -124,7 +126,7 @@ def patched(cpu_convs: bool = True, max_workspace: int | None = None) -> Iterato
 
 @contextmanager
 def intercepted(listener: Listener) -> Iterator[None]:
-    """Hands each call inside to `listener`: its name, what computes it, and its arguments."""
+    """Hands each call inside to `listener`: name, function that computes the result, arguments."""
     block = object()
     try:
         with ALONE:
@@ -151,10 +153,10 @@ def _restore() -> None:
 def rebind(
     before: dict[str, Callable[..., mx.array]], after: dict[str, Callable[..., mx.array]]
 ) -> list[str]:
-    """Exchanges functions wherever a module or a class of one holds them by a name.
+    """Exchanges functions wherever a module, or a class in a module, holds them by a name.
 
     Returns:
-        list(str): These names, but for those of `mlx.core` itself.
+        list(str): These names, without those of `mlx.core` itself.
     """
     changes = {id(before[name]): after[name] for name in before}
     found = []
@@ -166,7 +168,7 @@ def rebind(
             new = changes[id(plain)]
             try:
                 setattr(owner, name, staticmethod(new) if plain is not value else new)
-            except (AttributeError, TypeError):  # a class that does not let itself be changed
+            except (AttributeError, TypeError):  # some classes cannot be changed
                 continue
             if owner is not mx:
                 found.append(f"{path}.{name}")
@@ -174,12 +176,12 @@ def rebind(
 
 
 def _owners() -> Iterator[tuple[Any, str]]:
-    """All modules but polyconv's, and their classes."""
+    """All modules except polyconv's, and their classes, with their paths."""
     for path, module in list(sys.modules.items()):
         if path.partition(".")[0] == "polyconv" or not hasattr(module, "__dict__"):
             continue
         yield module, path
         for name, value in list(vars(module).items()):
-            # Not `isinstance`, which asks what stands in for an object that is made when used.
+            # `type()`, because `isinstance` would load lazy proxies.
             if issubclass(type(value), type) and value.__module__ == path:
                 yield value, f"{path}.{name}"

@@ -26,9 +26,9 @@ from polyconv.problem import arguments
 from polyconv.problem.signatures import TRANSPOSED, read_call
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
 
-_PACKAGE = Path(__file__).parents[1]  # whose lines made no call of their own
+_PACKAGE = Path(__file__).parents[1]  # lines in here made no call of their own
 
-# The least of each, and what is one above the largest.
+# The least int of each type, and one above the largest.
 INTEGERS = {
     **{f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1)) for n in (8, 16, 32, 64)},
     **{f"uint{n}": (0, 2**n) for n in (8, 16, 32)},
@@ -39,7 +39,7 @@ Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
 
 @dataclass(frozen=True)
 class Found:
-    """A transposed convolution: where it was called, `mx` or `polyconv`, and what it computes."""
+    """A transposed convolution: where it was called, `mx` or `polyconv`, its op and its problem."""
 
     where: str
     lib: str
@@ -55,18 +55,18 @@ def explain_model(
 ) -> list[tuple[Found, int, Explanation]]:
     """Runs a model once, on zeros or given arrays, and explains its transposed convolutions.
 
-    MLX is lazy: unless the model evaluates something itself, nothing is computed.
+    MLX is lazy: nothing is computed, unless the model evaluates something itself.
 
     Args:
         model (callable): A model of MLX, or any function of arrays.
-        inputs (list(int) or array): Each argument, or the shape of one, which is zeros then. A
-            model that begins with an embedding takes an array of ints.
-        dtype (str, optional): Of the zeros. Default: ``"float32"``.
+        inputs (list(int) or array): The arguments of the model. A shape stands for zeros. A model
+            that begins with an embedding takes an array of ints.
+        dtype (str, optional): The type of the zeros. Default: ``"float32"``.
         device (str, optional): As for :func:`polyconv.explain`.
 
     Returns:
-        list: Of each that differs in place or arguments: what it is, how often it is called, and
-        its `Explanation`; the one with the largest peak by any method comes first.
+        list: For each transposed convolution that differs in place or arguments: what it is, how
+        often it is called, and its `Explanation`. The largest peak by any method comes first.
     """
     metal = metal_named(device)
     if not callable(model):
@@ -92,18 +92,18 @@ def _argument(given: Any, dtype: str) -> mx.array:
         return example(given, dtype)
     try:
         return mx.array(given)
-    except Exception as error:  # MLX's, of many types
+    except Exception as error:  # MLX raises many types
         must = "an input must be an array that MLX takes, or a shape"
         arguments.refuse("explain_model", must, str(error))
 
 
 def example(shape: Sequence[int], dtype: str, bounds: tuple[int, int] | None = None) -> mx.array:
-    """An argument for a model: zeros, or ints of a range one after the other, again and again.
+    """An argument for a model: zeros, or the ints of a range in turn, again and again.
 
     Args:
         shape (list(int)): Its shape.
         dtype (str): One of `DTYPES` or `INTEGERS`.
-        bounds (tuple(int, int), optional): The first int, and the one that is never reached, such
+        bounds (tuple(int, int), optional): The first int of the range, and one above its last, such
             as the size of a vocabulary. Default: zeros.
 
     Raises:
@@ -143,10 +143,11 @@ _HEARD: ContextVar[bool] = ContextVar("heard", default=False)
 
 @contextmanager
 def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
-    """Tells of each transposed convolution inside: of which library, which op, and what it is.
+    """Tells of each transposed convolution inside: its library, op, problem and seconds.
 
-    With `timed` also how many seconds it took, its arguments evaluated before, None where nothing
-    can be evaluated, as inside `mx.compile`, and for polyconv's own. In all threads.
+    With `timed` the arguments of a call are evaluated first, and then its seconds are measured.
+    Without, the seconds are None. They are also None for polyconv's own calls, and where nothing
+    can be evaluated, as inside `mx.compile`. Calls through `mx` are told of in all threads.
     """
 
     def observe(op: str, problem: ConvSpec) -> None:
@@ -158,8 +159,8 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
     ) -> mx.array:
         if op not in TRANSPOSED and op != "conv_general":
             return compute()
-        token = _HEARD.set(True)  # or polyconv, called in MLX's place, would tell it again
-        try:  # first, so that errors are MLX's
+        token = _HEARD.set(True)  # polyconv, called in MLX's place, must not tell of it again
+        try:  # compute first, so that errors are MLX's
             y, seconds = _timed(compute, args) if timed else (compute(), None)
         finally:
             _HEARD.reset(token)
@@ -194,7 +195,7 @@ def _timed(compute: Callable[[], mx.array], args: tuple[Any, ...]) -> tuple[mx.a
 
 
 def where(names: dict[int, str]) -> str:
-    """The innermost module of the model on the stack, or else the line that made the call."""
+    """The path of the innermost module on the stack, or else the user's line that made the call."""
     frame, line = sys._getframe(1), ""
     while frame is not None:
         path = frame.f_code.co_filename

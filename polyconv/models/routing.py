@@ -18,7 +18,7 @@ from polyconv.problem.arguments import FatalError, NoRoomError, check_groups
 
 Function: TypeAlias = "Callable[..., mx.array]"
 
-# A weight that is zero outside its blocks, and how many blocks it has.
+# Weights that are zero outside their blocks, each with the number of blocks.
 Blocks: TypeAlias = "Sequence[tuple[Held, int]]"
 
 _BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
@@ -26,24 +26,25 @@ _BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
 _OURS: dict[str, Function] = {
     name: getattr(conv if name in PLAIN else conv_transpose, name) for name in ORIGINALS
 }
-# Their places among the arguments: of `conv_general`, and of all that can be transposed.
+# Places among the arguments: `input_dilation` of `conv_general`, and `groups` of this and of the
+# transposed convolutions. Plain ones have `groups` one place earlier.
 _INPUT_DILATION, _GROUPS = 5, 6
 
 
 class Options(NamedTuple):
-    """Whether all convolutions on a CPU are taken over, and how many bytes they may allocate."""
+    """Whether polyconv answers all convolutions on a CPU, and how many bytes each may allocate."""
 
     cpu_convs: bool
     max_workspace: int | None = None
 
 
 def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
-    """The result of a call of `mx.<name>`, by polyconv if it is polyconv's to answer.
+    """The result of a call of `mx.<name>`, by polyconv or by MLX.
 
-    Its to answer are transposed convolutions and, with `cpu_convs`, on a CPU all others. What
-    polyconv refuses is left to MLX: what is wrong is then told in MLX's words, and what only MLX
-    computes (complex weights, say) it does. But not what there is no memory for, nor groups below
-    1, which in MLX may end the process.
+    polyconv answers transposed convolutions, and all others on a CPU if `cpu_convs`. MLX answers
+    what polyconv refuses: errors are then MLX's, and what only MLX computes, such as complex
+    weights, is computed. Two refusals of polyconv are raised instead: calls for which there is no
+    memory, and groups below 1, which may end the process in MLX.
     """
     own = ORIGINALS[name]
     _check_groups(name, args, kwargs)
@@ -62,13 +63,13 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _check_groups(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """On every device, also of calls that are MLX's to answer."""
+    """Refuses groups below 1 on every device, also for calls that MLX answers."""
     place = _GROUPS - (name in PLAIN)
     check_groups(name, kwargs.get("groups", args[place] if len(args) > place else 1))
 
 
 def always(name: str) -> Function:
-    """`mx.<name>` by polyconv where it dilates its input, else MLX's own."""
+    """`mx.<name>`, which polyconv answers if it is a transposed convolution."""
 
     @functools.wraps(ORIGINALS[name])
     def routed(*args: Any, **kwargs: Any) -> mx.array:
@@ -88,7 +89,7 @@ def _is_transposed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 @contextmanager
 def known_blocks(blocks: Blocks) -> Iterator[None]:
-    """Calls inside with one of these very weights, and no groups, are grouped ones."""
+    """Calls inside with one of these very weights, and without groups, are computed by groups."""
     token = _BLOCKS.set(blocks)
     try:
         yield
@@ -99,7 +100,7 @@ def known_blocks(blocks: Blocks) -> Iterator[None]:
 def _by_blocks(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, with the weight's blocks as groups if its blocks are known."""
+    """The arguments of a call, with the weight's blocks as groups if these are known."""
     if name in PLAIN or len(args) < 2:
         return args, kwargs
     placed = len(args) > _GROUPS

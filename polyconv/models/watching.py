@@ -22,7 +22,8 @@ from polyconv.problem.spec import ConvSpec
 class Site:
     """A place in a program that calls transposed convolutions, and what it called.
 
-    `seconds` is how long they took, None where that could not be measured, inside `mx.compile` say.
+    `seconds` is how long they took. It is None if that could not be measured, as inside
+    `mx.compile`.
     """
 
     where: str
@@ -36,7 +37,7 @@ class Site:
 
 
 class Watched:
-    """What `watch` saw: `sites` by place and op; printed as a table."""
+    """What `watch` saw: `sites` by place and op. It prints as a table."""
 
     def __init__(self, metal: Metal) -> None:
         self.sites: dict[tuple[str, str], Site] = {}
@@ -86,13 +87,13 @@ def _shapes(problems: Collection[ConvSpec]) -> str:
 def watch(model: nn.Module | None = None, *, device: str | None = None) -> Iterator[Watched]:
     """Records each transposed convolution that is run inside, and prints them by place at the end.
 
-    Nothing else changes, but that each is evaluated when it is called, to be timed. What runs in
-    other threads is seen too if it goes through `mx`.
+    Each is evaluated when it is called, to be timed. Nothing else changes. Calls in other threads
+    are seen too if they go through `mx`.
 
     Args:
-        model (nn.Module, optional): Places inside it are told by their path. Default: all places
-            are lines of files.
-        device (str, optional): For which device MACs and bytes are predicted, as for
+        model (nn.Module, optional): A place inside it is told as the path of a module. Default: all
+            places are lines of files.
+        device (str, optional): The device for which MACs and bytes are predicted, as for
             :func:`polyconv.explain`.
 
     Yields:

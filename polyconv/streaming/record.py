@@ -18,7 +18,7 @@ import mlx.nn as nn
 from polyconv.execution.identity import Parameters
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules, names_of
-from polyconv.models.converting import original_class
+from polyconv.models.converted_classes import original_class
 from polyconv.models.method_rewriting import names_in, own_classes, rebuilt
 from polyconv.ops import layers
 from polyconv.problem import arguments

@@ -181,14 +181,14 @@ def register_converter(rng: random.Random) -> Input:
             warnings.simplefilter("ignore")
             polyconv.convert(model)
 
-    from polyconv.models import converting
+    from polyconv.models import converted_classes
 
     def clean() -> Any:
         try:
             return register()
         finally:
-            converting._REGISTERED.pop(Mine, None)
-            converting._CLASSES.clear()
+            converted_classes._REGISTERED.pop(Mine, None)
+            converted_classes._CLASSES.clear()
 
     return Input(_told("register_converter", (kind, call)), clean)
 

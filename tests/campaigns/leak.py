@@ -28,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 
 import polyconv
-from polyconv.models import converting, patching
+from polyconv.models import converted_classes, patching
 
 X = mx.array(np.random.default_rng(0).standard_normal((1, 24, 4)).astype(np.float32))
 W = mx.array(np.random.default_rng(1).standard_normal((6, 8, 4)).astype(np.float32))
@@ -216,7 +216,7 @@ def caches() -> Iterator[tuple[str, int, int | None]]:
             if hasattr(value, "cache_info") and value.__module__ == path:
                 info = value.cache_info()
                 yield f"{path}.{name}", info.currsize, info.maxsize
-    yield "converting._CLASSES", len(converting._CLASSES), None
+    yield "converted_classes._CLASSES", len(converted_classes._CLASSES), None
     yield "patching.blocks", len(patching._STATE.blocks), None
     yield "PACKED._taps", len(PACKED._taps), None
 

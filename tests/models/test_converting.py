@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 import polyconv
 from polyconv.execution.modules import modules
-from polyconv.models.converting import original_class
+from polyconv.models.converted_classes import original_class
 from tests.support.cases import integers
 from tests.support.models import KINDS, OTHERS, Chain, Louder, WeightNorm, layer_of
 

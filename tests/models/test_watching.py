@@ -57,6 +57,25 @@ def test_it_sees_what_a_patch_took_over_once_and_compiled_functions_without_a_ti
     assert site.seconds is None
 
 
+def test_a_place_is_the_line_of_the_user_whatever_wing_makes_the_call():
+    layer, plain = polyconv.StreamingConvTranspose1d(4, 4, 4, 2), nn.ConvTranspose1d(4, 4, 4, 2)
+    polyconv.convert(plain)
+    stream, resampler = polyconv.stream(plain), polyconv.ResampleStream(2, 3, 4)
+    for call in (
+        lambda: layer(X),
+        lambda: layer.step(X),
+        lambda: plain(X),
+        lambda: stream.step(X),
+        lambda: polyconv.resample_poly(X.astype(mx.float32), 3, 2, axis=1),
+        lambda: resampler.resample_chunk(LONG[0]),
+        lambda: polyconv.distributed.conv_transpose1d(X, W, 2),
+    ):
+        with polyconv.watch() as seen:
+            call()
+        (site,) = seen.sites.values()
+        assert site.where == f"test_watching.py:{call.__code__.co_firstlineno}"
+
+
 def every_way():
     """Each way to compute a call: by phases, products, tiles, one filter, in chunks."""
     filters = integers(1, 4, 1)

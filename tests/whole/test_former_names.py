@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import polyconv
@@ -31,6 +32,7 @@ NAMES = {
     "bench": ("bench", "new_lengths"),
     "distributed": ("conv_transpose1d", "Sharding"),
     "layers": ("PolyConvTranspose1d",),
+    "converting": ("convert", "original_class", "_remade"),
     "packing": ("PackedWeight",),
     "resampling": ("resample_poly", "upfirdn", "ResampleStream"),
 }
@@ -62,16 +64,20 @@ def test_what_never_was_is_not_found():
 
 def test_pickles_of_before_load():
     w = mx.arange(12.0).reshape(2, 3, 2)
+    converted = nn.ConvTranspose1d(2, 3, 4, 2)
+    polyconv.convert(converted)
     made = [
         polyconv.stream_init("conv_transpose1d", w, stride=2),
         polyconv.PolyConvTranspose1d(2, 3, 4, 2),
         polyconv.StreamingConv1d(2, 3, 4),
         polyconv.ResampleStream(2, 3),
+        converted,
         polyconv.explain("conv_transpose1d", (1, 4, 2), (3, 4, 2), stride=2),
     ]
     old_names = {f"polyconv.{new}": f"polyconv.{old}" for old, new in MOVED.items()}
     old_names["polyconv.streaming.functional"] = "polyconv.streaming"
     old_names["polyconv.streaming.resample_stream"] = "polyconv.resampling"
+    old_names["polyconv.models.converted_classes"] = "polyconv.converting"
     old_names["polyconv.inspection.report"] = "polyconv.explanation"
     for each in made:
         text = pickle.dumps(each, protocol=2)

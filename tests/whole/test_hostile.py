@@ -9,7 +9,7 @@ import pytest
 
 import polyconv
 from polyconv.distributed.sharding import read_by
-from polyconv.models import converting
+from polyconv.models import converted_classes
 from polyconv.planning.shared_filter import is_short
 from polyconv.problem.spec import Axis
 from tests.campaigns import fuzz_inputs
@@ -156,14 +156,14 @@ def test_classes_of_converted_layers_go_with_the_layers():
     import gc
 
     gc.collect()
-    before = len(converting._CLASSES)
+    before = len(converted_classes._CLASSES)
     for _ in range(20):
         made = type("Mine", (nn.ConvTranspose1d,), {})(4, 2, 3)
         polyconv.convert(made)
         made(X)
     del made
     gc.collect()
-    assert len(converting._CLASSES) <= before
+    assert len(converted_classes._CLASSES) <= before
 
 
 @pytest.mark.usefixtures("on_cpu")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.models import converting
+from polyconv.models import converted_classes
 from polyconv.models.watching import Watched
 from polyconv.planning.rates import CPU_RATES
 from tests.support.threading_tools import forget, in_threads, ints
@@ -189,7 +189,7 @@ def test_threads_convert_models_of_one_class():
         return type(model.layers[0])
 
     for _ in range(5):
-        converting._CLASSES.clear()
+        converted_classes._CLASSES.clear()
         assert len(set(in_threads(work, 8))) == 1
 
 
