@@ -17,13 +17,18 @@ import polyconv
 from polyconv.bench import scores
 from tests.support.snippets import PAGES, ROOT, snippets
 
-MODULES = sorted(p.stem for p in (ROOT / "polyconv").glob("*.py") if not p.stem.startswith("__"))
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "polyconv").rglob("*.py")
+    if ">>>" in path.read_text()
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests_of_the_package(module):
-    failed, _ = doctest.testmod(importlib.import_module(f"polyconv.{module}"))
+    failed, attempted = doctest.testmod(importlib.import_module(module))
     assert not failed
+    assert attempted
 
 
 def test_the_tables_of_distributed_are_worked_out():

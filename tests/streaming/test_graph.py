@@ -1,38 +1,18 @@
-"""`stream(model)` and the streaming layers: chunks give the whole, and what cannot be is named."""
+"""`stream(model)`: chunks give the whole, and what cannot be is named."""
 
 from __future__ import annotations
 
-import copy
-
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 import pytest
 from hifigan import VARIANTS, Generator, PolyConv1d, seed_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import polyconv
-from polyconv.streaming import layers
 from tests.support.cases import integers
 from tests.support.models import Louder, Trimmed, WeightNorm
-
-
-def chunks(model, x, sizes):
-    at = 0
-    for size in sizes:
-        yield model.step(x[:, at : at + size])
-        at += size
-    yield model.step(x[:, at:])
-    yield model.flush()
-
-
-def assert_streams(model, x, sizes, tolerance=0.0):
-    whole, streamed = np.array(model(x)), polyconv.stream(model)
-    for _ in range(2):  # it begins anew behind the end
-        got = np.concatenate([np.array(y) for y in chunks(streamed, x, sizes)], 1)
-        assert got.shape == whole.shape
-        assert np.abs(got - whole).max() <= tolerance * np.abs(whole).max()
+from tests.support.streams import assert_streams, chunks, whole_numbers
 
 
 class Residual(nn.Module):
@@ -64,15 +44,6 @@ class Sums(nn.Module):
 
     def __call__(self, x):
         return self.last(sum(part(x) for part in self.parts))
-
-
-def whole_numbers(model):
-    """Parameters that keep sums exact."""
-    for _, module in model.named_modules():
-        for name in ("weight", "bias", "weight_v"):
-            if name in module:
-                module[name] = integers(*module[name].shape, seed=len(name))
-    return model
 
 
 @settings(max_examples=40)
@@ -189,81 +160,6 @@ def test_a_flush_needs_a_step_and_a_reset_forgets():
     assert mx.array_equal(streamed.step(mx.ones((1, 3, 4))), first)
 
 
-LAYERS = (
-    lambda: polyconv.StreamingConvTranspose1d(4, 3, 16, 8, 4),
-    lambda: polyconv.StreamingConv1d(4, 3, 7, padding=9, dilation=3),
-    lambda: polyconv.StreamingConv1d(4, 4, 5, stride=2, groups=2, causal=True, bias=False),
-)
-
-
-@pytest.mark.parametrize("make", LAYERS)
-def test_streaming_layers(make):
-    layer, x = whole_numbers(make()), integers(2, 9, 4)
-    whole = layer(x)
-    cache = layer.make_cache()
-    for own in (None, cache, None):
-        pieces = [layer.step(x[:, a:b], own) for a, b in ((0, 1), (1, 1), (1, 6), (6, 9))]
-        assert mx.array_equal(mx.concatenate([*pieces, layer.flush(own)], 1), whole)
-    layer.step(x)
-    layer.reset_state()
-    first = layer.step(x[:, :4])
-    layer.reset_state()
-    assert mx.array_equal(layer.step(x[:, :4]), first)
-    assert_streams(nn.Sequential(layer), x, (1, 3))
-    twin = copy.deepcopy(layer)
-    twin.reset_state()
-    assert mx.array_equal(twin.step(x[:, :4]), first)
-    assert [name for name, _ in layer.parameters().items()] == [
-        name for name in ("weight", "bias") if name in layer
-    ]
-
-
-def added(layer):
-    layer.weight += 1
-
-
-def added_by_name(layer):
-    w = layer.weight
-    w += 1
-
-
-def assigned(layer):
-    layer.weight[0, 1] = layer.weight[0, 1] + 2
-
-
-def taken_over(layer):
-    layer.weight[:] = 1 - layer.weight
-
-
-def repeated(layer):
-    """Its numbers begin where they did, and lie otherwise."""
-    layer.weight[:] = layer.weight[:1]
-
-
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("change", [added, added_by_name, assigned, taken_over, repeated])
-def test_a_weight_that_is_changed_in_place_is_used(change, dtype):
-    layer, x = LAYERS[0](), integers(2, 5, 4).astype(dtype)
-    layer.weight = integers(3, 16, 4, seed=3).astype(dtype)
-    layer.bias = mx.zeros(3, dtype)
-    for _ in range(3):
-        y = mx.concatenate([layer.step(x[:, :2]), layer.step(x[:, 2:]), layer.flush()], 1)
-        assert mx.array_equal(y, polyconv.conv_transpose1d(x, mx.array(layer.weight), 8, 4))
-        change(layer)
-
-
-def test_a_weight_is_cut_up_once_for_all_chunks(monkeypatch):
-    made = []
-    monkeypatch.setattr(layers, "pack", lambda w: made.append(1) or polyconv.pack(w))
-    for weight in (integers(3, 16, 4), integers(4, 16, 3).T.astype(mx.bfloat16)):
-        layer, x = LAYERS[0](), integers(1, 4, 4)
-        layer.weight = weight
-        for _ in range(5):
-            layer.step(x)
-        made.append("next")
-    assert made == [1, "next", 1, "next"]
-
-
 def test_a_streamed_model_keeps_what_it_was_made_from():
     model = whole_numbers(nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(4, 4), Residual()))
     x, streamed = integers(1, 9, 4), polyconv.stream(model)
@@ -274,12 +170,3 @@ def test_a_streamed_model_keeps_what_it_was_made_from():
                 module[name] += 1
     assert not mx.array_equal(model(x), expected)
     assert mx.array_equal(mx.concatenate(list(chunks(streamed, x, (2,))), 1), expected)
-
-
-def test_a_weight_that_takes_another_s_place_is_used():
-    layer, x = LAYERS[0](), integers(1, 4, 4)
-    layer.step(x)
-    layer.reset_state()
-    layer.weight = integers(3, 16, 4)
-    y = mx.concatenate([layer.step(x), layer.flush()], 1)
-    assert mx.array_equal(y, layer(x))
