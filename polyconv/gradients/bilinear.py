@@ -17,58 +17,32 @@ output channels or more groups of the same map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import contiguous, of_this_shape
+from polyconv.execution.arrays import of_this_shape
 from polyconv.execution.cutting import cutter
 from polyconv.execution.device import StreamOrDevice, is_before_0_32_4, on, pads_explicitly
 from polyconv.execution.memory import has_room, room_on
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.run import Execute, executor
-from polyconv.execution.run_tiled import Compute, assembled
-from polyconv.gradients.plan_gradients import correlate, spread
+from polyconv.gradients.maps import COMPUTE, Convolution, Map
+from polyconv.gradients.observing import OBSERVER, tell
 from polyconv.gradients.vmap import fold
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.request import KINDS, Kind, Request, Way, check_method, check_room
-from polyconv.planning.tiling import Tile, Tiling
-from polyconv.problem.spec import ConvSpec
+from polyconv.planning.tiling import Tiling
 
 # Of the input and a weight, plain or packed.
 Call: TypeAlias = "Callable[[mx.array, Any], mx.array]"
 
-_Map: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
-
-Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
-
-_OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
-
 # What is kept holds plans, up to some hundred bytes per phase, and a program that never repeats a
 # shape must not grow for ever.
 KEPT = 256
-
-
-@contextmanager
-def observed(observer: Observer) -> Iterator[None]:
-    """Tells `observer` the op and the convolution of each call."""
-    token = _OBSERVER.set(observer)
-    try:
-        yield
-    finally:
-        _OBSERVER.reset(token)
-
-
-def tell(op: str, spec: ConvSpec) -> None:
-    """Who computes a call, in whatever way, tells it, so that nobody misses it."""
-    observer = _OBSERVER.get()
-    if observer is not None:
-        observer(op, spec)
 
 
 def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) -> Call:
@@ -102,7 +76,7 @@ class Compiled:
     def __init__(self, request: Request, stream: StreamOrDevice) -> None:
         self.request, self.stream = request, stream
         self._ways: dict[Kind, Way] = {}
-        self._maps: dict[Kind, _Map] = {}
+        self._maps: dict[Kind, Map] = {}
 
     def check(self) -> None:
         """Refuses a method that cannot compute it, and what does not fit."""
@@ -111,7 +85,8 @@ class Compiled:
 
     def with_array(self, x: mx.array, w: mx.array) -> mx.array:
         """The convolution, which MLX can differentiate to any order."""
-        tell(self.request.op, self.request.spec)
+        if OBSERVER.get() is not None:
+            tell(self.request.op, self.request.spec)
         mapped = self._maps.get("y") or self.map("y")
         if self.stream is None:
             return mapped(x, w)
@@ -120,7 +95,8 @@ class Compiled:
 
     def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
         """The same with weights packed before, of which a constant one costs no gradient."""
-        tell(self.request.op, self.request.spec)
+        if OBSERVER.get() is not None:
+            tell(self.request.op, self.request.spec)
         mapped = w.calls.get(self) or w.keep_call(self, self._with(w))
         if self.stream is None:
             return mapped(x)
@@ -149,11 +125,11 @@ class Compiled:
             found = self._ways[kind] = Way(kind, self.request)
         return found
 
-    def map(self, kind: Kind) -> _Map:
+    def map(self, kind: Kind) -> Map:
         """The map with a result of this kind, of the other two kinds in the order x, w, y."""
         found = self._maps.get(kind)
         if found is None:
-            found = self._maps[kind] = self._differentiable(kind, _COMPUTE[kind](self))
+            found = self._maps[kind] = self._differentiable(kind, COMPUTE[kind](self))
         return found
 
     def tiles(self, way: Way) -> Tiling | None:
@@ -168,7 +144,7 @@ class Compiled:
         plain, padded = executor(plan, False), executor(plan, True)
         return lambda x, taps: (padded if pads_explicitly(self.stream) else plain)(x, taps)
 
-    def _differentiable(self, kind: Kind, compute: _Map) -> _Map:
+    def _differentiable(self, kind: Kind, compute: Map) -> Map:
         others: list[Kind] = [other for other in KINDS if other != kind]
         function = mx.custom_function(_on(self.stream, compute))
 
@@ -188,7 +164,7 @@ class Compiled:
         def map_over(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> Any:
             return self._folded(kind, arrays, axes)
 
-        mapped: _Map = function
+        mapped: Map = function
         return mapped
 
     def _with(self, w: PackedWeight) -> Callable[[mx.array], mx.array]:
@@ -196,16 +172,16 @@ class Compiled:
         array = w.array
         if not w.has_numbers:  # a weight as any
             return lambda x: self.map("y")(x, array)
-        convolve = _Convolution(self, self.way("y"))
+        convolve = Convolution(self, self.way("y"))
         convolve.keep(w)
         if not w.is_constant:
             mapped = self._differentiable("y", convolve)
             return lambda x: mapped(x, array)
+        on_stream = _on(self.stream, convolve)
 
         @mx.custom_function
         def compute(x: mx.array) -> mx.array:
-            with on(self.stream):
-                return convolve(x, array)
+            return on_stream(x, array)
 
         @compute.vjp
         def pull_back(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
@@ -227,7 +203,7 @@ class Compiled:
         return folded.unfold(kind, more.map(kind)(*folded.arrays)), 0
 
 
-def _on(stream: StreamOrDevice, compute: _Map) -> _Map:
+def _on(stream: StreamOrDevice, compute: Map) -> Map:
     if stream is None:
         return compute
 
@@ -236,84 +212,3 @@ def _on(stream: StreamOrDevice, compute: _Map) -> _Map:
             return compute(a, b)
 
     return computed
-
-
-class _Convolution:
-    """A convolution by the plan of a way: as a whole, or in tiles where it does not fit."""
-
-    def __init__(self, compiled: Compiled, way: Way, transposed: bool = False) -> None:
-        self._compiled, self._way, self._transposed = compiled, way, transposed
-        self._execute = compiled.executor(way.plan)
-        self._cut = cutter(way.plan, transposed)
-        self._taps: list[mx.array] | None = None
-
-    def keep(self, w: PackedWeight) -> None:
-        """Takes the taps that a weight keeps, as whatever weight it is given later is that one."""
-        if self._compiled.tiles(self._way) is None:
-            self._taps = w.taps_of(self._way.plan)
-
-    def __call__(self, x: mx.array, w: mx.array) -> mx.array:
-        tiling = self._compiled.tiles(self._way)
-        if tiling is None:
-            return self._execute(x, self._cut(w) if self._taps is None else self._taps)
-        return assembled(tiling, self._by_tiles(), {"x": x}, [w], self._compiled.stream)
-
-    def _by_tiles(self) -> Compute:
-        """Most tiles have one plan, and all cut a weight alike that MLX takes in one form."""
-        executes: dict[int, Execute] = {}
-        taps: dict[object, list[mx.array]] = {}
-
-        def compute(tile: Tile, others: Sequence[mx.array], x: mx.array) -> mx.array:
-            plan = tile.plan
-            if id(plan) not in executes:
-                executes[id(plan)] = self._compiled.executor(plan)
-            if plan.packing_key not in taps:
-                taps[plan.packing_key] = cutter(plan, self._transposed)(others[0])
-            return executes[id(plan)](x, taps[plan.packing_key])
-
-        return compute
-
-
-def _forward(compiled: Compiled) -> _Map:
-    return _Convolution(compiled, compiled.way("y"))
-
-
-def _input_gradient(compiled: Compiled) -> _Map:
-    """By the plan's own products backwards, or the convolution that it is (`spec.adjoint`)."""
-    way, spec = compiled.way("x"), compiled.request.spec
-    plan = way.plan
-    if plan.problem != spec:
-        convolve = _Convolution(compiled, way, transposed=bool(plan.products))
-        return lambda w, y: convolve(y, _exchanged(w, plan))
-    of_tile: Compute = lambda tile, others, y: spread(tile.plan, others[0], y)  # noqa: E731
-
-    def compute(w: mx.array, y: mx.array) -> mx.array:
-        tiling = compiled.tiles(way)
-        if tiling is None:
-            return spread(plan, w, y)
-        return assembled(tiling, of_tile, {"y": y}, [w], compiled.stream)
-
-    return compute
-
-
-def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
-    """The weight with each group's input and output channels exchanged."""
-    w = mx.unflatten(w, 0, (plan.problem.groups, w.shape[0] // plan.problem.groups))
-    w = w.swapaxes(1, -1).flatten(0, 1)
-    return contiguous(w) if plan.is_native else w  # else it is made so when it is cut
-
-
-def _weight_gradient(compiled: Compiled) -> _Map:
-    way = compiled.way("w")
-    of_tile: Compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
-
-    def compute(x: mx.array, y: mx.array) -> mx.array:
-        tiling = compiled.tiles(way)
-        if tiling is None:
-            return correlate(way.plan, x, y)
-        return assembled(tiling, of_tile, {"x": x, "y": y}, [], compiled.stream)
-
-    return compute
-
-
-_COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

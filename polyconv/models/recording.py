@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from polyconv.execution.modules import names_of
-from polyconv.gradients import bilinear
+from polyconv.gradients.observing import observed
 from polyconv.inspection.explain import DTYPES, metal_named, staleness
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import Explanation
@@ -169,7 +169,7 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
             listen("mx", op, problem, seconds)
         return y
 
-    with intercepted(intercept), bilinear.observed(observe):
+    with intercepted(intercept), observed(observe):
         yield
 
 

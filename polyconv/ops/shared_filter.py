@@ -9,7 +9,8 @@ from polyconv.execution.device import StreamOrDevice, on
 from polyconv.execution.memory import has_room
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.toeplitz import filtered
-from polyconv.gradients.bilinear import Call, call_of, tell
+from polyconv.gradients.bilinear import Call, call_of
+from polyconv.gradients.observing import tell
 from polyconv.planning.request import Request
 from polyconv.planning.shared_filter import bytes_needed, least_room, of_all_channels
 from polyconv.problem.spec import ConvSpec

@@ -21,7 +21,7 @@ import numpy as np
 
 import polyconv
 from polyconv.execution import memory as room
-from polyconv.gradients import bilinear
+from polyconv.gradients import maps
 from polyconv.planning.tiling import Room
 from tests.support.reference import conv_general as reference_conv
 from tests.support.refusals import LONGEST
@@ -207,7 +207,7 @@ def small_machine() -> Iterator[None]:
     Else outputs of gigabytes, which are legal here, would be computed for seconds. What is computed
     in tiles is computed at once, and so only planned if it is large; the rest is never evaluated.
     """
-    assembled = bilinear.assembled
+    assembled = maps.assembled
 
     def planned(tiling: Any, *args: Any) -> mx.array:
         spec, taps = tiling.plan.problem, tiling.plan.n_taps
@@ -218,5 +218,5 @@ def small_machine() -> Iterator[None]:
 
     memory = mock.patch.object(room, "memory_here", return_value=2**27)
     metal = mock.patch.object(room, "_of_metal", return_value=Room(2**27, 2**27))
-    with memory, metal, mock.patch.object(bilinear, "assembled", planned):
+    with memory, metal, mock.patch.object(maps, "assembled", planned):
         yield

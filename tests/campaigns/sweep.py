@@ -93,7 +93,7 @@ def sweep_tiled(cases: int, seed: int, device: str | None = None) -> Counter[str
         counts["tiles"] += tiling.n_tiles
         return assembled(tiling, *args)
 
-    with mock.patch("polyconv.gradients.bilinear.assembled", counted):
+    with mock.patch("polyconv.gradients.maps.assembled", counted):
         for case in drawn(seed):
             if counts["agreed"] == cases:
                 break

@@ -14,7 +14,8 @@ import polyconv
 from polyconv.execution import run_tiled
 from polyconv.execution.device import device_for
 from polyconv.gradients.bias import add_bias
-from polyconv.gradients.bilinear import _COMPUTE, Compiled
+from polyconv.gradients.bilinear import Compiled
+from polyconv.gradients.maps import COMPUTE
 from polyconv.planning.devices import DEVICES
 from polyconv.planning.request import Request
 from polyconv.problem.signatures import problem_of
@@ -61,7 +62,7 @@ def maps(spec, method, max_workspace=None):
     device = device_for(None)
     asked = Compiled(Request("op", spec, method, device, max_workspace), None)
     shapes = shapes_of(spec)
-    for result, made in _COMPUTE.items():
+    for result, made in COMPUTE.items():
         arrays = [mx.zeros(shapes[k], getattr(mx, spec.dtype)) for k in "xwy" if k != result]
         yield result, made(asked), arrays
 

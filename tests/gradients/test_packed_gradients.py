@@ -217,9 +217,9 @@ def test_a_block_diagonal_weight_has_the_gradient_of_a_dense_one():
 def test_a_weight_packed_before_costs_no_gradient_of_its_own(monkeypatch, worked_out_anew):
     asked = []
     bilinear = polyconv.gradients.bilinear
-    kept = bilinear._COMPUTE
+    kept = bilinear.COMPUTE
     spied = lambda kind: lambda problem: asked.append(kind) or kept[kind](problem)  # noqa: E731
-    monkeypatch.setattr(bilinear, "_COMPUTE", {kind: spied(kind) for kind in kept})
+    monkeypatch.setattr(bilinear, "COMPUTE", {kind: spied(kind) for kind in kept})
     packed = polyconv.pack(W)
     mx.grad(loss_of(lambda w, x: polyconv.conv_transpose1d(x, packed, 2)), 1)(W, X)
     assert "x" in asked

@@ -136,7 +136,7 @@ def test_a_packed_weight_in_tiles_has_the_gradient_of_the_input_alone(monkeypatc
     computed = []
     assembled = run_tiled.assembled
     noted = lambda tiling, *more: computed.append(tiling.result) or assembled(tiling, *more)  # noqa: E731
-    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", noted)
+    monkeypatch.setattr("polyconv.gradients.maps.assembled", noted)
     mx.eval(mx.grad(lambda x: call(x, w).sum())(x))
     assert sorted(computed) == ["w", "x", "y"]  # though nobody asked for that of the weight
     computed.clear()

@@ -61,7 +61,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
         w = (spec.out_channels, *kernel, spec.in_channels // spec.groups)
         return mx.zeros({"x": x, "w": w, "y": spec.output_shape}[tiling.result])
 
-    monkeypatch.setattr("polyconv.gradients.bilinear.assembled", planned)
+    monkeypatch.setattr("polyconv.gradients.maps.assembled", planned)
     rng, told = random.Random(str(planned_for)), 0
     while told < cases:
         call = drawn_limited(rng)

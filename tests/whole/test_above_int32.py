@@ -14,7 +14,7 @@ import pytest
 import polyconv
 from polyconv.execution.device import device_for
 from polyconv.execution.memory import room_on
-from polyconv.gradients import bilinear
+from polyconv.gradients import maps
 from polyconv.planning import tiling
 from tests.support.threading_tools import forget
 
@@ -37,7 +37,7 @@ def shape(request, needs_memory):
     assert size * channels > most
     forget()
     tiles = []
-    assembled = bilinear.assembled
+    assembled = maps.assembled
 
     def noted(found, *args):
         tiles.extend(prod(tile.plan.problem.output_shape) for tile in found)
@@ -45,7 +45,7 @@ def shape(request, needs_memory):
 
     with (
         mock.patch.object(tiling, "INT32_MAX", most),
-        mock.patch.object(bilinear, "assembled", noted),
+        mock.patch.object(maps, "assembled", noted),
     ):
         yield frames, size, channels, most // channels
     forget()
