@@ -7,6 +7,7 @@ Letters in shape comments: O and C output and input channels, G groups, R phases
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import TypeAlias
 
@@ -105,18 +106,18 @@ def _taps_of(spec: ConvSpec, sub: SubConv) -> Recipe:
     return recipe.then(contiguous)  # with one output channel the reshape is a view
 
 
-def _in_rows(spec: ConvSpec, sub: SubConv) -> Recipe:
+def _in_rows(spec: ConvSpec, sub: SubConv, as_stored: bool = False) -> Recipe:
     """`(prod(T), G, prod(R) * O / G, C)`."""
-    recipe, ndim = _cut_up(spec, sub), spec.ndim
+    recipe, ndim = _cut_up(spec, sub, as_stored), spec.ndim
     groups, per_group, channels = recipe.shape[0], recipe.shape[1], recipe.shape[-1]
     taps, phases = range(2, 2 + 2 * ndim, 2), range(3, 3 + 2 * ndim, 2)
     recipe.transpose(*taps, 0, *phases, 1, 2 + 2 * ndim).then(contiguous)
     return recipe.reshape(-1, groups, prod(sub.n_phases) * per_group, channels)
 
 
-def _in_columns(spec: ConvSpec, sub: SubConv) -> Recipe:
+def _in_columns(spec: ConvSpec, sub: SubConv, as_stored: bool) -> Recipe:
     """`(prod(T), G, C, prod(R) * O / G)`, of a weight whose output channels lie together."""
-    recipe, ndim = _cut_up(spec, sub), spec.ndim
+    recipe, ndim = _cut_up(spec, sub, as_stored), spec.ndim
     groups, per_group, channels = recipe.shape[0], recipe.shape[1], recipe.shape[-1]
     taps, phases = range(2, 2 + 2 * ndim, 2), range(3, 3 + 2 * ndim, 2)
     recipe.transpose(*taps, 0, 2 + 2 * ndim, *phases, 1).then(contiguous)
@@ -131,15 +132,17 @@ def _for_products(plan: ConvPlan, sub: SubConv, transposed: bool) -> Cutter:
     spec = plan.problem
     if plan.products == "scaled":
         return _for_scaling(spec, sub)
-    recipe = (_in_columns if transposed else _in_rows)(spec, sub)
+    recipe = (_in_columns if transposed else _in_rows)(spec, sub, as_stored=True)
     n_taps, groups, rows, columns = recipe.shape
     if groups > 1:
         turned = recipe.made() if transposed else recipe.then(lambda w: w.swapaxes(-1, -2)).made()
-        return lambda w: [each.squeeze(0) for each in mx.split(turned(w), n_taps)]
-    recipe.reshape(n_taps * rows, columns)
-    if transposed:
-        return _split(recipe.made(), n_taps, 0)
-    return _split(recipe.then(lambda w: w.T).made(), n_taps, 1)
+        split: Cutter = lambda w: [each.squeeze(0) for each in mx.split(turned(w), n_taps)]  # noqa: E731
+    elif transposed:
+        split = _split(recipe.reshape(n_taps * rows, columns).made(), n_taps, 0)
+    else:
+        recipe.reshape(n_taps * rows, columns).then(lambda w: w.T)
+        split = _split(recipe.made(), n_taps, 1)
+    return _in_order(split, spec, sub)
 
 
 def _for_scaling(spec: ConvSpec, sub: SubConv) -> Cutter:
@@ -154,6 +157,31 @@ def _for_scaling(spec: ConvSpec, sub: SubConv) -> Cutter:
     return _split(recipe.made(), n_taps, 0)
 
 
+def _in_order(split: Cutter, spec: ConvSpec, sub: SubConv) -> Cutter:
+    """Taps that were left as they are stored, in their order: a list is turned at no cost."""
+    stored = [
+        range(block.axis.kernel_size)[:: -1 if _is_reversed(block, spec.flip) else 1]
+        for block in sub.blocks
+    ]
+    sizes = [block.axis.kernel_size for block in sub.blocks]
+    order = [sum(t * prod(sizes[i + 1 :]) for i, t in enumerate(taps)) for taps in product(*stored)]
+    if order == sorted(order):
+        return split
+    if order == sorted(order, reverse=True):
+        return lambda w: split(w)[::-1]
+
+    def cut_in_order(w: mx.array) -> list[mx.array]:
+        taps = split(w)
+        return [taps[i] for i in order]
+
+    return cut_in_order
+
+
+def _is_reversed(block: Block, flip: bool) -> bool:
+    """Whether the fold of a kernel as it is stored holds the last tap first."""
+    return flip and block.fold is not None
+
+
 def _split(step: Step, n: int, axis: int) -> Cutter:
     return lambda w: mx.split(step(w), n, axis) if n > 1 else [step(w)]
 
@@ -164,12 +192,18 @@ def _shape_of(spec: ConvSpec) -> tuple[int, ...]:
     return (spec.out_channels, *kernel, spec.in_channels // spec.groups)
 
 
-def _cut_up(spec: ConvSpec, sub: SubConv) -> Recipe:
-    """`(G, O / G, T1, R1, T2, R2, ..., C)`."""
+def _cut_up(spec: ConvSpec, sub: SubConv, as_stored: bool = False) -> Recipe:
+    """`(G, O / G, T1, R1, T2, R2, ..., C)`.
+
+    With `as_stored` the taps of an axis that `_is_reversed` are left in that order.
+    """
     recipe, flip, groups = Recipe(_shape_of(spec)), spec.flip, spec.groups
     recipe.pad([(0, 0), *[_fold_pads(block, flip) for block in sub.blocks], (0, 0)])
     for i, block in enumerate(sub.blocks):
-        (_fold_taps if block.fold else _stack_taps)(recipe, 1 + 2 * i, block, flip)
+        if block.fold is None:
+            _stack_taps(recipe, 1 + 2 * i, block, flip)
+        else:
+            _fold_taps(recipe, 1 + 2 * i, block, flip, as_stored)
     return recipe.reshape(groups, recipe.shape[0] // groups, *recipe.shape[1:])
 
 
@@ -180,7 +214,7 @@ def _fold_pads(block: Block, flip: bool) -> tuple[int, int]:
     return (pad_hi, pad_lo) if flip else (pad_lo, pad_hi)
 
 
-def _fold_taps(recipe: Recipe, axis: int, block: Block, flip: bool) -> None:
+def _fold_taps(recipe: Recipe, axis: int, block: Block, flip: bool, as_stored: bool) -> None:
     """Replaces the padded kernel axis by the two axes (T, R) of a block, without a copy.
 
     Flipped, the last tap comes first.
@@ -189,7 +223,9 @@ def _fold_taps(recipe: Recipe, axis: int, block: Block, flip: bool) -> None:
     shape, step, n = recipe.shape, block.fold.step, len(block.phases)
     recipe.reshape(*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :])
     if flip:
-        recipe.cut(axis, None, None, -1).cut(axis + 1, step - n, step)
+        if not as_stored:
+            recipe.cut(axis, None, None, -1)
+        recipe.cut(axis + 1, step - n, step)
     else:
         recipe.cut(axis + 1, n - 1, None, -1)
 

@@ -50,8 +50,7 @@ def is_before_0_32_4() -> bool:
 
 def is_on_cpu(stream: StreamOrDevice) -> bool:
     """Whether what is given to a stream, or by default, runs on the CPU."""
-    is_one: bool = kind_of(stream) == mx.cpu
-    return is_one
+    return kind_of(stream) is mx.cpu
 
 
 def kind_of(stream: StreamOrDevice) -> mx.DeviceType:

@@ -19,8 +19,8 @@ except ImportError:  # not a POSIX system
 # What is free changes from call to call, and plans are kept by what it is rounded to: to so many
 # bits, so that there are few of them whatever the limit is, and at least to so many bytes.
 _BITS, _STEP = 4, 2**24
-# What is less is not asked for in each call, which takes longer than to allocate it.
-_UNASKED = 2**20
+# What is less than such a step is not asked for: that takes longer than to allocate it.
+_UNASKED = _STEP
 
 
 def room_on(device: Device) -> Room:
@@ -37,6 +37,13 @@ def room_on(device: Device) -> Room:
     found = on_gpu or min(memory_here(), _left())
     metal = present()
     return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
+
+
+def never_asks(least: Room, device: Device) -> bool:
+    """Whether so many bytes may be allocated at any time: few, or few for a GPU of Apple's."""
+    if least.total <= _UNASKED:
+        return True
+    return isinstance(device, Metal) and has_room(least, device)
 
 
 def has_room(least: Room, device: Device) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
@@ -27,6 +27,8 @@ class PackedWeight:
 
     def __init__(self, w: mx.array) -> None:
         self._w = handle_of(w)
+        self.shape: tuple[int, ...] = w.shape
+        self.dtype: mx.Dtype = w.dtype
         self._taps: dict[object, list[mx.array]] = {}
         self.calls: dict[object, Call] = {}
         self._has_numbers = evaluate([self._w])
@@ -36,15 +38,6 @@ class PackedWeight:
     def array(self) -> mx.array:
         """The weight as it was given, in an array object for the caller, who may change it."""
         return mx.array(self._w)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self._w.shape
-        return shape
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return self._w.dtype
 
     @property
     def has_numbers(self) -> bool:
@@ -81,6 +74,11 @@ class PackedWeight:
     def __getstate__(self) -> dict[str, object]:
         """What is pickled and copied: the weight, to be cut up again."""
         return vars(self) | {"_taps": {}, "calls": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also one that an earlier version pickled, which kept fewer attributes."""
+        w = state["_w"]
+        vars(self).update({"calls": {}, "shape": w.shape, "dtype": w.dtype, **state})
 
     def __repr__(self) -> str:
         return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import summed_in
 from polyconv.execution.convolve import convolutions
 from polyconv.execution.cutting import cutter
 from polyconv.execution.tap_products import products
@@ -40,8 +41,10 @@ def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
         # Made the result's dtype once, and not in each convolution.
         return lambda x, taps: assemble(convolve(x.astype(dtype), taps))
     multiply, recipes = products(plan)
-    woven = weave(plan, recipes)
-    return lambda x, taps: woven(multiply(x.astype(taps[0].dtype), taps)).astype(dtype)
+    woven, wide = weave(plan, recipes), summed_in(dtype)
+    if wide == dtype:
+        return lambda x, taps: woven(multiply(x.astype(dtype), taps))
+    return lambda x, taps: woven(multiply(x.astype(wide), taps)).astype(dtype)
 
 
 def run(plan: ConvPlan, x: mx.array, w: mx.array, pad_explicitly: bool) -> mx.array:

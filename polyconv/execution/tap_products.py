@@ -79,7 +79,7 @@ def _flat(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
     matrix = Recipe(input_shape(plan.problem)).pad(lines.widths)
     matrix.reshape(-1, plan.problem.in_channels)
     whole = matrix.shape[0]
-    reads = [[_rows(shift, lines.rows, whole) for shift in each] for each in lines.shifts]
+    reads = [[slice(shift, shift + lines.rows) for shift in each] for each in lines.shifts]
     recipes = []
     for sub in plan.subconvs:
         recipe = Recipe((lines.rows, sub.spec.out_channels))
@@ -91,17 +91,13 @@ def _flat(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
 
     def multiply(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
         x, rest = flat(x), iter(taps)
-        return [
-            sum_of_products([x if rows is None else x[rows] for rows in each], rest)
-            for each in reads
-        ]
+        return [sum_of_products([x[rows] for rows in each], rest) for each in reads]
 
-    return multiply, recipes
+    def multiply_whole(x: mx.array, taps: Sequence[mx.array]) -> list[mx.array]:
+        x, rest = flat(x), iter(taps)
+        return [sum_of_products([x] * len(each), rest) for each in reads]
 
-
-def _rows(start: int, n: int, whole: int) -> slice | None:
-    """Some rows of a matrix, None for all."""
-    return None if n == whole else slice(start, start + n)
+    return multiply if lines.rows < whole else multiply_whole, recipes
 
 
 def _gathered(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
@@ -165,10 +161,11 @@ def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
 
 def sum_of_products(lefts: Iterable[mx.array], rights: Iterable[mx.array]) -> mx.array:
     """`sum_t lefts[t] @ rights[t]`, each product added to the sum before it."""
-    total: mx.array | None = None
-    for left, right in zip(lefts, rights):
-        total = left @ right if total is None else mx.addmm(total, left, right)
-    assert total is not None
+    pairs = zip(lefts, rights)
+    left, right = next(pairs)
+    total = left @ right
+    for left, right in pairs:
+        total = mx.addmm(total, left, right)
     return total
 
 

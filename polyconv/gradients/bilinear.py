@@ -30,7 +30,7 @@ from polyconv.execution.device import StreamOrDevice, is_before_0_32_4, on, pads
 from polyconv.execution.memory import has_room, room_on
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.run import Execute, executor
-from polyconv.gradients.maps import COMPUTE, Convolution, Map
+from polyconv.gradients.maps import COMPUTE, Map, convolution
 from polyconv.gradients.observing import OBSERVER, tell
 from polyconv.gradients.vmap import fold
 from polyconv.planning.plan import ConvPlan
@@ -172,16 +172,14 @@ class Compiled:
         array = w.array
         if not w.has_numbers:  # a weight as any
             return lambda x: self.map("y")(x, array)
-        convolve = Convolution(self, self.way("y"))
-        convolve.keep(w)
+        way = self.way("y")
+        taps = w.taps_of(way.plan) if self.tiles(way) is None else None
+        convolve = convolution(self, way, taps=taps)
         if not w.is_constant:
             mapped = self._differentiable("y", convolve)
             return lambda x: mapped(x, array)
         on_stream = _on(self.stream, convolve)
-
-        @mx.custom_function
-        def compute(x: mx.array) -> mx.array:
-            return on_stream(x, array)
+        compute = mx.custom_function(lambda x: on_stream(x, array))
 
         @compute.vjp
         def pull_back(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:

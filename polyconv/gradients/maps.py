@@ -10,7 +10,7 @@ import mlx.core as mx
 from polyconv.execution.arrays import contiguous
 from polyconv.execution.cutting import cutter
 from polyconv.execution.device import StreamOrDevice
-from polyconv.execution.packing import PackedWeight
+from polyconv.execution.memory import never_asks
 from polyconv.execution.run import Execute
 from polyconv.execution.run_tiled import Compute, assembled
 from polyconv.gradients.plan_gradients import correlate, spread
@@ -32,62 +32,74 @@ class Ways(Protocol):
     def executor(self, plan: ConvPlan) -> Execute: ...
 
 
-class Convolution:
-    """A convolution by the plan of a way: as a whole, or in tiles where it does not fit."""
+def convolution(
+    compiled: Ways, way: Way, transposed: bool = False, taps: list[mx.array] | None = None
+) -> Map:
+    """A convolution by the plan of a way: as a whole, or in tiles where it does not fit.
 
-    def __init__(self, compiled: Ways, way: Way, transposed: bool = False) -> None:
-        self._compiled, self._way, self._transposed = compiled, way, transposed
-        self._execute = compiled.executor(way.plan)
-        self._cut = cutter(way.plan, transposed)
-        self._taps: list[mx.array] | None = None
+    With `taps` these are those of the weight that it is always called with. With `transposed` the
+    output channels of its weights lie together in memory.
+    """
+    execute, cut = compiled.executor(way.plan), cutter(way.plan, transposed)
+    whole: Map = lambda x, w: execute(x, cut(w))  # noqa: E731
+    if taps is not None:
+        whole = lambda x, w: execute(x, taps)  # noqa: E731
 
-    def keep(self, w: PackedWeight) -> None:
-        """Takes the taps that a weight keeps, as whatever weight it is given later is that one."""
-        if self._compiled.tiles(self._way) is None:
-            self._taps = w.taps_of(self._way.plan)
+    def tiled(tiling: Tiling, x: mx.array, w: mx.array) -> mx.array:
+        of_tile = _convolved_tile(compiled, transposed)
+        return assembled(tiling, of_tile, {"x": x}, [w], compiled.stream)
 
-    def __call__(self, x: mx.array, w: mx.array) -> mx.array:
-        tiling = self._compiled.tiles(self._way)
-        if tiling is None:
-            return self._execute(x, self._cut(w) if self._taps is None else self._taps)
-        return assembled(tiling, self._by_tiles(), {"x": x}, [w], self._compiled.stream)
+    return _where_it_fits(compiled, way, whole, tiled)
 
-    def _by_tiles(self) -> Compute:
-        """Most tiles have one plan, and all cut a weight alike that MLX takes in one form."""
-        executes: dict[int, Execute] = {}
-        taps: dict[object, list[mx.array]] = {}
 
-        def compute(tile: Tile, others: Sequence[mx.array], x: mx.array) -> mx.array:
-            plan = tile.plan
-            if id(plan) not in executes:
-                executes[id(plan)] = self._compiled.executor(plan)
-            if plan.packing_key not in taps:
-                taps[plan.packing_key] = cutter(plan, self._transposed)(others[0])
-            return executes[id(plan)](x, taps[plan.packing_key])
+def _convolved_tile(compiled: Ways, transposed: bool) -> Compute:
+    """Most tiles have one plan, and all cut a weight alike that MLX takes in one form."""
+    executes: dict[int, Execute] = {}
+    taps: dict[object, list[mx.array]] = {}
 
-        return compute
+    def compute(tile: Tile, others: Sequence[mx.array], x: mx.array) -> mx.array:
+        plan = tile.plan
+        if id(plan) not in executes:
+            executes[id(plan)] = compiled.executor(plan)
+        if plan.packing_key not in taps:
+            taps[plan.packing_key] = cutter(plan, transposed)(others[0])
+        return executes[id(plan)](x, taps[plan.packing_key])
+
+    return compute
+
+
+def _where_it_fits(
+    compiled: Ways, way: Way, whole: Map, tiled: Callable[[Tiling, mx.array, mx.array], mx.array]
+) -> Map:
+    """The whole, or tiles of it where the memory that is there is too little."""
+    if never_asks(way.least, compiled.request.device):
+        return whole
+
+    def compute(a: mx.array, b: mx.array) -> mx.array:
+        tiling = compiled.tiles(way)
+        return whole(a, b) if tiling is None else tiled(tiling, a, b)
+
+    return compute
 
 
 def _forward(compiled: Ways) -> Map:
-    return Convolution(compiled, compiled.way("y"))
+    return convolution(compiled, compiled.way("y"))
 
 
 def _input_gradient(compiled: Ways) -> Map:
     """By the plan's own products backwards, or the convolution that it is (`spec.adjoint`)."""
-    way, spec = compiled.way("x"), compiled.request.spec
+    way = compiled.way("x")
     plan = way.plan
-    if plan.problem != spec:
-        convolve = Convolution(compiled, way, transposed=bool(plan.products))
+    if plan.problem != compiled.request.spec:
+        convolve = convolution(compiled, way, transposed=bool(plan.products))
         return lambda w, y: convolve(y, _exchanged(w, plan))
     of_tile: Compute = lambda tile, others, y: spread(tile.plan, others[0], y)  # noqa: E731
-
-    def compute(w: mx.array, y: mx.array) -> mx.array:
-        tiling = compiled.tiles(way)
-        if tiling is None:
-            return spread(plan, w, y)
-        return assembled(tiling, of_tile, {"y": y}, [w], compiled.stream)
-
-    return compute
+    return _where_it_fits(
+        compiled,
+        way,
+        lambda w, y: spread(plan, w, y),
+        lambda tiling, w, y: assembled(tiling, of_tile, {"y": y}, [w], compiled.stream),
+    )
 
 
 def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
@@ -100,14 +112,12 @@ def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
 def _weight_gradient(compiled: Ways) -> Map:
     way = compiled.way("w")
     of_tile: Compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
-
-    def compute(x: mx.array, y: mx.array) -> mx.array:
-        tiling = compiled.tiles(way)
-        if tiling is None:
-            return correlate(way.plan, x, y)
-        return assembled(tiling, of_tile, {"x": x, "y": y}, [], compiled.stream)
-
-    return compute
+    return _where_it_fits(
+        compiled,
+        way,
+        lambda x, y: correlate(way.plan, x, y),
+        lambda tiling, x, y: assembled(tiling, of_tile, {"x": x, "y": y}, [], compiled.stream),
+    )
 
 
 COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

@@ -81,7 +81,7 @@ def test_the_limit_that_is_told_is_the_least_that_is_accepted(planned_for, cases
             told += bool(known)
 
 
-def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch):
+def test_the_memory_that_can_be_had_is_told_where_no_limit_would_do(monkeypatch, worked_out_anew):
     x, w = integers(2, 300, 4), integers(6, 4, 4, seed=1)
     result = 602 * 2 * 6 * 4
     for module in ("execution.memory", "gradients.bilinear"):
