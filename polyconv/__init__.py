@@ -1,5 +1,8 @@
 """Transposed convolutions for MLX, computed as stride-1 convolutions."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 try:
     import mlx.core as _  # noqa: F401
 except ImportError as error:
@@ -9,33 +12,41 @@ except ImportError as error:
         "on an Apple-silicon Mac reinstall mlx"
     ) from error
 
-from polyconv import distributed, former_names
-from polyconv.execution.device import exporting, planning_for, use_rates
-from polyconv.inspection.explain import doctor, explain
-from polyconv.models.converting import convert, register_converter, revert
-from polyconv.models.patching import patch, patched, unpatch
-from polyconv.models.recording import explain_model
-from polyconv.models.watching import watch
-from polyconv.ops.conv import conv1d, conv2d, conv3d
-from polyconv.ops.conv_transpose import (
+from polyconv import former_names
+
+former_names.install()  # before a module that was divided is imported
+
+from polyconv.execution.device import exporting, planning_for, use_rates  # noqa: E402
+from polyconv.ops.conv import conv1d, conv2d, conv3d  # noqa: E402
+from polyconv.ops.conv_transpose import (  # noqa: E402
     conv_general,
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
     pack,
 )
-from polyconv.ops.layers import (
+from polyconv.ops.layers import (  # noqa: E402
     PolyConvTranspose,
     PolyConvTranspose1d,
     PolyConvTranspose2d,
     PolyConvTranspose3d,
 )
-from polyconv.streaming.functional import StreamState, stream_flush, stream_init, stream_step
-from polyconv.streaming.graph import StreamedModel
-from polyconv.streaming.layers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
-from polyconv.streaming.record import stream
-from polyconv.streaming.resample import resample_poly, upfirdn
-from polyconv.streaming.resample_stream import ResampleStream
+
+if TYPE_CHECKING:
+    from polyconv import distributed
+    from polyconv.inspection.explain import doctor, explain
+    from polyconv.models.converting import convert, register_converter, revert
+    from polyconv.models.patching import patch, patched, unpatch
+    from polyconv.models.recording import explain_model
+    from polyconv.models.watching import watch
+    from polyconv.streaming.functional import StreamState, stream_flush, stream_init, stream_step
+    from polyconv.streaming.graph import StreamedModel
+    from polyconv.streaming.layers import StreamCache, StreamingConv1d, StreamingConvTranspose1d
+    from polyconv.streaming.record import stream
+    from polyconv.streaming.resample import resample_poly, upfirdn
+    from polyconv.streaming.resample_stream import ResampleStream
+
+__version__ = "0.1.0"
 
 __all__ = [
     "PolyConvTranspose",
@@ -78,7 +89,30 @@ __all__ = [
     "watch",
 ]
 
-__version__ = "0.1.0"
+# Where the other names are, by module. They are imported when they are first asked for: who calls
+# a convolution or makes a layer waits for no more than that.
+_LATER = {
+    "inspection.explain": ("doctor", "explain"),
+    "models.converting": ("convert", "register_converter", "revert"),
+    "models.patching": ("patch", "patched", "unpatch"),
+    "models.recording": ("explain_model",),
+    "models.watching": ("watch",),
+    "streaming.functional": ("StreamState", "stream_flush", "stream_init", "stream_step"),
+    "streaming.graph": ("StreamedModel",),
+    "streaming.layers": ("StreamCache", "StreamingConv1d", "StreamingConvTranspose1d"),
+    "streaming.record": ("stream",),
+    "streaming.resample": ("resample_poly", "upfirdn"),
+    "streaming.resample_stream": ("ResampleStream",),
+}
+_MODULE_OF = {name: module for module, names in _LATER.items() for name in names}
 
-former_names.install()
-__getattr__ = former_names.module_of
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        found = globals()[name] = getattr(import_module(f"polyconv.{_MODULE_OF[name]}"), name)
+        return found
+    return former_names.module_of(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,12 +6,11 @@ module, such as `polyconv.streaming`, gives what that module had.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from pkgutil import iter_modules
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -91,15 +90,19 @@ DIVIDED = {
     "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }
 
+_HERE = [os.path.dirname(__file__)]
 
-class _Moved(MetaPathFinder, Loader):
+
+class _Moved:
     """Finds a module by its old name: the very module, so that nothing exists twice."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, old = name.partition(".")
-        return ModuleSpec(name, self) if package == "polyconv" and old in MOVED else None
+        if package != "polyconv" or old not in MOVED:
+            return None
+        return ModuleSpec(name, self)  # type: ignore[arg-type]  # a loader by its methods
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(f"polyconv.{MOVED[spec.name.partition('.')[2]]}")
@@ -112,36 +115,59 @@ class _Moved(MetaPathFinder, Loader):
         module.__spec__ = module.__spec__.loader_state
 
 
+class _Inside:
+    """Finds wings, and modules that were divided, and has them answer for what is not in them."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, new = name.partition(".")
+        if package != "polyconv" or not new or ("." in new and new not in DIVIDED):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_look(module: ModuleType) -> None:
+            execute(module)
+            vars(module).setdefault("__getattr__", _looking(module, DIVIDED.get(new, ())))
+
+        spec.loader.exec_module = execute_and_look  # type: ignore[method-assign]
+        return spec
+
+
 def install() -> None:
     """Lets old names be imported, and be asked for as attributes of what holds them now."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Inside())
         sys.meta_path.append(_Moved())
-    for name, others in DIVIDED.items():
-        import_module(f"polyconv.{name}").__dict__["__getattr__"] = _looking(name, others)
 
 
-def _looking(name: str, others: tuple[str, ...]) -> Callable[[str], Any]:
-    # `from polyconv.bench import cases` asks for the attribute first, and then imports the module.
-    # So modules are left to the import: looking elsewhere could import around a circle.
-    path = getattr(import_module(f"polyconv.{name}"), "__path__", ())
-    inside = {each.name for each in iter_modules(path)}
+def _looking(module: ModuleType, others: tuple[str, ...]) -> Callable[[str], Any]:
+    """What looks for a name that a module has not: in its own modules, and in some others."""
+    path = getattr(module, "__path__", ())
 
     def look(key: str) -> Any:
-        for other in others if not key.startswith("__") and key not in inside else ():
-            found = vars(import_module(f"polyconv.{other}"))
-            if key in found:
-                return found[key]
-        raise AttributeError(f"module 'polyconv.{name}' has no attribute {key!r}")
+        if not key.startswith("__"):
+            # `from polyconv.bench import cases` asks for the attribute before it imports.
+            if path and PathFinder.find_spec(key, path):
+                return import_module(f"{module.__name__}.{key}")
+            for other in others:
+                found = vars(import_module(f"polyconv.{other}"))
+                if key in found:
+                    return found[key]
+        raise AttributeError(f"module {module.__name__!r} has no attribute {key!r}")
 
     return look
 
 
 def module_of(name: str) -> ModuleType:
-    """The module of an old name, for `polyconv.__getattr__`.
+    """The module of an old name or of a wing, for `polyconv.__getattr__`.
 
     Raises:
-        AttributeError: If no module had this name.
+        AttributeError: If no module has or had this name.
     """
-    if name not in MOVED:
+    if name not in MOVED and (name.startswith("_") or not PathFinder.find_spec(name, _HERE)):
         raise AttributeError(f"module 'polyconv' has no attribute {name!r}")
     return import_module(f"polyconv.{name}")

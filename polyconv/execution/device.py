@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -173,7 +172,8 @@ def _rates_in(op: str, path: str | os.PathLike[str]) -> dict[str, Rates]:
     if not isinstance(path, (str, os.PathLike)):
         refuse(op, "path must be a str or a path", shown(path))
     try:
-        text = Path(path).read_text()
+        with open(path) as file:
+            text = file.read()
     except ValueError as error:  # a name that no file can have, or bytes that are no text
         refuse(op, "path must be that of a text file", f"{shown(path)}: {error}")
     return read_rates(op, text)

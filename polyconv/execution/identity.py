@@ -8,7 +8,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from polyconv.execution.modules import modules
 
@@ -72,6 +71,8 @@ def _place(array: mx.array) -> tuple[int, tuple[int, ...]]:
 
     They are evaluated. NumPy has no bfloat16.
     """
+    import numpy as np  # when it is needed, as importing it takes longer than all of polyconv
+
     plain = array.view(mx.uint16, stream=mx.cpu) if array.dtype == mx.bfloat16 else array
     seen = np.asarray(plain)
     return seen.__array_interface__["data"][0], seen.strides

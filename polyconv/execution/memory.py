@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 
 from polyconv.execution.device import device_for, memory_of_gpu, present
 from polyconv.planning.devices import Device, Metal
@@ -70,10 +69,15 @@ def memory_here() -> int:
     """Bytes of memory of the machine, or of the container."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        text = _text_of("/sys/fs/cgroup/memory.max").strip()
     except OSError:
         return found
     return min(found, int(text)) if text.isdigit() else found
+
+
+def _text_of(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def _left() -> int:
@@ -84,7 +88,7 @@ def _left() -> int:
     if most == resource.RLIM_INFINITY:
         return 2**63
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(_text_of("/proc/self/statm").split()[0])
     except OSError:  # macOS, which keeps no such limit
         return 2**63
     used = pages * resource.getpagesize()

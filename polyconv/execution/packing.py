@@ -73,12 +73,13 @@ class PackedWeight:
 
     def __getstate__(self) -> dict[str, object]:
         """What is pickled and copied: the weight, to be cut up again."""
-        return vars(self) | {"_taps": {}, "calls": {}}
+        of_weight = ("_w", "_has_numbers", "_is_constant")
+        return {name: getattr(self, name) for name in of_weight}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also one that an earlier version pickled, which kept fewer attributes."""
         w = state["_w"]
-        vars(self).update({"calls": {}, "shape": w.shape, "dtype": w.dtype, **state})
+        kept: dict[str, Any] = {"_taps": {}, "calls": {}}
+        vars(self).update(state | kept | {"shape": w.shape, "dtype": w.dtype})
 
     def __repr__(self) -> str:
         return f"PackedWeight(shape={self.shape}, dtype={self.dtype})"

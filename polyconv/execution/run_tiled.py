@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cache
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
-import numpy as np
 
 from polyconv.execution.arrays import cut, summed_in
 from polyconv.execution.device import StreamOrDevice, kind_of
@@ -55,6 +53,8 @@ def assembled(
         given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
         known = [_Numbers.of(array) for array in others]
         task = (kind_of(stream), tiling, compute, given, known)
+        from concurrent.futures import Future  # when it is needed: it takes long to import
+
         done: Future[mx.array] = Future()
         _other_thread().put((done, task))
         return done.result()
@@ -142,18 +142,21 @@ def _has_numbers(arrays: list[mx.array]) -> bool:
 class _Numbers(NamedTuple):
     """The memory of an array, by NumPy: what is made of it has no graph."""
 
-    array: np.ndarray[tuple[int, ...], Any]
+    array: Any  # a numpy.ndarray
     dtype: mx.Dtype
 
     @classmethod
     def of(cls, array: mx.array) -> _Numbers:
         """Without a copy. NumPy has no bfloat16."""
+        import numpy as np  # when it is needed, as importing it takes longer than all of polyconv
+
         plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
         return cls(np.asarray(plain), array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        shape: tuple[int, ...] = self.array.shape
+        return shape
 
     def __getitem__(self, index: Any) -> _Numbers:
         return _Numbers(self.array[index], self.dtype)
@@ -164,7 +167,7 @@ class _Numbers(NamedTuple):
         MLX does not read negative ones. To ask for them is not enough: a view with an axis of one
         sample is contiguous to NumPy whatever the stride of that axis is.
         """
-        array = np.array(self.array, order="C")
+        array = self.array.copy(order="C")
         if self.dtype == mx.bfloat16:
             return mx.array(array).view(mx.bfloat16)
         return mx.array(array, self.dtype)

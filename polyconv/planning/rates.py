@@ -6,7 +6,6 @@ library only.
 
 from __future__ import annotations
 
-import json
 from dataclasses import astuple, dataclass
 
 from polyconv.problem.arguments import refuse, shown
@@ -60,6 +59,8 @@ def read_rates(op: str, text: str) -> dict[str, Rates]:
     Raises:
         ValueError: If it does not, or a rate is no number of seconds.
     """
+    import json  # when it is needed: it takes long to import
+
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:

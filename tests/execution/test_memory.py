@@ -25,7 +25,7 @@ def test_what_is_left_of_a_hard_limit_takes_few_values(monkeypatch):
     found = set()
     for used in range(0, most, 2**25):
         statm = f"{used // page} 0 0 0 0 0 0"
-        monkeypatch.setattr(memory.Path, "read_text", lambda _, text=statm: text)
+        monkeypatch.setattr(memory, "_text_of", lambda _, text=statm: text)
         left = memory._left()
         assert max(0, (most - used) * 7 // 8 - 2**24) <= left <= most - used
         found.add(left)

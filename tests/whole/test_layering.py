@@ -1,10 +1,14 @@
 """The wings of the house, top to bottom: imports run downward only, and the bottom knows no MLX."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import polyconv
 
 PACKAGE = Path(__file__).parents[2] / "polyconv"
 
@@ -121,3 +125,23 @@ def test_an_upward_import_is_seen(tmp_path):
         "polyconv.planning.plan imports polyconv.ops.call",
         "polyconv.problem.spec imports polyconv.metal.rules",
     ]
+
+
+def test_names_that_are_imported_later_are_those_that_type_checkers_see():
+    """`import polyconv` is quick: the module of a name is imported when it is first asked for."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        node.module.removeprefix("polyconv."): tuple(alias.name for alias in node.names)
+        for node in block.body
+    }
+    assert seen.pop("polyconv") == ("distributed",)
+    assert seen == polyconv._LATER
+    code = "import sys, polyconv; print(*[name for name in sys.modules ])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {wing(name) for name in ran.stdout.split()}
+    assert not loaded & {"streaming", "models", "distributed", "bench", "inspection"}
+    assert "numpy" not in ran.stdout.split()
+    for name in polyconv.__all__:
+        assert getattr(polyconv, name)
+        assert name in dir(polyconv)
