@@ -40,9 +40,12 @@ def convolution(
     With `taps` these are those of the weight that it is always called with. With `transposed` the
     output channels of its weights lie together in memory.
     """
-    execute, cut = compiled.executor(way.plan), cutter(way.plan, transposed)
-    whole: Map = lambda x, w: execute(x, cut(w))  # noqa: E731
-    if taps is not None:
+    execute = compiled.executor(way.plan)
+    whole: Map
+    if taps is None:
+        cut = cutter(way.plan, transposed)
+        whole = lambda x, w: execute(x, cut(w))  # noqa: E731
+    else:
         whole = lambda x, w: execute(x, taps)  # noqa: E731
 
     def tiled(tiling: Tiling, x: mx.array, w: mx.array) -> mx.array:

@@ -14,7 +14,6 @@ from polyconv.planning.tiling import (
     Room,
     Tiling,
     arranged,
-    fits,
     least_room,
     others_than,
     workspace,
@@ -54,10 +53,8 @@ class Way:
         self._kind: Kind = kind if self.plan.problem == request.spec else "y"
         self._takes_others = kind == "y" and request.method == "auto"
         self._arranged: dict[Room, tuple[ConvPlan, Tiling | None]] = {}
-        most = request.max_workspace
-        is_whole = fits(self.plan, self._kind, 2**63 if most is None else most)
         # Of what a device has in all, and at a time: so many bytes are needed for no tiles.
-        self.least = least_room(self.plan, self._kind) if is_whole else Room(2**63, 2**63)
+        self.least = least_room(self.plan, self._kind, request.max_workspace)
 
     def fits(self, room: Room) -> bool:
         """Whether the plan needs no tiles."""

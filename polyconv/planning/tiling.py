@@ -160,13 +160,24 @@ def fits(plan: ConvPlan, result: str, limit: int) -> bool:
     return _most_elements(plan) <= INT32_MAX and temporaries(plan, result) <= limit
 
 
-def least_room(plan: ConvPlan, result: str) -> Room:
-    """What a plan needs of the largest buffer and in all, so that `workspace` leaves enough."""
-    return least_room_for(plan.problem, result, temporaries(plan, result))
+_NOWHERE = Room(2**63, 2**63)
+
+
+def least_room(plan: ConvPlan, result: str, max_workspace: int | None) -> Room:
+    """What a plan needs of the largest buffer and in all, so that it needs no tiles."""
+    needed = temporaries(plan, result)
+    if not plan.is_zero:
+        too_much = max_workspace is not None and needed > max_workspace
+        if too_much or _most_elements(plan) > INT32_MAX:
+            return _NOWHERE
+    return least_room_for(plan.problem, result, needed)
 
 
 def least_room_for(spec: ConvSpec, result: str, needed: int) -> Room:
-    """The same for what needs so many bytes besides arguments and result."""
+    """The same for what needs so many bytes besides arguments and result.
+
+    `workspace` leaves as many of so much room, and of no less.
+    """
     size = ITEMSIZE[spec.dtype] * _elements(spec, result)
     # The least `left` of which `left * 3 // 4` is enough.
     return Room(max(size, needed), size + -(-needed * 4 // 3))
