@@ -17,8 +17,9 @@ import numpy as np
 
 from polyconv.execution import device
 from polyconv.execution.run import run
+from polyconv.planning.choose import alternatives
 from polyconv.planning.devices import Device, Host, Metal
-from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
 from polyconv.problem.signatures import problem_of

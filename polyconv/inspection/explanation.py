@@ -14,9 +14,11 @@ from polyconv.inspection import report
 from polyconv.inspection.report import Explanation, Line
 from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.choose import ideal, plan
 from polyconv.planning.devices import Metal
 from polyconv.planning.forms import macs
-from polyconv.planning.plan import METHODS, ConvPlan, ideal, plan
+from polyconv.planning.methods import METHODS
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import Room, arranged, others_than, workspace
 from polyconv.planning.workspace import MOST_SUBCONVS, allocated
 from polyconv.problem import arguments

@@ -8,8 +8,10 @@ from functools import lru_cache
 from math import inf
 from typing import Literal, TypeAlias
 
+from polyconv.planning.choose import plan, plan_for_gradients
 from polyconv.planning.devices import Device, Host
-from polyconv.planning.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
+from polyconv.planning.methods import reads_in_lines
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import (
     Room,
     Tiling,

@@ -14,7 +14,8 @@ from math import prod
 from typing import NamedTuple, NoReturn
 
 from polyconv.planning.axis_plan import AxisPlan
-from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.choose import alternatives
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import si
 from polyconv.planning.workspace import temporaries
 from polyconv.problem.arguments import NoRoomError, refuse

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.planning import axis_plan, request, shared_filter
-from polyconv.planning import plan as planning
+from polyconv.planning import axis_plan, choose, request, shared_filter
 from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.planning.plan import METHODS, ConvPlan, plan
+from polyconv.planning.methods import METHODS
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import CPU_RATES
 from polyconv.problem import spec
 from polyconv.problem.signatures import problem_of
@@ -95,7 +96,7 @@ def test_a_new_method_needs_one_function_and_one_entry(monkeypatch):
         axes = (*map(per_phase_axis, others), stacked_axis(last))
         return ConvPlan(problem, "last_stacked", axes, False, metal)
 
-    monkeypatch.setitem(planning.METHODS, "last_stacked", lower_last_stacked)
+    monkeypatch.setitem(METHODS, "last_stacked", lower_last_stacked)
     tried = 0
     for name, case in NAMED.items():
         if name.startswith("dilated, co"):
@@ -161,7 +162,7 @@ def enumerated(monkeypatch):
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)
     caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
-    for cache in (*caches, planning.plan_for_gradients, request._planned):
+    for cache in (*caches, choose.plan_for_gradients, request._planned):
         cache.cache_clear()
     return seen
 
@@ -180,9 +181,9 @@ def test_of_an_empty_problem_no_phase_is_looked_for(name, device, enumerated):
             assert method in ("auto", chosen.method)
         with pytest.raises(ValueError, match="MLX fails on arrays without elements"):
             plan(each, "native", device=device)
-        planning.alternatives(each, device)
+        choose.alternatives(each, device)
         if not isinstance(device, Metal):
-            assert planning.plan_for_gradients(each, device).is_zero
+            assert choose.plan_for_gradients(each, device).is_zero
     if not isinstance(device, Metal):
         polyconv.explain(op, x, w, **options)
     assert not enumerated

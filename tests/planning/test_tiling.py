@@ -6,8 +6,8 @@ from math import prod
 import numpy as np
 import pytest
 
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU
-from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 from polyconv.problem.arguments import NoRoomError
 from tests.support.problems import transposed
