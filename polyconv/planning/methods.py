@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from math import lcm
 
-from polyconv.planning.axis_plan import (
-    AxisPlan,
-    Rejection,
+from polyconv.planning.axis_methods import (
     grouped_axis,
     native_axis,
     per_phase_axis,
     stacked_axis,
     zero_axis,
 )
+from polyconv.planning.axis_plan import AxisPlan, Rejection
 from polyconv.planning.devices import Device
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.phases import phase_stride

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.planning import axis_plan, choose, request, shared_filter
-from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
+from polyconv.planning import axis_methods, choose, request, shared_filter
+from polyconv.planning.axis_methods import per_phase_axis, stacked_axis
 from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.planning.methods import METHODS
@@ -157,11 +157,11 @@ EMPTY = {
 def enumerated(monkeypatch):
     """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
     seen = []
-    for module, name in ((axis_plan, "split"), (shared_filter, "blocks")):
+    for module, name in ((axis_methods, "split"), (shared_filter, "blocks")):
         real = getattr(module, name)
         look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
         monkeypatch.setattr(module, name, look)
-    caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
+    caches = (axis_methods.per_phase_axis, axis_methods.grouped_axis, axis_methods.stacked_axis)
     for cache in (*caches, choose.plan_for_gradients, request._planned):
         cache.cache_clear()
     return seen
