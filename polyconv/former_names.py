@@ -89,6 +89,7 @@ DIVIDED = {
     "models.converting": ("models.converted_classes",),
     "planning.axis_plan": ("planning.axis_methods",),
     "planning.plan": ("planning.choose", "planning.methods"),
+    "problem.spec": ("problem.shapes",),
     "streaming": ("streaming.functional",),
     "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }

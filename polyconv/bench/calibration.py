@@ -43,7 +43,7 @@ def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
     while found < n:
         call = _layer(chance)
         problem = _problem(call)
-        if 1e5 < _macs(problem) < _MOST_MACS and prod(problem.output_shape) < 2**23:
+        if 1e5 < _macs(problem) < _MOST_MACS and problem.n_outputs < 2**23:
             found += 1
             yield call
 
@@ -80,7 +80,7 @@ def _problem(layer: dict[str, Any]) -> ConvSpec:
 
 def _macs(problem: ConvSpec) -> int:
     per_output = prod(a.kernel_size for a in problem.axes) * problem.in_channels // problem.groups
-    return prod(problem.output_shape) * per_output // prod(a.input_dilation for a in problem.axes)
+    return problem.n_outputs * per_output // prod(a.input_dilation for a in problem.axes)
 
 
 def measure(call: dict[str, Any]) -> dict[str, float]:

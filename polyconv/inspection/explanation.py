@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from math import prod
 
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation, Line
@@ -173,10 +172,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
 
 def _given_bytes(problem: ConvSpec) -> int:
     """Input, weight and output."""
-    weight = problem.out_channels * (problem.in_channels // problem.groups)
-    weight *= prod(axis.kernel_size for axis in problem.axes)
-    inputs = problem.batch * problem.in_channels * prod(axis.size for axis in problem.axes)
-    return ITEMSIZE[problem.dtype] * (inputs + weight + prod(problem.output_shape))
+    return ITEMSIZE[problem.dtype] * (problem.n_inputs + problem.n_weights + problem.n_outputs)
 
 
 def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from math import prod
 
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.devices import CPU, Device, Host, Metal
@@ -126,8 +125,7 @@ def plan_for_gradients(spec: ConvSpec, device: Host) -> ConvPlan:
     if isinstance(shared, Rejection):
         return own
     rates = device.rates
-    kernel = prod(axis.kernel_size for axis in spec.axes) * spec.in_channels // spec.groups
-    copies = 4 * 4 * spec.out_channels * kernel * rates.per_byte_moved
+    copies = 4 * 4 * spec.n_weights * rates.per_byte_moved
     zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
     return shared if zeros <= copies else own
 

@@ -80,7 +80,7 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
 def _macs_in_loops(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
     """MLX's loops pass over inserted zeros, but look at each tap of each output to find them."""
     dilation = prod(axis.axis.input_dilation for axis in axes)
-    looks = prod(spec.output_shape) * prod(axis.axis.kernel_size for axis in axes)
+    looks = spec.n_outputs * prod(axis.axis.kernel_size for axis in axes)
     return macs // dilation + looks if dilation > 1 and axes[0].native else macs
 
 

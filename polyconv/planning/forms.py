@@ -177,8 +177,7 @@ def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
     whole = not _crops_inside(spec)
     kernel = predict(given, metal.limits, metal.rules, contiguous=(whole, True)) if metal else None
     itemsize = ITEMSIZE[given.dtype]
-    outputs = n_convs * given.batch * prod(given.output_sizes) * given.out_channels
-    inputs = given.batch * given.in_channels * prod(axis.size for axis in given.axes)
+    outputs, inputs = n_convs * given.n_outputs, given.n_inputs
     moved = n_convs * kernel.temporary_bytes if kernel else 0
     if form.extra_in or form.pad_hi:
         moved += itemsize * inputs

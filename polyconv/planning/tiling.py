@@ -141,11 +141,8 @@ def workspace(op: str, spec: ConvSpec, result: str, room: Room, most: int | None
 
 def _elements(spec: ConvSpec, result: str) -> int:
     if result == "y":
-        return prod(spec.output_shape)
-    if result == "x":
-        return spec.batch * spec.in_channels * prod(axis.size for axis in spec.axes)
-    taps = prod(axis.kernel_size for axis in spec.axes)
-    return spec.out_channels * taps * (spec.in_channels // spec.groups)
+        return spec.n_outputs
+    return spec.n_inputs if result == "x" else spec.n_weights
 
 
 def whole(plan: ConvPlan, result: str) -> Tiling:
@@ -178,7 +175,7 @@ def _most_elements(plan: ConvPlan) -> int:
     """Of the input, or of all outputs of all frames: MLX counts them in int32 in places."""
     spec = plan.problem
     frames = spec.batch * prod(axis.computed_size for axis in plan.axes)
-    return max(frames * spec.out_channels, _elements(spec, "x"))
+    return max(frames * spec.out_channels, spec.n_inputs)
 
 
 def others_than(chosen: ConvPlan) -> list[ConvPlan]:
