@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from polyconv.planning.axis_plan import Rejection
-from polyconv.planning.devices import CPU, Device, Host, Metal
+from polyconv.planning.devices import CPU, Device
 from polyconv.planning.methods import (
     METHODS,
     by_taps,
@@ -69,7 +69,7 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing
-    if isinstance(device, Metal):
+    if device.backend.predicts_kernels:
         most = MOST_MACS * ideal(spec)
         plans = [each for each in plans if each.cost.macs <= most] or plans
     best = min(plans, key=lambda candidate: candidate.seconds)
@@ -90,7 +90,7 @@ def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
 
 def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
     """Whether it is for products only: MLX's CPU convolutions compute float64 in float32."""
-    return spec.dtype == "float64" and device.name == "cpu"
+    return spec.dtype == "float64" and device.backend.keeps_float64
 
 
 def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
@@ -114,7 +114,7 @@ def ideal(spec: ConvSpec) -> int:
 
 
 @lru_cache(256)
-def plan_for_gradients(spec: ConvSpec, device: Host) -> ConvPlan:
+def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
     """What both gradients are products of: all phases over one window, or phase by phase.
 
     One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
@@ -136,9 +136,7 @@ def _stays_native(direct: ConvPlan) -> bool:
     On a CPU it is one of several, compared by cost. On Metal not if it would unfold, read outside
     its input, or flip the kernel, which keeps it from its fastest kernels.
     """
-    if direct.problem.is_input_dilated:
-        return False
-    if direct.metal is None:
+    if direct.problem.is_input_dilated or not direct.device.backend.predicts_kernels:
         return False
     return not direct.problem.flip and direct.first.issued.is_safe
 
@@ -150,23 +148,22 @@ def _competes(direct: ConvPlan) -> bool:
     """
     if _is_by_taps_alone(direct.problem, direct.device):
         return False
-    if direct.device.name == "cuda":
-        return not _shares_plans_on_cuda(direct.problem)
-    return direct.metal is None and not direct.problem.is_input_dilated
+    backend = direct.device.backend
+    if backend.shares_cudnn_plans:
+        return not _shares_plans(direct.problem)
+    return not backend.predicts_kernels and not direct.problem.is_input_dilated
 
 
 def _suits(candidate: ConvPlan) -> bool:
     """Whether `auto` may take it: products are for the CPU, on a GPU no kernel taken unfolds."""
-    return candidate.device.name == "cpu" or not candidate.products
+    return candidate.device.backend.takes_products or not candidate.products
 
 
-def _shares_plans_on_cuda(spec: ConvSpec) -> bool:
-    """Whether it may be computed by cuDNN's plan for another stride: all transposed ones.
+def _shares_plans(spec: ConvSpec) -> bool:
+    """Whether cuDNN's plan may be that of another stride, as for all transposed convolutions.
 
-    MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip, and
-    not by input dilation (mlx/backend/cuda/conv.cpp). Of two calls that differ in it alone the
-    later one runs the plan of the earlier one, whoever made it. A transposed convolution of stride
-    1 is such a call as well: it is flipped as the others are. Others neither dilate nor flip.
+    `Backend.shares_cudnn_plans` says why. A transposed convolution of stride 1 is among them, as it
+    is flipped like the others. polyconv's other calls on CUDA neither dilate nor flip.
     """
     return spec.is_input_dilated or spec.flip
 
@@ -185,11 +182,12 @@ def _explained(
 
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
-    if direct.device.name == "cuda" and _shares_plans_on_cuda(direct.problem):
+    backend = direct.device.backend
+    if backend.shares_cudnn_plans and _shares_plans(direct.problem):
         return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
-    if direct.metal is None and direct.cost.macs_in_loops:
+    if not backend.predicts_kernels and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"
-    if direct.metal is None:
+    if not backend.predicts_kernels:
         return _dearer(direct, best)
     if direct.problem.is_input_dilated:
         return "MLX's fast kernels need input_dilation 1, no zeros between the samples"

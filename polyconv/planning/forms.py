@@ -105,13 +105,8 @@ def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
 
 
 def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
-    """Whether what negative padding drops is cut off before, row by row in memory, as on CUDA.
-
-    There MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given, but
-    prepares it for the copy that it makes of one that does not lie row by row, such as a crop; a
-    later input of that alignment fails as a misaligned pointer (mlx/backend/cuda/conv.cpp).
-    """
-    return host.name == "cuda" and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
+    """Whether what negative padding drops is cut off before, row by row in memory."""
+    return host.backend.crops_before and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:

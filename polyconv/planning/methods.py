@@ -18,6 +18,7 @@ from polyconv.planning.axis_methods import (
     zero_axis,
 )
 from polyconv.planning.axis_plan import AxisPlan, Rejection
+from polyconv.planning.cost import Products
 from polyconv.planning.devices import Device
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.phases import phase_stride
@@ -66,6 +67,7 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
             cuts.append([own])
         else:
             cuts.append([shared, own])
+    ways: list[Products]
     if spec.in_channels == spec.groups:
         ways = ["scaled"]
     elif not reads_in_lines(spec):
@@ -85,7 +87,7 @@ def lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
         return Rejection("native", "MLX has no groups in 3D")
     if spec.is_empty:
         return Rejection("native", "MLX fails on arrays without elements")
-    if device.name == "cuda" and _is_misread_on_cuda(spec):
+    if device.backend.misreads_steps and _is_misread(spec):
         return Rejection("native", "MLX on CUDA may overlook a stride or dilation of it")
     axes = tuple(native_axis(axis) for axis in spec.axes)
     for axis in [lowered.blocks[0].axis for lowered in axes]:
@@ -103,13 +105,8 @@ def lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
 
 
-def _is_misread_on_cuda(spec: ConvSpec) -> bool:
-    """Whether cuDNN may be asked for another convolution that happens to have as many outputs.
-
-    A flipped kernel is given to cuDNN's gradient of a convolution, without its stride, and another
-    to its convolution, without the input dilation; MLX 0.32.4 trusts cuDNN to refuse sizes that do
-    not agree (mlx/backend/cuda/conv.cpp, `get_conv_settings`).
-    """
+def _is_misread(spec: ConvSpec) -> bool:
+    """Whether cuDNN may be asked for another convolution; `Backend.misreads_steps` says why."""
     if spec.flip:
         return any(axis.stride > 1 for axis in spec.axes)
     return spec.is_input_dilated
@@ -121,7 +118,7 @@ def _nothing(spec: ConvSpec, method: str, device: Device) -> ConvPlan:
 
 
 def _plan_of(
-    spec: ConvSpec, method: str, axes: Sequence[AxisPlan], device: Device, products: str = ""
+    spec: ConvSpec, method: str, axes: Sequence[AxisPlan], device: Device, products: Products = ""
 ) -> ConvPlan:
     return ConvPlan(spec, method, tuple(axes), flip=False, device=device, products=products)
 

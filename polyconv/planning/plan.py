@@ -6,6 +6,7 @@ A plan of rank N is the product of the plans of its axes (`axis_plan.py`). `meth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -17,17 +18,17 @@ from polyconv.planning.axis_plan import (
 )
 from polyconv.planning.cached_property import cached_property
 from polyconv.planning.cost import (
+    Products,
     by_convolutions,
     by_products,
     n_copies,
-    n_frames,
-    n_weights,
     on_cuda,
+    on_metal,
 )
-from polyconv.planning.devices import CPU, Device, Metal
+from polyconv.planning.devices import CPU, CostModel, Device
 from polyconv.planning.forms import Issued, as_it_stands, issue
 from polyconv.planning.rates import Cost
-from polyconv.problem.spec import ITEMSIZE, ConvSpec
+from polyconv.problem.spec import ConvSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,8 @@ class ConvPlan:
 
     `flip` is what these convolutions are called with; the weights are flipped beforehand where it
     differs from the problem's. `device` is what the plan is made for. With `products` each is not a
-    convolution of MLX's but a matrix product per tap: of the whole padded input (``"flat"``), of
-    what each tap reads (``"gathered"``), or, with one input channel a group, sums of ``"scaled"``
-    inputs. `rejected` says why `auto` did not take the other methods, where it had a choice.
+    convolution of MLX's but one matrix product per tap. `rejected` says why `auto` did not take the
+    other methods, where it had a choice.
     """
 
     problem: ConvSpec
@@ -60,7 +60,7 @@ class ConvPlan:
     axes: tuple[AxisPlan, ...]
     flip: bool
     device: Device = CPU
-    products: str = ""
+    products: Products = ""
     rejected: tuple[Rejection, ...] = ()
 
     @property
@@ -70,11 +70,6 @@ class ConvPlan:
             return self.method
         cuts = ["own" if axis.grouped else "shared" for axis in self.axes]
         return " ".join([self.method, *cuts, self.products])
-
-    @property
-    def metal(self) -> Metal | None:
-        """The device, if it is one of Apple's GPUs."""
-        return self.device if isinstance(self.device, Metal) else None
 
     @property
     def is_native(self) -> bool:
@@ -124,11 +119,7 @@ class ConvPlan:
             return Cost(0, 0, 0)
         if self.products:
             return by_products(self.problem, self.axes, self.products)
-        if self.device.name == "cuda":
-            return on_cuda(self.problem, self.axes)
-        if self.metal is None:
-            return by_convolutions(self.problem, self.axes)
-        return self._cost_on_metal()
+        return COST_MODELS[self.device.backend.cost_model](self)
 
     @property
     def seconds(self) -> float:
@@ -151,18 +142,6 @@ class ConvPlan:
         """How often weaving copies the output."""
         return n_copies(self.problem, self.axes)
 
-    def _cost_on_metal(self) -> Cost:
-        spec, issued = self.problem, self.first.issued
-        frames, weights = n_frames(spec, self.axes), n_weights(spec, self.axes)
-        outputs = frames * spec.out_channels * prod(axis.n_phases for axis in self.axes)
-        n_convs = prod(axis.n_blocks for axis in self.axes)
-        bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * self.n_copies)
-        return Cost(
-            macs=frames * weights * issued.cost.macs // issued.plain_macs,
-            n_convs=n_convs * issued.n_convs,
-            bytes_moved=bytes_moved + n_convs * issued.cost.bytes_moved,
-        )
-
     def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
         n_phases = tuple([len(block.phases) for block in blocks])
         spec = replace(
@@ -174,3 +153,11 @@ class ConvPlan:
         lower = as_it_stands if self.is_native else issue
         is_zero = any(min(a.padding_lo, a.padding_hi) <= -a.size for a in spec.axes)
         return SubConv(blocks, n_phases, spec, lower(spec, self.device), is_zero)
+
+
+# The work of a plan's convolutions, by `Backend.cost_model`.
+COST_MODELS: dict[CostModel, Callable[[ConvPlan], Cost]] = {
+    "cpu": lambda plan: by_convolutions(plan.problem, plan.axes),
+    "cuda": lambda plan: on_cuda(plan.problem, plan.axes),
+    "metal": lambda plan: on_metal(plan.problem, plan.axes, plan.first.issued),
+}

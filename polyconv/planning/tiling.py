@@ -181,7 +181,7 @@ def _most_elements(plan: ConvPlan) -> int:
 def others_than(chosen: ConvPlan) -> list[ConvPlan]:
     """What `auto` may take instead if the smallest tile is too large, the fastest first."""
     others = alternatives(chosen.problem, chosen.device)
-    if chosen.device.name != "cpu":
+    if not chosen.device.backend.takes_products:
         others = [each for each in others if not each.products]
     return sorted(others, key=lambda each: each.seconds)
 

@@ -51,7 +51,7 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
             found.update({"unfold": n_convs * issued.kernel.unfold_bytes})
             for purpose, size in issued.kernel.temporaries:
                 found[purpose] += n_convs * size
-        elif plan.device.name == "cpu":
+        elif plan.device.backend.copies_windows:
             found["windows"] += n_convs * _windows(issued.spec)
     found["padded"] += _padded(plan, most)
     computed = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
