@@ -21,7 +21,8 @@ NAVIGATION = {
         "griffin_lim",
     ],
     "Compare": ["benchmarks/README", "differences", "gallery"],
-    "Look up": ["api", "reference", "cli", "design"],
+    "Look up": ["api", "reference", "cli"],
+    "Work on it": ["design", "add_a_method", "add_a_device", "add_mlx_rules"],
 }
 
 project = "polyconv"

@@ -20,8 +20,8 @@ from polyconv.__main__ import main as polyconv_main
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import form
 from polyconv.metal.rules import fits_in, fits_out
+from polyconv.planning.choose import MOST_MACS, ideal, plan
 from polyconv.planning.devices import DEVICES, Metal
-from polyconv.planning.plan import MOST_MACS, ideal, plan
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ConvSpec, adjoint
 

@@ -86,6 +86,9 @@ DIVIDED = {
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
     "models.converting": ("models.converted_classes",),
+    "planning.axis_plan": ("planning.axis_methods",),
+    "planning.plan": ("planning.choose", "planning.methods"),
+    "problem.spec": ("problem.shapes",),
     "streaming": ("streaming.functional",),
     "streaming.resample": ("streaming.resample_stream", "streaming.filter_design"),
 }

@@ -26,8 +26,8 @@ import mlx.core as mx
 from polyconv.bench import timing
 from polyconv.bench.cases import read
 from polyconv.inspection import explain
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CUDA
-from polyconv.planning.plan import plan
 from polyconv.problem.signatures import problem_of
 
 HERE = Path(__file__).parent

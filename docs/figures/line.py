@@ -8,7 +8,7 @@ from ink import INK, PAPER, PHASES, ZERO, cell, new_figure, note
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from polyconv.planning.axis_plan import stacked_axis
+from polyconv.planning.axis_methods import stacked_axis
 from polyconv.problem.phases import split
 from polyconv.problem.spec import Axis
 

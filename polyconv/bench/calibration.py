@@ -17,8 +17,9 @@ import numpy as np
 
 from polyconv.execution import device
 from polyconv.execution.run import run
+from polyconv.planning.choose import alternatives
 from polyconv.planning.devices import Device, Host, Metal
-from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
 from polyconv.problem.signatures import problem_of
@@ -42,7 +43,7 @@ def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
     while found < n:
         call = _layer(chance)
         problem = _problem(call)
-        if 1e5 < _macs(problem) < _MOST_MACS and prod(problem.output_shape) < 2**23:
+        if 1e5 < _macs(problem) < _MOST_MACS and problem.n_outputs < 2**23:
             found += 1
             yield call
 
@@ -79,7 +80,7 @@ def _problem(layer: dict[str, Any]) -> ConvSpec:
 
 def _macs(problem: ConvSpec) -> int:
     per_output = prod(a.kernel_size for a in problem.axes) * problem.in_channels // problem.groups
-    return prod(problem.output_shape) * per_output // prod(a.input_dilation for a in problem.axes)
+    return problem.n_outputs * per_output // prod(a.input_dilation for a in problem.axes)
 
 
 def measure(call: dict[str, Any]) -> dict[str, float]:

@@ -14,7 +14,8 @@ from polyconv.bench.frameworks import Array, Run
 from polyconv.bench.stopwatch import on_gpu
 from polyconv.execution.device import device_for
 from polyconv.ops import conv_transpose
-from polyconv.planning.plan import METHODS, ConvPlan
+from polyconv.planning.methods import METHODS
+from polyconv.planning.plan import ConvPlan
 from polyconv.problem import arguments
 from polyconv.problem.signatures import TRANSPOSED
 from polyconv.problem.spec import ConvSpec

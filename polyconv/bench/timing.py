@@ -227,7 +227,7 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
         }
         dtype = call.pop("dtype", "float32")
         problem = problem_of(op, x, w, dtype, call)
-        output_bytes = ITEMSIZE[dtype] * prod(problem.output_shape)
+        output_bytes = ITEMSIZE[dtype] * problem.n_outputs
         about = {"output_bytes": output_bytes, "macs": _macs(problem)}
         rows.append({**case, **about, "timings": told})
     return rows
@@ -236,6 +236,5 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
 def _macs(problem: ConvSpec) -> int:
     """Multiply-accumulates of all taps on all samples, as if there were no edges."""
     per_sample = prod(axis.kernel_size for axis in problem.axes) * problem.out_channels
-    samples = problem.batch * problem.in_channels * prod(axis.size for axis in problem.axes)
     strides = prod(axis.stride for axis in problem.axes)
-    return samples * per_sample // (problem.groups * strides)
+    return problem.n_inputs * per_sample // (problem.groups * strides)

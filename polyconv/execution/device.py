@@ -15,7 +15,7 @@ from polyconv.execution.locking import ALONE
 from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import DeviceLimits, Version
 from polyconv.planning import devices
-from polyconv.planning.devices import CPU, CUDA, Device, Host, Metal
+from polyconv.planning.devices import HOSTS, Device, Host, Metal
 from polyconv.planning.rates import Rates, read_rates
 from polyconv.problem.arguments import refuse, shown
 
@@ -190,7 +190,7 @@ def _rates_of_environment() -> dict[str, Rates]:
 
 def rates_told() -> str:
     """Whose rates are in force, for CPU and CUDA."""
-    measured = [name for name in ("cpu", "cuda") if _host(name) not in (CPU, CUDA)]
+    measured = [name for name, host in HOSTS.items() if _host(name) != host]
     if not measured:
         return "rates: those that polyconv brings along"
     where = os.environ.get("POLYCONV_RATES")
@@ -208,10 +208,9 @@ def _host(name: str) -> Host:
 
 
 def _hosts_of(measured: dict[str, Rates]) -> dict[str, Host]:
-    defaults = {"cpu": CPU, "cuda": CUDA}
     return {
         name: Host(name, measured[name]) if name in measured else default
-        for name, default in defaults.items()
+        for name, default in HOSTS.items()
     }
 
 

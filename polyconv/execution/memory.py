@@ -32,7 +32,7 @@ def room_on(device: Device) -> Room:
     """
     if isinstance(device, Metal):
         return _of_metal(device)
-    on_gpu = memory_of_gpu() if device.name == "cuda" else None
+    on_gpu = memory_of_gpu() if device.backend.has_own_memory else None
     found = on_gpu or min(memory_here(), _left())
     metal = present()
     return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)

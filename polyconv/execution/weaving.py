@@ -41,7 +41,8 @@ def to_frames(recipe: Recipe, sub: SubConv, plan: ConvPlan, linear: bool = False
     recipe.transpose(0, *pairs, 1 + ndim, 2 + 2 * ndim)
     moved = ndim > 1 and max(sub.n_phases[:-1]) > 1
     run = recipe.shape[-3:]
-    if moved and not linear and plan.device.name == "cpu" and run[0] * run[2] >= _RUN:
+    is_slow = plan.device.backend.copies_transposed_slowly
+    if moved and not linear and is_slow and run[0] * run[2] >= _RUN:
         recipe.then(lambda y: y * mx.ones(run, y.dtype))
     return recipe
 

@@ -25,7 +25,8 @@ from polyconv.execution.tap_products import (
     sum_of_products,
 )
 from polyconv.execution.weaving import assembly, weave
-from polyconv.planning.plan import ConvPlan, SubConv, reads_in_lines
+from polyconv.planning.methods import reads_in_lines
+from polyconv.planning.plan import ConvPlan, SubConv
 
 
 def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from math import prod
 
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation, Line
 from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.choose import ideal, plan
 from polyconv.planning.devices import Metal
 from polyconv.planning.forms import macs
-from polyconv.planning.plan import METHODS, ConvPlan, ideal, plan
+from polyconv.planning.methods import METHODS
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import Room, arranged, others_than, workspace
 from polyconv.planning.workspace import MOST_SUBCONVS, allocated
 from polyconv.problem import arguments
@@ -171,10 +172,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
 
 def _given_bytes(problem: ConvSpec) -> int:
     """Input, weight and output."""
-    weight = problem.out_channels * (problem.in_channels // problem.groups)
-    weight *= prod(axis.kernel_size for axis in problem.axes)
-    inputs = problem.batch * problem.in_channels * prod(axis.size for axis in problem.axes)
-    return ITEMSIZE[problem.dtype] * (inputs + weight + prod(problem.output_shape))
+    return ITEMSIZE[problem.dtype] * (problem.n_inputs + problem.n_weights + problem.n_outputs)
 
 
 def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:

@@ -19,7 +19,7 @@ from polyconv.execution.identity import handle_of
 from polyconv.execution.memory import check_fits
 from polyconv.gradients.bias import add_bias
 from polyconv.ops import conv_transpose
-from polyconv.problem import arguments, spec
+from polyconv.problem import arguments, shapes, spec
 
 IntOrTuple: TypeAlias = "int | tuple[int, ...]"
 
@@ -123,7 +123,7 @@ class PolyConvTranspose(nn.Module):
         in_channels = arguments.count(name, "in_channels", in_channels)
         out_channels = arguments.count(name, "out_channels", out_channels)
         groups = arguments.count(name, "groups", groups)
-        spec.check_groups(name, in_channels, out_channels, groups)
+        shapes.check_groups(name, in_channels, out_channels, groups)
         per_axis = {k: arguments.per_axis(name, k, v, ndim) for k, v in options.items()}
         for option in ("kernel_size", "stride", "dilation"):
             arguments.positive(name, option, min(per_axis[option]))

@@ -1,14 +1,20 @@
-"""How much work is a plan on a CPU? Standard library only."""
+"""How much work is a plan, on each kind of device? Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Literal, TypeAlias
 
 from polyconv.planning.axis_plan import AxisPlan
+from polyconv.planning.forms import Issued
 from polyconv.planning.rates import Cost
 from polyconv.problem.phases import phase_dilation
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
+
+# How a plan by products multiplies: the whole padded input at once, what each tap reads, or, with
+# one input channel a group, scaled inputs that are summed. Empty for a plan of convolutions.
+Products: TypeAlias = Literal["", "flat", "gathered", "scaled"]
 
 
 def n_frames(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
@@ -77,14 +83,27 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     )
 
 
+def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued) -> Cost:
+    """Metal's kernels, as predicted for the first of the convolutions, which all are alike."""
+    frames, weights = n_frames(spec, axes), n_weights(spec, axes)
+    outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
+    n_convs = prod(axis.n_blocks for axis in axes)
+    bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * n_copies(spec, axes))
+    return Cost(
+        macs=frames * weights * first.cost.macs // first.plain_macs,
+        n_convs=n_convs * first.n_convs,
+        bytes_moved=bytes_moved + n_convs * first.cost.bytes_moved,
+    )
+
+
 def _macs_in_loops(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
     """MLX's loops pass over inserted zeros, but look at each tap of each output to find them."""
     dilation = prod(axis.axis.input_dilation for axis in axes)
-    looks = prod(spec.output_shape) * prod(axis.axis.kernel_size for axis in axes)
+    looks = spec.n_outputs * prod(axis.axis.kernel_size for axis in axes)
     return macs // dilation + looks if dilation > 1 and axes[0].native else macs
 
 
-def by_products(spec: ConvSpec, axes: Sequence[AxisPlan], products: str) -> Cost:
+def by_products(spec: ConvSpec, axes: Sequence[AxisPlan], products: Products) -> Cost:
     """A matrix product per tap, or a scaled copy where a group has one input channel."""
     scaled, flat = products == "scaled", products == "flat"
     weights = n_weights(spec, axes)

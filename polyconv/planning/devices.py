@@ -1,17 +1,105 @@
-"""For which devices can be planned, and what does Metal report of Apple's?
+"""For which devices can be planned, and what must a plan know of each?
 
+What holds for all devices of a kind stands in a `Backend`; of Apple's GPUs also what Metal reports.
 Standard library only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from polyconv.metal.kernels import NEWEST, RuleSet
 from polyconv.metal.rules import DeviceLimits
 from polyconv.planning.rates import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
 from polyconv.problem.arguments import refuse, shown
+
+CostModel: TypeAlias = Literal["cpu", "cuda", "metal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """What MLX does on a kind of device, as far as plans and execution depend on it.
+
+    Of what is left out, nothing is true.
+    """
+
+    cost_model: CostModel
+    """What the work of a plan's convolutions is counted by (`COST_MODELS` of `plan.py`)."""
+
+    predicts_kernels: bool = False
+    """MLX's kernel is known for each convolution, and its rates are assumed, not measured.
+
+    So `auto` takes MLX's own op where its kernel is safe, and bounds the arithmetic of the others.
+    """
+
+    takes_products: bool = False
+    """`auto` may take the method `taps`, which is for devices that copy windows."""
+
+    takes_shared_filter: bool = False
+    """One filter for all channels is multiplied as one matrix (`shared_filter.py`)."""
+
+    takes_gradient_plans: bool = False
+    """Gradients are products by a plan of their own (`plan_for_gradients` of `choose.py`)."""
+
+    keeps_float64: bool = False
+    """Matrix products of float64 are computed in float64; convolutions nowhere are."""
+
+    copies_windows: bool = False
+    """Its convolutions copy what each output reads before they multiply."""
+
+    crops_before: bool = False
+    """What negative padding drops must be cut off before, row by row in memory.
+
+    On CUDA MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given. But
+    cuDNN prepares it for the copy that MLX makes of an array that does not lie row by row, such as
+    a crop. A later input of that alignment fails as a misaligned pointer
+    (mlx/backend/cuda/conv.cpp).
+    """
+
+    shares_cudnn_plans: bool = False
+    """A convolution may be computed by cuDNN's plan for another input dilation.
+
+    MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip, not
+    by input dilation (mlx/backend/cuda/conv.cpp). Of two calls that differ in it alone the later
+    one runs the plan of the earlier one, whoever made it.
+    """
+
+    misreads_steps: bool = False
+    """cuDNN may be asked for another convolution that happens to have as many outputs.
+
+    MLX 0.32.4 gives a flipped kernel to cuDNN's gradient of a convolution, without the stride, and
+    any other to cuDNN's convolution, without the input dilation. It trusts cuDNN to refuse sizes
+    that do not agree (mlx/backend/cuda/conv.cpp, `get_conv_settings`).
+    """
+
+    copies_transposed_slowly: bool = False
+    """A transposed array is multiplied by ones faster than it is copied."""
+
+    has_own_memory: bool = False
+    """Arrays lie in memory of the device, not in that of the machine."""
+
+
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(
+        cost_model="cpu",
+        takes_products=True,
+        takes_shared_filter=True,
+        takes_gradient_plans=True,
+        keeps_float64=True,
+        copies_windows=True,
+        copies_transposed_slowly=True,
+    ),
+    "cuda": Backend(
+        cost_model="cuda",
+        takes_gradient_plans=True,
+        crops_before=True,
+        shares_cudnn_plans=True,
+        misreads_steps=True,
+        has_own_memory=True,
+    ),
+    "metal": Backend(cost_model="metal", predicts_kernels=True, takes_shared_filter=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +117,14 @@ class Metal:
     def rates(self) -> Rates:
         return METAL_RATES
 
+    @property
+    def backend(self) -> Backend:
+        return BACKENDS["metal"]
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A device whose convolutions are not predicted but estimated: ``"cpu"`` or ``"cuda"``."""
+    """A device whose kernels are not predicted. Its name is a key of `BACKENDS`."""
 
     name: str
     rates: Rates
@@ -40,11 +132,16 @@ class Host:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    @property
+    def backend(self) -> Backend:
+        return BACKENDS[self.name]
+
 
 Device: TypeAlias = "Metal | Host"
 
 CPU, CUDA = Host("cpu", CPU_RATES), Host("cuda", CUDA_RATES)
-
+# By name, with the rates that polyconv brings along.
+HOSTS = {host.name: host for host in (CPU, CUDA)}
 
 # (maxBufferLength, recommendedMaxWorkingSetSize), as printed by Metal on such machines in public
 # logs and issues: macOS 26, but macOS 13 for the M1. Older systems report less (of 128 GB a working
@@ -72,12 +169,11 @@ DEVICES = {
 
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
-    """As `device`, also ``"cpu"`` and ``"cuda"``."""
-    hosts = {host.name: host for host in (CPU, CUDA)}
-    if isinstance(name, str) and name in hosts:
-        return hosts[name]
+    """As `device`, also one of `HOSTS`."""
+    if isinstance(name, str) and name in HOSTS:
+        return HOSTS[name]
     if not isinstance(name, str) or name not in DEVICES:
-        refuse(op, f"device must be one of {', '.join((*hosts, *DEVICES))}", shown(name))
+        refuse(op, f"device must be one of {', '.join((*HOSTS, *DEVICES))}", shown(name))
     return device(op, name, rules)
 
 

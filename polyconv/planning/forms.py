@@ -105,13 +105,8 @@ def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
 
 
 def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
-    """Whether what negative padding drops is cut off before, row by row in memory, as on CUDA.
-
-    There MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given, but
-    prepares it for the copy that it makes of one that does not lie row by row, such as a crop; a
-    later input of that alignment fails as a misaligned pointer (mlx/backend/cuda/conv.cpp).
-    """
-    return host.name == "cuda" and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
+    """Whether what negative padding drops is cut off before, row by row in memory."""
+    return host.backend.crops_before and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:
@@ -177,8 +172,7 @@ def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
     whole = not _crops_inside(spec)
     kernel = predict(given, metal.limits, metal.rules, contiguous=(whole, True)) if metal else None
     itemsize = ITEMSIZE[given.dtype]
-    outputs = n_convs * given.batch * prod(given.output_sizes) * given.out_channels
-    inputs = given.batch * given.in_channels * prod(axis.size for axis in given.axes)
+    outputs, inputs = n_convs * given.n_outputs, given.n_inputs
     moved = n_convs * kernel.temporary_bytes if kernel else 0
     if form.extra_in or form.pad_hi:
         moved += itemsize * inputs

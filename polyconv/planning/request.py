@@ -8,8 +8,10 @@ from functools import lru_cache
 from math import inf
 from typing import Literal, TypeAlias
 
-from polyconv.planning.devices import Device, Host
-from polyconv.planning.plan import ConvPlan, plan, plan_for_gradients, reads_in_lines
+from polyconv.planning.choose import plan, plan_for_gradients
+from polyconv.planning.devices import Device
+from polyconv.planning.methods import reads_in_lines
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import (
     Room,
     Tiling,
@@ -106,7 +108,7 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
     spec, device, op = request.spec, request.device, request.op
     if kind == "y":
         return _plan_of(request)
-    if isinstance(device, Host) and (kind == "w" or reads_in_lines(spec)):
+    if device.backend.takes_gradient_plans and (kind == "w" or reads_in_lines(spec)):
         return plan_for_gradients(spec, device)
     if kind == "x":
         return _planned(adjoint(spec), "auto", op, device)

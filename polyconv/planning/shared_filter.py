@@ -95,7 +95,7 @@ def bytes_needed(one: ConvSpec, channels: int, device: Device) -> int | None:
     On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
     """
     (axis,) = one.axes
-    if device.name == "cuda" or one.is_empty or not is_short(axis):
+    if not device.backend.takes_shared_filter or one.is_empty or not is_short(axis):
         return None
     return temporaries(axis, one.batch, channels, ITEMSIZE[one.dtype])
 

@@ -13,8 +13,10 @@ from functools import partial
 from math import prod
 from typing import NamedTuple, NoReturn
 
+from polyconv.planning.axis_parts import frames_reading, outputs_of, part_of, samples_read
 from polyconv.planning.axis_plan import AxisPlan
-from polyconv.planning.plan import ConvPlan, alternatives
+from polyconv.planning.choose import alternatives
+from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import si
 from polyconv.planning.workspace import temporaries
 from polyconv.problem.arguments import NoRoomError, refuse
@@ -79,17 +81,17 @@ class Tiling:
     def tile(self, items: Span, steps: Span) -> Tile:
         along = self._along
         if self.result == "x":
-            inputs, frames = steps, along.reading(*steps)
+            inputs, frames = steps, frames_reading(along, *steps)
         else:
-            inputs, frames = along.read_by(*steps), steps
-        return Tile(self._part(items, frames, inputs), items, inputs, along.outputs_of(frames))
+            inputs, frames = samples_read(along, *steps), steps
+        return Tile(self._part(items, frames, inputs), items, inputs, outputs_of(along, frames))
 
     @property
     def bytes(self) -> int:
         """Allocated at once besides arguments and result, at most: of the largest tiles."""
         n, items, middle = self.n_steps, (0, self.n_items), self._along.axis.size // 2
         if self.result != "x":  # those at the ends may read padding alone
-            middle = self._along.reading(middle, middle + 1)[0]
+            middle = frames_reading(self._along, middle, middle + 1)[0]
         last = (self.most_steps - 1) // n * n
         starts = {0, last, *[min(max(middle // n + i, 0) * n, last) for i in (-1, 0, 1)]}
         tiles = [self.tile(items, (at, min(at + n, self.most_steps))) for at in starts]
@@ -109,10 +111,10 @@ class Tiling:
         """Kept by all that it depends on: most tiles are alike."""
         n, (first, behind), (a, b) = items[1] - items[0], frames, inputs
         step, scale, *_ = self._along.reach
-        start, stop = self._along.outputs_of(frames)
+        start, stop = outputs_of(self._along, frames)
         key = (n, behind - first, b - a, scale * a - step * first, first == 0, stop - start)
         if key not in self._plans:
-            part = self._along.part(frames, inputs)
+            part = part_of(self._along, frames, inputs)
             axes = [part if i == self.axis else axis for i, axis in enumerate(self.plan.axes)]
             spec = replace(self.plan.problem, batch=n, axes=tuple([each.axis for each in axes]))
             self._plans[key] = replace(self.plan, problem=spec, axes=tuple(axes))
@@ -139,11 +141,8 @@ def workspace(op: str, spec: ConvSpec, result: str, room: Room, most: int | None
 
 def _elements(spec: ConvSpec, result: str) -> int:
     if result == "y":
-        return prod(spec.output_shape)
-    if result == "x":
-        return spec.batch * spec.in_channels * prod(axis.size for axis in spec.axes)
-    taps = prod(axis.kernel_size for axis in spec.axes)
-    return spec.out_channels * taps * (spec.in_channels // spec.groups)
+        return spec.n_outputs
+    return spec.n_inputs if result == "x" else spec.n_weights
 
 
 def whole(plan: ConvPlan, result: str) -> Tiling:
@@ -187,13 +186,13 @@ def _most_elements(plan: ConvPlan) -> int:
     """Of the input, or of all outputs of all frames: MLX counts them in int32 in places."""
     spec = plan.problem
     frames = spec.batch * prod(axis.computed_size for axis in plan.axes)
-    return max(frames * spec.out_channels, _elements(spec, "x"))
+    return max(frames * spec.out_channels, spec.n_inputs)
 
 
 def others_than(chosen: ConvPlan) -> list[ConvPlan]:
     """What `auto` may take instead if the smallest tile is too large, the fastest first."""
     others = alternatives(chosen.problem, chosen.device)
-    if chosen.device.name != "cpu":
+    if not chosen.device.backend.takes_products:
         others = [each for each in others if not each.products]
     return sorted(others, key=lambda each: each.seconds)
 

@@ -40,27 +40,25 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
         issued = sub.issued
         n_convs = n * issued.n_convs
         if not plan.is_native:
-            kernel = prod(axis.kernel_size for axis in issued.spec.axes)
-            per_group = issued.spec.in_channels // spec.groups
-            packed = itemsize * issued.spec.out_channels * per_group * kernel * n_convs
+            packed = itemsize * issued.spec.n_weights * n_convs
             found.update({"packed": packed, "packing": _packing_steps(sub) * packed})
-        outputs = ITEMSIZE[issued.spec.dtype] * prod(issued.spec.output_shape)
+        outputs = ITEMSIZE[issued.spec.dtype] * issued.spec.n_outputs
         found["convolved"] += n * outputs * (2 * issued.n_convs - 1)
         if issued.form.extra_out or issued.spec.dtype != spec.dtype:
-            found["woven"] += n * itemsize * prod(sub.spec.output_shape)
+            found["woven"] += n * itemsize * sub.spec.n_outputs
         found.update({purpose: n * size for purpose, size in _input_copies(sub).items()})
         if issued.kernel:
             found.update({"unfold": n_convs * issued.kernel.unfold_bytes})
             for purpose, size in issued.kernel.temporaries:
                 found[purpose] += n_convs * size
-        elif plan.device.name == "cpu":
+        elif plan.device.backend.copies_windows:
             found["windows"] += n_convs * _windows(issued.spec)
     found["padded"] += _padded(plan, most)
     computed = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
     found["woven"] += itemsize * computed * plan.n_copies
     # The last of these is the output itself, or the buffer that it is a slice of.
     last = "woven" if found["woven"] else "convolved"
-    found[last] -= min(found[last], itemsize * prod(spec.output_shape))
+    found[last] -= min(found[last], itemsize * spec.n_outputs)
     return {purpose: size for purpose, size in found.items() if size}
 
 
@@ -73,10 +71,8 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
     if plan.is_zero:
         return 0
     spec = plan.problem
-    inputs = spec.batch * prod(axis.size for axis in spec.axes) * spec.in_channels
     if result == "y":
-        weights = spec.out_channels * prod(axis.kernel_size for axis in spec.axes)
-        given = inputs + weights * (spec.in_channels // spec.groups)  # made another dtype, or whole
+        given = spec.n_inputs + spec.n_weights  # made another dtype, or whole
         return sum(allocated(plan, _MOST_BOUNDED).values()) + ITEMSIZE[spec.dtype] * given
     outputs = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
     read, made, weights, taps = 0, 0, 0, 0
@@ -84,11 +80,10 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
         around = [axis.size + abs(axis.padding_lo) + abs(axis.padding_hi) for axis in sub.spec.axes]
         # A line, a picture or an item more than the padding asks for (`tap_products.py`).
         rows = (spec.batch + 1) * prod(size + 1 for size in around)
-        n_taps = prod(axis.kernel_size for axis in sub.spec.axes)
         read = max(read, rows * spec.in_channels)
         made += n * rows * sub.spec.out_channels
-        weights += n * sub.spec.out_channels * n_taps * (spec.in_channels // spec.groups)
-        taps += n * n_taps
+        weights += n * sub.spec.n_weights
+        taps += n * prod(axis.kernel_size for axis in sub.spec.axes)
     size = max(ITEMSIZE[spec.dtype], 4)
     # By counting, and so that tests/campaigns/peak.py finds no call above it.
     n_copies = 3 if result == "x" else 6
@@ -113,10 +108,9 @@ def _windows(spec: ConvSpec) -> int:
     frames = prod(spec.output_sizes)
     found = spec.batch * (padded + frames * taps) * spec.in_channels
     # Turned where they are flipped or grouped.
-    weights = spec.out_channels * taps * spec.in_channels // spec.groups
-    found += weights * ((spec.dtype != "float32") + (spec.flip or spec.groups > 1))
+    found += spec.n_weights * ((spec.dtype != "float32") + (spec.flip or spec.groups > 1))
     if spec.dtype != "float32":
-        found += spec.batch * frames * spec.out_channels
+        found += spec.n_outputs
     return 4 * found
 
 
@@ -142,9 +136,8 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
     rows = (spec.batch + 1) * prod(n + 1 for n in around)
     for sub, n in counted:
         taps = prod(axis.kernel_size for axis in sub.spec.axes)
-        weights = sub.spec.out_channels * taps * (spec.in_channels // spec.groups)
-        found["packed"] += n * size * weights
-        found["packing"] += n * size * weights * _packing_steps(sub)
+        packed = n * size * sub.spec.n_weights
+        found.update({"packed": packed, "packing": packed * _packing_steps(sub)})
         found["padded"] += n * size * rows * spec.in_channels
         # MLX allocates some hundred operations ahead: of scaled copies, one for each tap.
         sums = 2 + min(taps, _AHEAD) if plan.products == "scaled" else 2
@@ -152,7 +145,7 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
         if plan.products == "gathered":  # with groups MLX copies again for its batched product
             copies = 2 if spec.groups > 1 else 1
             found["cut"] += copies * n * taps * size * rows * spec.in_channels
-    found["woven"] += size * prod(spec.output_shape) * (plan.n_copies + (spec.dtype != "float32"))
+    found["woven"] += size * spec.n_outputs * (plan.n_copies + (spec.dtype != "float32"))
     return dict(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from polyconv.problem import arguments, spec
+from polyconv.problem import arguments, shapes, spec
 from polyconv.problem.arguments import broadcast_axes, per_axis
 from polyconv.problem.spec import ConvSpec
 
@@ -110,7 +110,7 @@ SIGNATURES: dict[str, type[Transposed] | type[Plain] | type[General]] = {
 
 def spatial_ndim(op: str, x: Shape) -> int:
     """The number of spatial axes that an op has, or that this input has for `conv_general`."""
-    return TRANSPOSED.get(op) or PLAIN.get(op) or spec.spatial_ndim(op, x)
+    return TRANSPOSED.get(op) or PLAIN.get(op) or shapes.spatial_ndim(op, x)
 
 
 def problem_of(op: str, x: Shape, w: Shape, dtype: str, options: Mapping[str, Any]) -> ConvSpec:

@@ -1,16 +1,19 @@
 """What is a legal convolution, and what shape comes out of it?
 
-With `arguments`, which reads the forms that callers write, the only validator. A transposed
-convolution and the stride-1 convolutions that replace it are the same kind of thing here: a
-`ConvSpec`. Everything past this file may assume that its integers are legal. Standard library only.
+`arguments` reads the forms that callers write, `shapes` judges shapes, and this file the rest;
+nothing else validates. A transposed convolution and the stride-1 convolutions that replace it are
+the same kind of thing here: a `ConvSpec`. Everything past this file may assume that its integers
+are legal. Standard library only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
-from polyconv.problem.arguments import positive, refuse, shown
+from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.shapes import check_positive, check_shapes
 
 INT32_MAX = 2**31 - 1
 
@@ -18,12 +21,6 @@ INT32_MAX = 2**31 - 1
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 _FLOATS = tuple(ITEMSIZE)
-_LAYOUTS = {1: "(N, L, C)", 2: "(N, H, W, C)", 3: "(N, D, H, W, C)"}
-_WEIGHT_LAYOUTS = {
-    1: "(O, K, C / groups)",
-    2: "(O, KH, KW, C / groups)",
-    3: "(O, KD, KH, KW, C / groups)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +87,22 @@ class ConvSpec:
         return (self.batch, *self.output_sizes, self.out_channels)
 
     @property
+    def n_inputs(self) -> int:
+        """Elements of the input."""
+        return self.batch * self.in_channels * prod(axis.size for axis in self.axes)
+
+    @property
+    def n_weights(self) -> int:
+        """Elements of the weight."""
+        taps = prod(axis.kernel_size for axis in self.axes)
+        return self.out_channels * taps * (self.in_channels // self.groups)
+
+    @property
+    def n_outputs(self) -> int:
+        """Elements of the output."""
+        return prod(self.output_shape)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no product exists at all, so that the output is empty or all zeros."""
         sizes = (self.batch, self.in_channels, self.out_channels, *(a.size for a in self.axes))
@@ -117,8 +130,8 @@ def transposed(
     the kernel is flipped, and the padding is `transposed_padding`.
     """
     ndim = len(stride)
-    _check_shapes(op, x_shape, w_shape, ndim, groups)
-    _check_positive(op, stride=stride, dilation=dilation)
+    check_shapes(op, x_shape, w_shape, ndim, groups)
+    check_positive(op, stride=stride, dilation=dilation)
     pair = transposed_padding(w_shape[1:-1], padding, dilation, output_padding)
     axes = _axes(x_shape, w_shape, (1,) * ndim, stride, dilation, *pair)
     for axis in axes:
@@ -141,9 +154,9 @@ def general(
     flip: bool,
 ) -> ConvSpec:
     """The `ConvSpec` of `mx.conv_general`'s arguments."""
-    _check_shapes(op, x_shape, w_shape, len(stride), groups)
+    check_shapes(op, x_shape, w_shape, len(stride), groups)
     dilations = {"kernel_dilation": kernel_dilation, "input_dilation": input_dilation}
-    _check_positive(op, stride=stride, **dilations)
+    check_positive(op, stride=stride, **dilations)
     axes = _axes(x_shape, w_shape, stride, input_dilation, kernel_dilation, *padding)
     for axis in axes:
         if axis.output_size < 1:
@@ -206,13 +219,6 @@ def adjoint(spec: ConvSpec) -> ConvSpec:
     )
 
 
-def spatial_ndim(op: str, x_shape: tuple[int, ...]) -> int:
-    """The number of spatial axes of `x`, for the op of any rank."""
-    if len(x_shape) not in (3, 4, 5):
-        refuse(op, "x must have 3, 4 or 5 dimensions, (N, *S, C)", f"shape {x_shape}")
-    return len(x_shape) - 2
-
-
 def promote(x: str, w: str) -> str:
     """The result dtype of float `x` and real `w`, as `mx` promotes (mlx/dtype.cpp).
 
@@ -224,36 +230,6 @@ def promote(x: str, w: str) -> str:
     if {x, w} == {"float16", "bfloat16"}:
         return "float32"
     return max(x, w, key=_FLOATS.index)
-
-
-def check_groups(op: str, in_channels: int, out_channels: int, groups: int) -> None:
-    """Refuses groups that do not divide the channels."""
-    if in_channels % groups:
-        refuse(op, f"input channels must be divisible by groups={groups}", str(in_channels))
-    if out_channels % groups:
-        refuse(op, f"output channels must be divisible by groups={groups}", str(out_channels))
-
-
-def _check_shapes(
-    op: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], ndim: int, groups: int
-) -> None:
-    if len(x_shape) != ndim + 2:
-        refuse(op, f"x must have {ndim + 2} dimensions, {_LAYOUTS[ndim]}", f"shape {x_shape}")
-    if len(w_shape) != ndim + 2:
-        layout = _WEIGHT_LAYOUTS[ndim]
-        refuse(op, f"weight must have {ndim + 2} dimensions, {layout}", f"shape {w_shape}")
-    channels = x_shape[-1]
-    check_groups(op, channels, w_shape[0], groups)
-    if w_shape[-1] != channels // groups:
-        must = f"weight's last axis must be {channels} input channels / {groups} groups"
-        refuse(op, f"{must} = {channels // groups}", f"shape {w_shape}")
-    if 0 in w_shape[1:-1]:
-        refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")
-
-
-def _check_positive(op: str, **options: tuple[int, ...]) -> None:
-    for name, values in options.items():
-        positive(op, name, min(values))
 
 
 def _axes(

@@ -12,7 +12,7 @@ from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
-from polyconv.problem import arguments, spec
+from polyconv.problem import arguments, shapes, spec
 from polyconv.problem.signatures import General, Plain, Transposed
 from polyconv.streaming.timeline import Piece, Timeline
 
@@ -66,7 +66,7 @@ def stream_init(
     batch = arguments.count("stream_init", "batch", batch)
     timeline, groups, flip = _read(op, weight.shape, options)
     channels = weight.shape[2] * groups
-    spec.check_groups("stream_init", channels, weight.shape[0], groups)
+    shapes.check_groups("stream_init", channels, weight.shape[0], groups)
     size = batch * timeline.history * channels
     spec.check_int32("stream_init", *map(abs, timeline), batch, size)
     check_fits("stream_init", "the samples that a stream keeps", size * dtype.size)
@@ -205,7 +205,7 @@ def _check(op: str, state: Any, weight: Any) -> None:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
         arguments.refuse(op, must, str(weight.shape[1]))
     channels = state.tail.shape[2]
-    spec.check_groups(op, channels, weight.shape[0], state.groups)
+    shapes.check_groups(op, channels, weight.shape[0], state.groups)
     if weight.shape[2] * state.groups != channels:
         must = f"weight must read {channels // state.groups} channels, as at the beginning"
         arguments.refuse(op, must, str(weight.shape[2]))

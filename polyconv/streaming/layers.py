@@ -15,7 +15,7 @@ from polyconv.gradients.bias import add_bias
 from polyconv.ops import conv
 from polyconv.ops.conv_transpose import pack
 from polyconv.ops.layers import OPTIONS, PolyConvTranspose1d
-from polyconv.problem import arguments, spec
+from polyconv.problem import arguments, shapes, spec
 from polyconv.problem.signatures import Plain
 from polyconv.streaming.functional import (
     StreamState,
@@ -186,7 +186,7 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         read = Plain(stride, padding, dilation, groups).read(name, 1)
         (stride,), (padding,), (dilation,), groups = read
         arguments.positive(name, "stride", stride)
-        spec.check_groups(name, in_channels, out_channels, groups)
+        shapes.check_groups(name, in_channels, out_channels, groups)
         size = kernel_size * in_channels * out_channels // groups
         spec.check_int32(name, in_channels, size)
         check_fits(name, "the weight", 4 * size)

@@ -9,7 +9,8 @@ import polyconv
 from polyconv.__main__ import main
 from polyconv.bench import calibration
 from polyconv.execution import device
-from polyconv.planning.plan import METHODS, plan
+from polyconv.planning.choose import plan
+from polyconv.planning.methods import METHODS
 from polyconv.problem.signatures import problem_of
 
 OPTIONS = {"stride": 8, "padding": 4}

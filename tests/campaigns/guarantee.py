@@ -19,7 +19,7 @@ import polyconv
 from polyconv.bench import cases
 from polyconv.metal.kernels import RULE_SETS, predict
 from polyconv.planning.devices import DEVICES
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.support.trace import traced
 
 LAYERS = Path(__file__).parents[1] / "data" / "real_layers.csv"

@@ -23,7 +23,7 @@ import numpy as np
 
 import polyconv
 from polyconv.execution.run_tiled import assembled
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from polyconv.planning.tiling import Tiling
 from tests.support.cases import Case, drawn
 

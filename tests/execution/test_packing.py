@@ -8,7 +8,7 @@ import pytest
 import polyconv
 from polyconv.execution import packing
 from polyconv.gradients import bilinear
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED, integers
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import polyconv
 from polyconv.bench.cases import rows
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 
 LAYERS = list(rows((Path(__file__).parents[1] / "data" / "real_layers.csv").read_text()))
 _MOST = 3e7  # multiply-accumulates of MLX's loops, and looks at inserted zeros

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import polyconv
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.campaigns.sweep import sweep
 from tests.support.cases import NAMED, draw_case
 

@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import polyconv
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED, integers
 
 W, X = integers(3, 4, 4), integers(2, 7, 4, seed=1)

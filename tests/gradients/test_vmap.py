@@ -5,8 +5,8 @@ import pytest
 
 import polyconv
 from polyconv.execution.device import device_for
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import Host
-from polyconv.planning.plan import plan
 from tests.support.cases import NAMED, integers
 from tests.support.problems import general_spec
 

@@ -14,8 +14,9 @@ from polyconv.__main__ import main
 from polyconv.execution import device
 from polyconv.execution.run import run
 from polyconv.metal.kernels import NEWEST
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU, DEVICES, Metal
-from polyconv.planning.plan import METHODS, plan
+from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED
 from tests.support.problems import general_spec
 from tests.support.recorded import GOLDEN, ROWS

@@ -11,7 +11,7 @@ import pytest
 import polyconv
 from polyconv.__main__ import main
 from polyconv.models.recording import example, recorded
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 
 
 class Vocoder(nn.Module):

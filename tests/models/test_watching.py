@@ -11,7 +11,7 @@ import pytest
 
 import polyconv
 from polyconv.models import recording
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.support.cases import integers
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)

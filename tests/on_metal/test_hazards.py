@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polyconv.execution import run
-from polyconv.planning.plan import plan
+from polyconv.planning.choose import plan
 from tests.support.forms import HAZARDS
 
 

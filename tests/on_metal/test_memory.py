@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 import polyconv
-from polyconv.planning.plan import plan
+from polyconv.planning.choose import plan
 from polyconv.planning.workspace import allocated
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ITEMSIZE

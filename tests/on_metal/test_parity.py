@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.campaigns.sweep import sweep
 from tests.support.cases import NAMED, integers
 from tests.support.forms import CASES

@@ -6,7 +6,7 @@ import pytest
 
 import polyconv
 from polyconv.execution.device import pads_explicitly
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.support.cases import integers
 from tests.support.reference import conv_general as reference_conv
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from polyconv.planning.axis_plan import AxisPlan, Rejection, per_phase_axis, stacked_axis
+from polyconv.planning.axis_methods import per_phase_axis, stacked_axis
+from polyconv.planning.axis_plan import AxisPlan, Rejection
 from polyconv.problem.phases import phase_dilation
 from polyconv.problem.spec import Axis
 from tests.support.axes import AXES, brute

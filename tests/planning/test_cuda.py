@@ -12,8 +12,8 @@ import pytest
 
 import polyconv
 from polyconv.bench import scores
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CUDA
-from polyconv.planning.plan import plan
 from polyconv.planning.request import KINDS, Request, Way
 from polyconv.problem.signatures import problem_of
 from tests.campaigns import sweep

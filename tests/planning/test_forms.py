@@ -9,9 +9,10 @@ from polyconv.execution import device, unpatched
 from polyconv.execution.cutting import pack
 from polyconv.execution.device import pads_explicitly
 from polyconv.metal.kernels import predict
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU, CUDA
 from polyconv.planning.forms import issue
-from polyconv.planning.plan import METHODS, plan
+from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED, integers, named
 from tests.support.forms import CASES, HAZARDS, METAL, undilated
 from tests.support.problems import general_spec

@@ -1,68 +1,10 @@
-"""Which method is chosen, why the others are not, and what a plan says of itself."""
+"""What a plan says of itself: its cost, whether it is empty, and that it is a value."""
 
-import mlx.core as mx
-import numpy as np
-import pytest
-
-import polyconv
-from polyconv.planning import axis_plan, request, shared_filter
-from polyconv.planning import plan as planning
-from polyconv.planning.axis_plan import per_phase_axis, stacked_axis
-from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
-from polyconv.planning.plan import METHODS, ConvPlan, plan
-from polyconv.planning.rates import CPU_RATES
-from polyconv.problem import spec
-from polyconv.problem.signatures import problem_of
-from tests.support.cases import NAMED
-from tests.support.problems import general_spec, transposed
+from polyconv.planning.choose import plan
+from polyconv.planning.methods import METHODS
+from tests.support.problems import transposed
 
 HIFIGAN = transposed((1, 128, 512), (256, 16, 512), stride=8, padding=4)
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_auto_issues_undilated_inputs_only(name):
-    problem = general_spec(NAMED[name])
-    chosen = plan(problem)
-    for sub in chosen.subconvs:
-        assert not sub.spec.is_input_dilated
-    assert chosen.method == ("native" if name == "stride 1" else chosen.method)
-    assert (chosen.method == "native") == (not problem.is_input_dilated)
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_auto_is_the_cheapest_and_says_why_the_others_are_not_taken(name):
-    problem = general_spec(NAMED[name])
-    chosen = plan(problem)
-    if not problem.is_input_dilated:
-        return
-    others = {rejection.method: rejection.reason for rejection in chosen.rejected}
-    assert {chosen.method, *others} == set(METHODS)
-    for method, reason in others.items():
-        try:
-            other = plan(problem, method)
-        except ValueError as error:
-            assert reason in str(error)
-            continue
-        if method == "native":
-            assert reason == "MLX computes it on the CPU by loops over single samples"
-        else:
-            assert other.cost.seconds(CPU_RATES) >= chosen.cost.seconds(CPU_RATES)
-            assert "times the cost" in reason or reason.startswith("does the same")
-
-
-def test_per_phase_issues_one_convolution_per_phase():
-    chosen = plan(HIFIGAN, "per_phase")
-    assert len(chosen.subconvs) == chosen.cost.n_convs == 8
-    assert [sub.blocks[0].axis.kernel_size for sub in chosen.subconvs] == [2] * 8
-    assert len(plan(transposed((1, 4, 4, 4, 2), (3, 4, 4, 4, 2), 2, 1), "per_phase").subconvs) == 8
-
-
-def test_stacked_issues_one_convolution_and_wastes_no_tap():
-    chosen = plan(HIFIGAN, "stacked")
-    (sub,) = chosen.subconvs
-    assert sub.blocks[0].axis.kernel_size == 2
-    frames = 129  # 128 and the one that buys the third tap back
-    assert chosen.cost.macs == frames * 2 * 512 * (8 * 256)
 
 
 def test_costs_count_the_multiplications_of_the_blocks():
@@ -87,28 +29,6 @@ def test_a_zero_plan_issues_nothing():
         assert chosen.cost.macs == 0
 
 
-def test_a_new_method_needs_one_function_and_one_entry(monkeypatch):
-    """Here one that stacks the phases of the last axis alone."""
-
-    def lower_last_stacked(problem, metal):
-        *others, last = problem.axes
-        axes = (*map(per_phase_axis, others), stacked_axis(last))
-        return ConvPlan(problem, "last_stacked", axes, False, metal)
-
-    monkeypatch.setitem(planning.METHODS, "last_stacked", lower_last_stacked)
-    tried = 0
-    for name, case in NAMED.items():
-        if name.startswith("dilated, co"):
-            continue
-        tried += 1
-        assert np.array_equal(case.run("last_stacked"), case.reference()), name
-        problem = general_spec(case)
-        if problem.is_input_dilated:
-            named = {plan(problem).method, *(other.method for other in plan(problem).rejected)}
-            assert "last_stacked" in named
-    assert tried > 20
-
-
 def test_a_large_stride_costs_no_more_than_its_taps():
     chosen = plan(transposed((1, 2, 1), (1, 3, 1), stride=2**29))
     assert chosen.cost.macs == 2 * 3
@@ -118,90 +38,3 @@ def test_a_large_stride_costs_no_more_than_its_taps():
 def test_plans_are_hashable_and_equal_by_value():
     assert plan(HIFIGAN) == plan(HIFIGAN)
     assert hash(plan(HIFIGAN)) == hash(plan(HIFIGAN))
-
-
-def test_on_a_cpu_what_mlx_would_loop_over_goes_by_products():
-    """A dilated kernel, groups in 2D: MLX's CPU convolutions take some hundred times as long."""
-
-    def general(x, w, kernel_dilation=1, groups=1):
-        ndim = len(x) - 2
-        ones, zeros = (1,) * ndim, ((0,) * ndim,) * 2
-        dtypes, dilation = ("float32", "float32"), (kernel_dilation,) * ndim
-        return spec.general("test", x, w, dtypes, ones, zeros, dilation, ones, groups, False)
-
-    assert plan(general((1, 256, 256), (256, 3, 256), kernel_dilation=3)).method == "taps"
-    assert plan(general((1, 32, 32, 16), (16, 3, 3, 1), groups=16)).method == "taps"
-    depthwise = transposed((1, 1000, 512), (512, 12, 1), stride=2, padding=5, groups=512)
-    assert plan(depthwise).method == "taps"
-
-
-def test_products_are_not_taken_on_metal():
-    chosen = plan(HIFIGAN, device=Metal("m4-max", DEVICES["m4-max"]))
-    reasons = {rejection.method: rejection.reason for rejection in chosen.rejected}
-    assert reasons["taps"].endswith("which no kernel makes on a GPU")
-
-
-EMPTY = {
-    "no items": ("conv_transpose1d", (0, 9, 2), (3, 4, 2), {"stride": 64}),
-    "no samples": ("conv_transpose1d", (1, 0, 2), (3, 70, 2), {"stride": 64}),
-    "no input channels": ("conv_transpose1d", (1, 9, 0), (3, 4, 0), {"stride": 64}),
-    "no output channels": ("conv_transpose1d", (1, 9, 2), (0, 4, 2), {"stride": 64}),
-    "one of two axes": ("conv_transpose2d", (1, 9, 0, 2), (3, 64, 70, 2), {"stride": 64}),
-    "a plain one": ("conv_general", (0, 90, 2), (3, 64, 2), {"stride": 64}),
-    "dilated": ("conv_general", (0, 9, 2), (3, 5, 2), {"input_dilation": 64, "stride": 9}),
-}
-
-
-@pytest.fixture
-def enumerated(monkeypatch):
-    """The axes of which all phases are looked for, and the blocks that are listed tap by tap."""
-    seen = []
-    for module, name in ((axis_plan, "split"), (shared_filter, "blocks")):
-        real = getattr(module, name)
-        look = lambda axis, *more, real=real: (seen.append(axis), real(axis, *more))[1]  # noqa: E731
-        monkeypatch.setattr(module, name, look)
-    caches = (axis_plan.per_phase_axis, axis_plan.grouped_axis, axis_plan.stacked_axis)
-    for cache in (*caches, planning.plan_for_gradients, request._planned):
-        cache.cache_clear()
-    return seen
-
-
-@pytest.mark.parametrize(
-    "device", [CPU, CUDA, Metal("m4-max", DEVICES["m4-max"])], ids=lambda d: d.name
-)
-@pytest.mark.parametrize("name", EMPTY)
-def test_of_an_empty_problem_no_phase_is_looked_for(name, device, enumerated):
-    op, x, w, options = EMPTY[name]
-    problem = problem_of(op, x, w, "float32", options)
-    for each in (problem, spec.adjoint(problem)):
-        for method in ("auto", "per_phase", "stacked", "taps"):
-            chosen = plan(each, method, device=device)
-            assert chosen.is_zero
-            assert method in ("auto", chosen.method)
-        with pytest.raises(ValueError, match="MLX fails on arrays without elements"):
-            plan(each, "native", device=device)
-        planning.alternatives(each, device)
-        if not isinstance(device, Metal):
-            assert planning.plan_for_gradients(each, device).is_zero
-    if not isinstance(device, Metal):
-        polyconv.explain(op, x, w, **options)
-    assert not enumerated
-    plan(problem_of("conv_transpose1d", (1, 9, 2), (3, 4, 2), "float32", {"stride": 64}))
-    assert enumerated  # as of any other
-
-
-@pytest.mark.parametrize("name", EMPTY)
-def test_calls_and_gradients_of_nothing_look_for_no_phase(name, enumerated):
-    op, x_shape, w_shape, options = EMPTY[name]
-    x, w = mx.zeros(x_shape), mx.ones(w_shape)
-    call = lambda x, w: getattr(polyconv, op)(x, w, **options)  # noqa: E731
-    y, grads = mx.vjp(call, [x, w], [mx.ones(call(x, w).shape)])
-    assert not mx.any(y[0]).item()
-    assert [grad.shape for grad in grads] == [x_shape, w_shape]
-    assert not enumerated
-
-
-def test_a_filter_of_all_channels_of_nothing_lists_no_block(enumerated):
-    y = polyconv.conv_transpose1d(mx.zeros((0, 9, 4)), mx.ones((1, 5, 1)), 64, groups=4)
-    assert y.shape == (0, 8 * 64 + 5, 4)
-    assert not enumerated

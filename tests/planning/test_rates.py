@@ -9,8 +9,9 @@ import pytest
 import polyconv
 from polyconv.bench import calibration
 from polyconv.execution import device
+from polyconv.planning.choose import alternatives, ideal, plan
 from polyconv.planning.devices import CPU, Host
-from polyconv.planning.plan import METHODS, alternatives, ideal, plan
+from polyconv.planning.methods import METHODS
 from polyconv.planning.rates import CPU_RATES, Rates
 from polyconv.problem.signatures import problem_of
 

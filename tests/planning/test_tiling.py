@@ -6,8 +6,9 @@ from math import prod
 import numpy as np
 import pytest
 
+from polyconv.planning.axis_parts import frames_reading, outputs_of, part_of, samples_read
+from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU
-from polyconv.planning.plan import plan
 from polyconv.planning.tiling import Room, Tiling, arranged, fits, tiled, whole, workspace
 from polyconv.problem.arguments import NoRoomError
 from tests.support.problems import transposed
@@ -22,13 +23,13 @@ def test_a_tile_by_hand():
     assert (along.n_frames, along.axis.output_size) == (8, 16)
     x = np.zeros((1, 8, 3), np.float32)
     for start, stop in [(0, 3), (2, 5), (5, 8)]:
-        first, behind = along.read_by(start, stop)
+        first, behind = samples_read(along, start, stop)
         assert (first, behind) == (max(0, start - 1), min(8, stop + 1))
-        part = along.part((start, stop), (first, behind))
+        part = part_of(along, (start, stop), (first, behind))
         assert part.axis.output_size == 2 * (stop - start)
         assert part.axis.size == x[:, first:behind].shape[1]
-    assert along.outputs_of((2, 5)) == (4, 10)
-    assert along.reading(4, 5) == (3, 6)
+    assert outputs_of(along, (2, 5)) == (4, 10)
+    assert frames_reading(along, 4, 5) == (3, 6)
 
 
 def test_the_batch_is_cut_first_and_then_the_longest_axis():

@@ -1,6 +1,6 @@
 """What a plan is said to allocate, counted by hand."""
 
-from polyconv.planning.plan import plan
+from polyconv.planning.choose import plan
 from polyconv.planning.workspace import allocated
 from tests.support.forms import METAL
 from tests.support.problems import transposed

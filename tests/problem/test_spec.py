@@ -147,3 +147,12 @@ def test_dtypes_promote_as_in_mlx(x, w):
     assert T1(a, b, 2).dtype == mx.conv_transpose1d(a, b, 2).dtype
     names = [str(d).removeprefix("mlx.core.") for d in (x, w)]
     assert spec.promote(*names) == str(mx.conv1d(a, b).dtype).removeprefix("mlx.core.")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_elements_are_those_of_the_arrays(groups):
+    x, w = mx.zeros((2, 5, 6, 4)), mx.zeros((6, 3, 2, 4 // groups))
+    y = mx.conv_general(x, w, stride=(2, 1), groups=groups)
+    options = ((2, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), groups, False)
+    problem = spec.general("test", x.shape, w.shape, ("float32", "float32"), *options)
+    assert (problem.n_inputs, problem.n_weights, problem.n_outputs) == (x.size, w.size, y.size)

@@ -8,7 +8,7 @@ import pytest
 
 import polyconv
 from polyconv import distributed
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 
 SENTENCE = re.compile(r"\[[\w.]+\] .+; got .+")
 

@@ -11,7 +11,7 @@ import pytest
 
 import polyconv
 from polyconv.execution import unpatched
-from polyconv.planning.plan import METHODS
+from polyconv.planning.methods import METHODS
 from tests.campaigns.partitions import draw as draw_stream
 from tests.support.cases import draw_case, integers
 

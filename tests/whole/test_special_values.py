@@ -6,7 +6,7 @@ import pytest
 
 import polyconv
 from polyconv.execution.run import run
-from polyconv.planning.plan import alternatives
+from polyconv.planning.choose import alternatives
 from polyconv.problem.signatures import problem_of
 
 FORMS = {

@@ -1,0 +1,215 @@
+"""Which method is taken for a convolution, and why not the others? Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.devices import CPU, Device
+from polyconv.planning.methods import (
+    METHODS,
+    by_taps,
+    lower_native,
+    lower_per_phase,
+    lower_stacked,
+    lower_taps,
+)
+from polyconv.planning.plan import ConvPlan
+from polyconv.planning.rates import si
+from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.spec import ConvSpec
+
+# How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
+MOST_MACS = 1.15
+
+
+def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device = CPU) -> ConvPlan:
+    """Plans a convolution.
+
+    Args:
+        spec (ConvSpec): The convolution.
+        method (str): ``"auto"``, or one of `METHODS` to force it.
+        op (str): The name that errors are reported under.
+        device (Metal or Host, optional): What to plan for. Default: a CPU.
+
+    Returns:
+        ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
+        input dilation, on CUDA if nothing is flipped either; on Metal it is taken there if its
+        kernel is safe and need not be flipped, and else the cheapest of those methods that need at
+        most `MOST_MACS` times the ideal arithmetic, if any does. Ideal are the
+        multiply-accumulates of all phases with their own taps and the channels as they are.
+
+    Raises:
+        ValueError: If `method` is unknown or cannot compute `spec`.
+    """
+    if method != "auto":
+        if method not in METHODS:
+            refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
+        forced = METHODS[method](spec, device)
+        if spec.dtype == "float64" and method != "taps" and not _has_float64(spec):
+            forced = Rejection(method, "MLX has no convolution of float64 here")
+        if isinstance(forced, Rejection):
+            refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
+        return forced
+    if _is_by_taps_alone(spec, device):
+        return _in_float64(spec, device)
+    if spec.dtype == "float64" and not _has_float64(spec):  # on a GPU, where MLX has it nowhere
+        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
+    direct = lower_native(spec, device)
+    if isinstance(direct, ConvPlan) and _stays_native(direct):
+        return direct
+    lowered = [METHODS[name](spec, device) for name in METHODS if name != "native"]
+    plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
+    if isinstance(direct, ConvPlan) and _competes(direct):
+        plans.insert(0, direct)
+    if not plans:
+        reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
+        refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
+    nothing = next((each for each in plans if each.is_zero), None)
+    if nothing is not None:
+        return nothing
+    if device.backend.predicts_kernels:
+        most = MOST_MACS * ideal(spec)
+        plans = [each for each in plans if each.cost.macs <= most] or plans
+    best = min(plans, key=lambda candidate: candidate.seconds)
+    return best if best is direct else _explained(best, lowered, direct)
+
+
+def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
+    """All that `auto` compares on a device that is no Apple GPU, each form of `taps` by itself."""
+    lowered = by_taps(spec, device)
+    if not _is_by_taps_alone(spec, device):
+        lowered += [lower_per_phase(spec, device), lower_stacked(spec, device)]
+    plans = [each for each in lowered if isinstance(each, ConvPlan)]
+    direct = lower_native(spec, device)
+    if isinstance(direct, ConvPlan) and _competes(direct):
+        plans.append(direct)
+    return plans
+
+
+def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
+    """Whether it is for products only: MLX's CPU convolutions compute float64 in float32."""
+    return spec.dtype == "float64" and device.backend.keeps_float64
+
+
+def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
+    reason = "MLX's convolutions of float64 are as accurate as those of float32"
+    found = lower_taps(spec, device)
+    assert isinstance(found, ConvPlan)  # phases over windows of their own can always be taken
+    others = [Rejection(name, reason) for name in METHODS if name != found.method]
+    return replace(found, rejected=tuple(others))
+
+
+def _has_float64(spec: ConvSpec) -> bool:
+    """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
+    is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
+    return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
+
+
+def ideal(spec: ConvSpec) -> int:
+    """The multiply-accumulates of all phases with their own taps, without any aligned channels."""
+    lowered = lower_per_phase(spec, CPU)
+    return lowered.cost.macs if isinstance(lowered, ConvPlan) else 0
+
+
+@lru_cache(256)
+def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
+    """What both gradients are products of: all phases over one window, or phase by phase.
+
+    One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
+    those of several blocks are put together by some four copies of the kernel more.
+    """
+    own, shared = lower_per_phase(spec, device), lower_stacked(spec, device)
+    assert isinstance(own, ConvPlan)  # phase by phase anything can be computed
+    if isinstance(shared, Rejection):
+        return own
+    rates = device.rates
+    copies = 4 * 4 * spec.n_weights * rates.per_byte_moved
+    zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
+    return shared if zeros <= copies else own
+
+
+def _stays_native(direct: ConvPlan) -> bool:
+    """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
+
+    On a CPU it is one of several, compared by cost. On Metal not if it would unfold, read outside
+    its input, or flip the kernel, which keeps it from its fastest kernels.
+    """
+    if direct.problem.is_input_dilated or not direct.device.backend.predicts_kernels:
+        return False
+    return not direct.problem.flip and direct.first.issued.is_safe
+
+
+def _competes(direct: ConvPlan) -> bool:
+    """Whether `auto` may take MLX's own convolution for its cost.
+
+    On a CPU not where it would multiply inserted zeros, on CUDA not where it may be wrong.
+    """
+    if _is_by_taps_alone(direct.problem, direct.device):
+        return False
+    backend = direct.device.backend
+    if backend.shares_cudnn_plans:
+        return not _shares_plans(direct.problem)
+    return not backend.predicts_kernels and not direct.problem.is_input_dilated
+
+
+def _suits(candidate: ConvPlan) -> bool:
+    """Whether `auto` may take it: products are for the CPU, on a GPU no kernel taken unfolds."""
+    return candidate.device.backend.takes_products or not candidate.products
+
+
+def _shares_plans(spec: ConvSpec) -> bool:
+    """Whether cuDNN's plan may be that of another stride, as for all transposed convolutions.
+
+    `Backend.shares_cudnn_plans` says why. A transposed convolution of stride 1 is among them, as it
+    is flipped like the others. polyconv's other calls on CUDA neither dilate nor flip.
+    """
+    return spec.is_input_dilated or spec.flip
+
+
+def _explained(
+    best: ConvPlan, lowered: list[ConvPlan | Rejection], direct: ConvPlan | Rejection
+) -> ConvPlan:
+    rejected = [
+        other if isinstance(other, Rejection) else Rejection(other.method, _dearer(other, best))
+        for other in lowered
+        if other is not best
+    ]
+    if isinstance(direct, ConvPlan):
+        direct = Rejection("native", _not_native(direct, best))
+    return replace(best, rejected=(*rejected, direct))
+
+
+def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
+    backend = direct.device.backend
+    if backend.shares_cudnn_plans and _shares_plans(direct.problem):
+        return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
+    if not backend.predicts_kernels and direct.cost.macs_in_loops:
+        return "MLX computes it on the CPU by loops over single samples"
+    if not backend.predicts_kernels:
+        return _dearer(direct, best)
+    if direct.problem.is_input_dilated:
+        return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
+    if not direct.first.issued.is_safe:
+        return "its kernel unfolds or reads outside its input"
+    return "MLX calls it with flip=True, which its fastest kernels do not take"
+
+
+def _dearer(other: ConvPlan, best: ConvPlan) -> str:
+    a, b = other.cost, best.cost
+    if not _suits(other):
+        return "it spares the copies of MLX's CPU convolutions, which no kernel makes on a GPU"
+    if a == b:
+        return f"does the same as {best.method}"
+    if other.seconds < best.seconds:
+        return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
+    if best.seconds:
+        estimated = f"estimated {other.seconds / best.seconds:.3g} times the cost"
+    else:  # by rates that are 0, as a calibration may find them
+        estimated = f"estimated to take {other.seconds:.3g} s against 0"
+    return (
+        f"{estimated}: {a.n_convs} convolutions against {b.n_convs}, "
+        f"{si(a.macs).strip()} MACs against {si(b.macs).strip()}, "
+        f"{si(a.bytes_moved)}B moved against {si(b.bytes_moved)}B"
+    )
