@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from polyconv.planning.axis_methods import per_phase_axis
 from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.cost import n_frames, n_weights, on_metal
 from polyconv.planning.devices import CPU, Device
 from polyconv.planning.methods import (
     METHODS,
@@ -24,7 +26,13 @@ from polyconv.problem.spec import ConvSpec
 MOST_MACS = 1.15
 
 
-def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device = CPU) -> ConvPlan:
+def plan(
+    spec: ConvSpec,
+    method: str = "auto",
+    op: str = "plan",
+    device: Device = CPU,
+    reasons: bool = True,
+) -> ConvPlan:
     """Plans a convolution.
 
     Args:
@@ -32,6 +40,8 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
         method (str): ``"auto"``, or one of `METHODS` to force it.
         op (str): The name that errors are reported under.
         device (Metal or Host, optional): What to plan for. Default: a CPU.
+        reasons (bool, optional): Say why the other methods are not taken. Without, the same plan is
+            found sooner, as what cannot be taken is not planned. Default: ``True``.
 
     Returns:
         ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
@@ -56,24 +66,52 @@ def plan(spec: ConvSpec, method: str = "auto", op: str = "plan", device: Device 
         return _in_float64(spec, device)
     if spec.dtype == "float64" and not _has_float64(spec):  # on a GPU, where MLX has it nowhere
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
-    direct = lower_native(spec, device)
+    direct: ConvPlan | Rejection | None = None
+    if reasons or not spec.is_input_dilated:  # else it neither stays nor competes
+        direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
-    lowered = [METHODS[name](spec, device) for name in METHODS if name != "native"]
+    lowered = _lowered(spec, device, reasons)
     plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
     if isinstance(direct, ConvPlan) and _competes(direct):
         plans.insert(0, direct)
     if not plans:
-        reasons = {other.reason for other in lowered if isinstance(other, Rejection)}
-        refuse(op, "some method other than native must apply", "; ".join(sorted(reasons)))
+        told = {other.reason for other in lowered if isinstance(other, Rejection)}
+        refuse(op, "some method other than native must apply", "; ".join(sorted(told)))
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing
-    if device.backend.predicts_kernels:
+    if device.backend.predicts_kernels and len(plans) > 1:
         most = MOST_MACS * ideal(spec)
         plans = [each for each in plans if each.cost.macs <= most] or plans
     best = min(plans, key=lambda candidate: candidate.seconds)
-    return best if best is direct else _explained(best, lowered, direct)
+    if best is direct or direct is None or not reasons:
+        return best
+    return _explained(best, lowered, direct)
+
+
+def _lowered(spec: ConvSpec, device: Device, reasons: bool) -> list[ConvPlan | Rejection]:
+    """What is compared, besides MLX's own op; without `reasons` no more than may be taken."""
+    names = [name for name in METHODS if name != "native"]
+    if not reasons and not device.backend.takes_products:
+        names.remove("taps")
+    if not reasons and device.backend.predicts_kernels:
+        stacked = lower_stacked(spec, device)
+        if isinstance(stacked, ConvPlan) and _beats_phases(stacked):
+            return [stacked]
+    return [METHODS[name](spec, device) for name in names]
+
+
+def _beats_phases(stacked: ConvPlan) -> bool:
+    """Whether one convolution costs less than phase by phase can at best, on Metal.
+
+    That is with kernels that need no more than the ideal arithmetic, and copy nothing.
+    """
+    spec = stacked.problem
+    if stacked.is_zero or stacked.cost.macs > MOST_MACS * ideal(spec):
+        return False
+    best = on_metal(spec, [per_phase_axis(axis) for axis in spec.axes])
+    return stacked.seconds < best.seconds(stacked.device.rates)
 
 
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
@@ -109,8 +147,10 @@ def _has_float64(spec: ConvSpec) -> bool:
 
 def ideal(spec: ConvSpec) -> int:
     """The multiply-accumulates of all phases with their own taps, without any aligned channels."""
-    lowered = lower_per_phase(spec, CPU)
-    return lowered.cost.macs if isinstance(lowered, ConvPlan) else 0
+    if spec.is_empty:
+        return 0
+    axes = [per_phase_axis(axis) for axis in spec.axes]
+    return n_frames(spec, axes) * n_weights(spec, axes)
 
 
 @lru_cache(256)

@@ -83,12 +83,17 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     )
 
 
-def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued) -> Cost:
-    """Metal's kernels, as predicted for the first of the convolutions, which all are alike."""
+def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued | None = None) -> Cost:
+    """Metal's kernels, as predicted for the first of the convolutions, which all are alike.
+
+    Without `first` the least: of kernels that need no more than the arithmetic, and copy nothing.
+    """
     frames, weights = n_frames(spec, axes), n_weights(spec, axes)
     outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
     n_convs = prod(axis.n_blocks for axis in axes)
     bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * n_copies(spec, axes))
+    if first is None:
+        return Cost(frames * weights, n_convs, bytes_moved)
     return Cost(
         macs=frames * weights * first.cost.macs // first.plain_macs,
         n_convs=n_convs * first.n_convs,

@@ -68,6 +68,11 @@ class Issued:
             return False
         return not self.kernel.is_explicit and not self.kernel.hazard
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it is one safe convolution with no arithmetic and no copies of the form's."""
+        return self.is_safe and self.cost == Cost(self.plain_macs, 1, 0)
+
     @cached_property
     def options(self) -> tuple[object, ...]:
         """The arguments of `mx.conv_general` after input and weight."""
@@ -92,8 +97,13 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     if isinstance(device, Host):
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
         return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), None)
-    candidates = [_issued(spec, form, device) for form in _forms(spec)]
-    safe = [each for each in candidates if each.is_safe]
+    safe = []
+    for form in _forms(spec):
+        each = _issued(spec, form, device)
+        if each.is_free:  # none can cost less
+            return each
+        if each.is_safe:
+            safe.append(each)
     return min(safe, key=lambda each: each.cost.seconds(METAL_RATES))
 
 

@@ -44,15 +44,17 @@ def lower_stacked(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
 
 
 def lower_taps(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
-    lowered = by_taps(spec, device)
+    lowered = by_taps(spec, device, in_question=True)
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     if not plans:
         return next(each for each in lowered if isinstance(each, Rejection))
     return min(plans, key=lambda each: each.seconds) if len(plans) > 1 else plans[0]
 
 
-def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
-    """Each way to multiply tap by tap.
+def by_taps(
+    spec: ConvSpec, device: Device, in_question: bool = False
+) -> list[ConvPlan | Rejection]:
+    """Each way to multiply tap by tap, or each that may cost least.
 
     On each axis all phases over one window, or phases of as many taps over their own. What the taps
     read is a slice of the padded input where frames advance by one sample, and can always be
@@ -60,11 +62,14 @@ def by_taps(spec: ConvSpec, device: Device) -> list[ConvPlan | Rejection]:
     """
     if spec.is_empty:
         return [_nothing(spec, "taps", device)]
+    is_line = spec.ndim == spec.groups == 1
     cuts: list[list[AxisPlan]] = []
     for axis in spec.axes:
         own, shared = grouped_axis(axis), stacked_axis(axis)
         if isinstance(shared, Rejection) or own.n_blocks == 1:
             cuts.append([own])
+        elif in_question and is_line and shared.block_taps == own.block_taps:
+            cuts.append([shared])  # it multiplies no zeros, in fewer products and copies
         else:
             cuts.append([shared, own])
     ways: list[Products]

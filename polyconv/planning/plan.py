@@ -7,7 +7,7 @@ A plan of rank N is the product of the plans of its axes (`axis_plan.py`). `meth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -31,18 +31,25 @@ from polyconv.planning.rates import Cost
 from polyconv.problem.spec import ConvSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SubConv:
-    """One convolution: one block per axis, its number of phases, and how MLX is given it.
+    """One convolution: one block per axis, and its number of phases.
 
-    With `is_zero`, which only a part of a plan may have, it reads padding and no sample.
+    With `is_native` it is MLX's own op. With `is_zero`, which only a part of a plan may have, it
+    reads padding and no sample.
     """
 
     blocks: tuple[Block, ...]
     n_phases: tuple[int, ...]
     spec: ConvSpec
-    issued: Issued
+    device: Device
+    is_native: bool
     is_zero: bool
+
+    @cached_property
+    def issued(self) -> Issued:
+        """How MLX is given it."""
+        return (as_it_stands if self.is_native else issue)(self.spec, self.device)
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class ConvPlan:
             return by_products(self.problem, self.axes, self.products)
         return COST_MODELS[self.device.backend.cost_model](self)
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """What it is estimated to cost; of use in comparisons on the same device only."""
         return self.cost.seconds(self.device.rates)
@@ -143,16 +150,13 @@ class ConvPlan:
         return n_copies(self.problem, self.axes)
 
     def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
-        n_phases = tuple([len(block.phases) for block in blocks])
-        spec = replace(
-            self.problem,
-            out_channels=self.problem.out_channels * prod(n_phases),
-            axes=tuple([block.axis for block in blocks]),
-            flip=self.flip,
-        )
-        lower = as_it_stands if self.is_native else issue
-        is_zero = any(min(a.padding_lo, a.padding_hi) <= -a.size for a in spec.axes)
-        return SubConv(blocks, n_phases, spec, lower(spec, self.device), is_zero)
+        whole, n_phases = self.problem, tuple([len(block.phases) for block in blocks])
+        axes = tuple([block.axis for block in blocks])
+        outputs = whole.out_channels * prod(n_phases)
+        sizes = (whole.batch, whole.in_channels, outputs)
+        spec = ConvSpec(*sizes, axes, whole.groups, self.flip, whole.dtype)
+        is_zero = any(min(a.padding_lo, a.padding_hi) <= -a.size for a in axes)
+        return SubConv(blocks, n_phases, spec, self.device, self.is_native, is_zero)
 
 
 # The work of a plan's convolutions, by `Backend.cost_model`.

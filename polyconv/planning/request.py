@@ -118,7 +118,7 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
 
 @lru_cache(1024)
 def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
-    return plan(spec, method, op, device)
+    return plan(spec, method, op, device, reasons=False)
 
 
 def _plan_of(request: Request) -> ConvPlan:

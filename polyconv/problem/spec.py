@@ -105,8 +105,9 @@ class ConvSpec:
     @property
     def is_empty(self) -> bool:
         """Whether no product exists at all, so that the output is empty or all zeros."""
-        sizes = (self.batch, self.in_channels, self.out_channels, *(a.size for a in self.axes))
-        return 0 in sizes or 0 in self.output_sizes
+        if not (self.batch and self.in_channels and self.out_channels):
+            return True
+        return any(not axis.size or not axis.output_size for axis in self.axes)
 
     @property
     def is_input_dilated(self) -> bool:

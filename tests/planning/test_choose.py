@@ -1,5 +1,7 @@
 """Which method is chosen, why the others are not, and that of nothing no phase is looked for."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import pytest
 
@@ -12,6 +14,7 @@ from polyconv.planning.rates import CPU_RATES
 from polyconv.problem import spec
 from polyconv.problem.signatures import problem_of
 from tests.support.cases import NAMED
+from tests.support.choices import PROBLEMS
 from tests.support.problems import general_spec, transposed
 
 HIFIGAN = transposed((1, 128, 512), (256, 16, 512), stride=8, padding=4)
@@ -133,3 +136,22 @@ def test_a_filter_of_all_channels_of_nothing_lists_no_block(enumerated):
     y = polyconv.conv_transpose1d(mx.zeros((0, 9, 4)), mx.ones((1, 5, 1)), 64, groups=4)
     assert y.shape == (0, 8 * 64 + 5, 4)
     assert not enumerated
+
+
+@pytest.mark.parametrize(
+    "device",
+    [CPU, CUDA, Metal("m4-max", DEVICES["m4-max"]), Metal("a18", DEVICES["a18-pro-8gb"])],
+    ids=lambda device: device.name,
+)
+def test_the_same_is_taken_whether_reasons_are_asked_for_or_not(device):
+    """Without reasons what cannot be taken is left out before it is planned."""
+    for problem in PROBLEMS:
+        for each in (problem, spec.adjoint(problem)):
+            try:
+                told = plan(each, device=device)
+            except ValueError as error:
+                with pytest.raises(ValueError) as again:
+                    plan(each, device=device, reasons=False)
+                assert str(again.value) == str(error)
+            else:
+                assert plan(each, device=device, reasons=False) == replace(told, rejected=())
