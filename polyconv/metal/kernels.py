@@ -29,8 +29,10 @@ from polyconv.problem.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
 class RuleSet:
     """The rules of one version of MLX.
 
-    `unfolds_in_tiles` is whether an explicit path fills one buffer of the largest size again and
-    again (0.32.1 on, mlx #3845) or asks for all rows at once, which fails above that size.
+    With `unfolds_in_tiles` (0.32.1 on, mlx #3845) an explicit path fills one buffer of the largest
+    size again and again; else it asks for all rows at once, which fails above that size. With
+    `winograd_tiles_batch` winograd takes as many items of the batch at once as fit into memory,
+    else all.
     """
 
     version: Version
@@ -58,12 +60,12 @@ NEWEST = RULE_SETS[-1]
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """The path that MLX takes, the rule that decided and the function that holds it.
+    """The path that MLX takes, the rule that decided, and the function of conv.cpp that holds it.
 
-    `unfold_bytes` is the buffer into which an explicit path copies its input window by window, and
-    `n_tiles` how often it is filled. `temporaries` are the bytes of everything else besides the
-    output, by purpose. `hazard` says where the kernel reads outside its input, `error` why MLX
-    raises; both are empty as a rule.
+    An explicit path copies its input window by window into a buffer of `unfold_bytes`, and fills
+    that `n_tiles` times. `temporaries` are the bytes of all else besides the output, by purpose.
+    `hazard` says where the kernel reads outside its input, and `error` why MLX raises. Both are
+    empty as a rule.
     """
 
     path: str
@@ -87,7 +89,7 @@ class KernelChoice:
 
 
 def rules_for(version: Version) -> RuleSet:
-    """The newest rule set that is not newer than a version of MLX, else the oldest."""
+    """The newest rule set that is not newer than a version of MLX, or else the oldest."""
     known = [rules for rules in RULE_SETS if rules.version <= version]
     return known[-1] if known else RULE_SETS[0]
 
@@ -99,20 +101,20 @@ def predict(
     *,
     contiguous: tuple[bool, bool] = (True, True),
 ) -> KernelChoice:
-    """What MLX does on Metal with one convolution, given as it is, whoever issues it.
+    """What MLX does on Metal with one convolution that is issued as it is.
 
     Args:
-        spec (ConvSpec): The convolution, in float16, bfloat16 or float32. Grouped 3D, which MLX
-            refuses before it reaches Metal, is answered as the ungrouped one.
+        spec (ConvSpec): The convolution, in float16, bfloat16 or float32. MLX refuses grouped 3D
+            before it reaches Metal; here it is answered as if it were not grouped.
         limits (DeviceLimits): The device, such as ``DEVICES["m4-max"]``.
         rules (RuleSet, optional): The version of MLX, one of `RULE_SETS`. Default: the newest.
-        contiguous (tuple(bool), optional): Whether input and weight are row-contiguous; MLX copies
-            those that are not. Default: both.
+        contiguous (tuple(bool), optional): Whether input and weight are row-contiguous. MLX copies
+            what is not. Default: both are.
 
     Returns:
-        KernelChoice: By the rules of MLX 0.32.2, which agree with 2,310 recorded calls of its
-        dispatch code in path and all bytes (tests/data/metal_golden.md), or by those of an older
-        version, which were read from its source only. No hardware ran any of them.
+        KernelChoice: What the rules say. Those of MLX 0.32.2 agree with 2,310 recorded calls of its
+        dispatch code in path and all bytes (tests/data/metal_golden.md). Those of older versions
+        were read from the source only. No hardware ran any of them.
     """
     call = _call(spec, limits, rules)
     source, found = _first(call, rules)
@@ -153,7 +155,7 @@ def _first(call: Call, rules: RuleSet) -> tuple[str, Rule]:
 
 
 def _copies(call: Call, path: str, contiguous: tuple[bool, bool]) -> tuple[tuple[str, int], ...]:
-    """Copies of views. Padding channels in 3D copies anyway, once."""
+    """Copies of views. What gets channels padded in 3D is copied anyway, and only once."""
     sizes = [call.input_bytes, call.weight_bytes]
     needed = [not flag for flag in contiguous]
     if path == "pad_and_slice_3d":
@@ -188,7 +190,7 @@ def _unfolded(choice: KernelChoice, call: Call, rules: RuleSet) -> KernelChoice:
 def _split_k(call: Call, rows: int, row_bytes: int) -> tuple[tuple[str, int], ...]:
     """float32 partial sums of a product that is small but deep (mlx/backend/metal/matmul.cpp).
 
-    Not on GPUs with neural accelerators (M5 on), which split otherwise.
+    GPUs with neural accelerators (M5 on) split otherwise, which is not modelled.
     """
     depth, width = row_bytes // call.itemsize, call.out_channels
     most = 2048 if call.limits.architecture in "sd" else 1024

@@ -1,4 +1,4 @@
-"""The kernel of a call as it was recorded: a row of JSON, as those that the rules are held to."""
+"""Which kernel does a recorded call take? A call is a row of JSON, as in tests/data."""
 
 from __future__ import annotations
 

@@ -23,9 +23,10 @@ _NEVER: Version = (10**6, 0, 0)
 class DeviceLimits:
     """What Metal says of a device.
 
-    `max_buffer_bytes` is `maxBufferLength`, the bytes of its largest buffer; `working_set_bytes` is
-    `recommendedMaxWorkingSetSize`; `architecture` its last letter as MLX reads it: `s` for a Max,
-    `d` for an Ultra, `g` for the others, `p` for a phone; what is none of these is as `g`.
+    `max_buffer_bytes` is `maxBufferLength`, the bytes of its largest buffer. `working_set_bytes` is
+    `recommendedMaxWorkingSetSize`. `architecture` is the last letter of the GPU's, as MLX reads it:
+    `s` for a Max, `d` for an Ultra, `p` for a phone, `g` for the others. MLX takes any other letter
+    as `g`.
     """
 
     max_buffer_bytes: int
@@ -35,7 +36,7 @@ class DeviceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A convolution as it reaches Metal, after `mlx/ops.cpp` cropped what is padded negatively."""
+    """A convolution as it reaches Metal. `mlx/ops.cpp` has cropped what negative padding drops."""
 
     batch: int
     in_channels: int
@@ -96,7 +97,7 @@ class Call:
 
     @property
     def winograd_step(self) -> int:
-        """Batch items that winograd transforms at once; 0 if its scratch would not fit."""
+        """How many batch items winograd transforms at once. 0 if its scratch would not fit."""
         if not self.winograd_tiles_batch:
             return self.batch
         fixed = self.input_bytes + self.output_bytes + winograd_filter_bytes(self)
@@ -108,7 +109,7 @@ class Call:
 
 
 class Rule(NamedTuple):
-    """A path that MLX takes from version `since` up to `before` where `applies`."""
+    """A path that MLX takes where `applies` holds, from version `since` on and before `before`."""
 
     path: str
     applies: Callable[[Call], bool]
@@ -132,7 +133,7 @@ def up16(channels: int) -> int:
 
 
 def winograd_padded(axis: Axis) -> int:
-    """Samples of an axis in winograd's padded copy, sized from `padding_lo` on both sides."""
+    """Samples of an axis in winograd's padded copy. MLX takes `padding_lo` for both sides."""
     return 6 * -(-(axis.size + 2 * axis.padding_lo - 2) // 6) + 2
 
 

@@ -20,7 +20,7 @@ from polyconv.problem.spec import Axis
 def native_axis(axis: Axis) -> AxisPlan:
     """The axis as it stands, without the samples behind its last window.
 
-    A stride may leave some; MLX's second-order gradients are wrong where it does.
+    A stride may leave such samples. MLX's second-order gradients are wrong where it does.
     """
     if axis.input_dilation == 1:
         unread = (axis.size + axis.padding_lo + axis.padding_hi - axis.window) % axis.stride
@@ -30,7 +30,7 @@ def native_axis(axis: Axis) -> AxisPlan:
 
 
 def zero_axis(axis: Axis) -> AxisPlan:
-    """The axis of a problem that has no product: all phases are zero."""
+    """The axis of a problem without any product. All its phases are zero."""
     return _from_origin(axis, (), crop_lo=0, stacked=False)
 
 
@@ -42,7 +42,7 @@ def per_phase_axis(axis: Axis) -> AxisPlan:
 
 @lru_cache(64)
 def grouped_axis(axis: Axis) -> AxisPlan:
-    """One convolution for each stretch of phases that read the same samples: no tap is zero."""
+    """One convolution for each stretch of phases that read the same samples. No tap is zero."""
     return _from_origin(axis, split(axis), crop_lo=0, stacked=False, grouped=True)
 
 
@@ -50,10 +50,10 @@ def grouped_axis(axis: Axis) -> AxisPlan:
 def stacked_axis(axis: Axis) -> AxisPlan | Rejection:
     """One convolution for all phases, over the shortest window that holds the taps of each.
 
-    Phases whose taps start earlier in the input lengthen the window for all. The origin, that is
-    the output that phase 0 starts at, is free: computing `crop_lo` outputs more in front, to be
-    dropped, turns the last phases into the first of the frame after. For K16 s8 p4 this brings
-    the window from 3 taps to 2, at the cost of one frame.
+    Phases whose taps start earlier in the input lengthen the window for all. But phase 0 may start
+    at any output: with `crop_lo` more outputs in front, which are dropped, the last phases become
+    the first of the next frame. For K16 s8 p4 this shortens the window from 3 taps to 2, and
+    computes one frame more.
     """
     phases = split(axis)
     longest = max((len(phase.taps) for phase in phases), default=0)
@@ -70,10 +70,10 @@ def stacked_axis(axis: Axis) -> AxisPlan | Rejection:
 def _origins(axis: Axis, phases: Sequence[Phase]) -> list[tuple[int, int]]:
     """`(taps computed, crop_lo)` for each rotation of the phases that one window can hold.
 
-    With `crop_lo` outputs more in front, phase r becomes phase r + crop_lo; where that is P or
-    more it becomes phase r + crop_lo - P one frame later, and so starts `stride` samples earlier
-    in its frame. Among neighbours with the same span of taps, rotating some is never better than
-    rotating none (same window or longer, and more outputs), so only the others are tried.
+    With `crop_lo` outputs more in front, phase r becomes phase r + crop_lo. Where that is P or more
+    it becomes phase r + crop_lo - P of the next frame, and so starts `stride` samples earlier in
+    its frame. Of neighbours with the same span of taps either all are moved or none: to move some
+    of them gives no shorter window, and more outputs.
     """
     stride, dilation, period = phase_stride(axis), phase_dilation(axis), n_phases(axis)
     spans = [(lo, (len(taps) - 1) * dilation - lo) for _, taps, lo in phases]
@@ -97,7 +97,10 @@ def _origins(axis: Axis, phases: Sequence[Phase]) -> list[tuple[int, int]]:
 
 
 def _alignable(los: Sequence[int], stride: int, dilation: int) -> list[int]:
-    """The rotations (first phase moved; 0 for none) whose phases agree modulo `dilation`."""
+    """The rotations whose phases agree modulo `dilation`.
+
+    A rotation is the index of the first phase that it moves, or 0 if it moves none.
+    """
     residues = [lo % dilation for lo in los]
     changes = [i for i in range(1, len(los)) if residues[i] != residues[i - 1]]
     if not changes:
@@ -113,13 +116,13 @@ def _from_origin(
     n_frames = -(-(axis.output_size + crop_lo) // period)
     if crop_lo:
         phases = _rotated(phases, crop_lo, period, phase_stride(axis))
-    # A lone frame need not be filled up with phases that nobody asked for.
+    # A lone frame is not filled up with phases that nobody asked for.
     size = min(period, axis.output_size + crop_lo) if n_frames == 1 else period
     return AxisPlan(axis, phases, size, n_frames, crop_lo, stacked, grouped)
 
 
 def _rotated(phases: Sequence[Phase], crop: int, period: int, stride: int) -> tuple[Phase, ...]:
-    """Counts phases from `crop` outputs earlier; those that reach P go to the next frame."""
+    """Counts phases from `crop` outputs earlier. Those that reach P go to the next frame."""
     kept = bisect_left(phases, period - crop, key=itemgetter(0))
     moved = [Phase(r + crop - period, taps, lo + stride) for r, taps, lo in phases[kept:]]
     return (*moved, *[Phase(r + crop, taps, lo) for r, taps, lo in phases[:kept]])

@@ -14,7 +14,7 @@ from polyconv.planning.cached_property import cached_property
 from polyconv.problem.phases import Phase, phase_dilation, phase_stride
 from polyconv.problem.spec import Axis
 
-# A fold pads the kernel to so many times the taps that it holds, at most.
+# A fold pads the kernel to at most this many times the taps that it holds.
 _MOST_PADDED = 16
 
 
@@ -39,7 +39,7 @@ class Fold(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Phases `start` up to `stop` of a block; as many phases of zeros if `block` is None."""
+    """Phases `start` up to `stop` of a block. Without a block they are phases of zeros."""
 
     block: int | None
     start: int
@@ -50,8 +50,8 @@ class Piece(NamedTuple):
 class Block:
     """Phases of one axis that one convolution computes, as channels beside each other.
 
-    `axis` is the convolution over the window that they share, of which `leads[i]` taps come before
-    the first tap of `phases[i]`.
+    The phases share a window, and `axis` is the convolution over it. `leads[i]` taps of the window
+    come before the first tap of `phases[i]`.
     """
 
     phases: tuple[Phase, ...]
@@ -61,7 +61,7 @@ class Block:
 
     @property
     def cut(self) -> object:
-        """What decides how a kernel is cut into these taps; a fold says it all, and is short."""
+        """Blocks of which this is equal cut a kernel alike. A fold says it all, and is short."""
         phases = (self.phases, self.leads) if self.fold is None else len(self.phases)
         return (phases, self.fold, self.axis.kernel_size)
 
@@ -70,8 +70,10 @@ class Block:
 class AxisPlan:
     """One axis as `n_frames` outputs of each of `n_phases` phases, interleaved.
 
-    The first `crop_lo` of these outputs come before the axis' own first output and are dropped;
-    the phases are counted from the first computed output. A phase that is not listed is zero.
+    The first `crop_lo` of these outputs come before the axis' own first output and are dropped.
+    Phases are counted from the first computed output. A phase that is not listed is zero. With
+    `stacked` all phases share a block, with `grouped` those that read the same samples. With
+    `native` the axis is MLX's own op's. Otherwise each phase has a block of its own.
     """
 
     axis: Axis
@@ -93,12 +95,12 @@ class AxisPlan:
 
     @property
     def is_joined(self) -> bool:
-        """Whether weaving must concatenate: several blocks, or phases that are zero."""
+        """Whether weaving must concatenate, as there are several blocks or phases of zeros."""
         return self.n_blocks > 1 or len(self.phases) < self.n_phases
 
     @cached_property
     def block_sizes(self) -> tuple[tuple[int, int], ...]:
-        """`(phases, taps)` of each block, the zeros of a shared window among the taps."""
+        """`(phases, taps)` of each block. The zeros of a shared window count as taps."""
         if self.stacked and self.phases:
             return ((len(self.phases), shortest_window(self.phases, phase_dilation(self.axis))[1]),)
         return tuple([(j - i, len(self.phases[i].taps)) for i, j in self._stretches])
@@ -110,7 +112,7 @@ class AxisPlan:
 
     @cached_property
     def block_taps(self) -> int:
-        """Taps multiplied for one frame of all phases, the zeros of a shared window included."""
+        """Taps multiplied for one frame of all phases. Zeros of a shared window are among them."""
         return sum([phases * taps for phases, taps in self.block_sizes])
 
     @cached_property
@@ -137,7 +139,7 @@ class AxisPlan:
 
     @property
     def largest_block(self) -> Block:
-        """That of `blocks` with the most phases times taps, without making the others."""
+        """The one of `blocks` with the most phases times taps, without making the others."""
         if self.native:
             return self.blocks[0]
         start, stop = max(
@@ -147,14 +149,14 @@ class AxisPlan:
 
     @cached_property
     def is_kernel_padded(self) -> bool:
-        """Whether a kernel must be padded or cropped, by a copy, before it is cut into blocks."""
+        """Whether a copy must pad or crop a kernel before it is cut into blocks."""
         if not (self.stacked or self.grouped):
             return False
         return any(block.fold is not None and any(block.fold[:2]) for block in self.blocks)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        """What to concatenate, in this order, to have all phases."""
+        """What is concatenated, in this order, to give all phases."""
         pieces: list[Piece] = []
         end = 0
         for block, (first, last) in enumerate(self._stretches):
@@ -170,10 +172,11 @@ class AxisPlan:
 
     @cached_property
     def reach(self) -> tuple[int, int, int, int]:
-        """`(step, scale, before, behind)`: what frame m reads, `step` and both ends in samples.
+        """`(step, scale, before, behind)`, which say what frame m reads.
 
-        They are samples i of the input with `step m - before <= scale i <= step m + behind`: of the
-        input as it stands, so that `scale` is 1, or of the dilated one for MLX's own op.
+        It reads the samples i of the input with `step m - before <= scale i <= step m + behind`.
+        `scale` is 1, but for MLX's own op the input dilation: there all else counts samples of the
+        dilated input.
         """
         if self.native:
             whole, lo = self.axis, self.axis.padding_lo
@@ -195,7 +198,10 @@ class AxisPlan:
 
 
 def _alike(phases: Sequence[Phase]) -> list[tuple[int, int]]:
-    """`(start, stop)` of each stretch of neighbours with as many taps from the same sample on."""
+    """`(start, stop)` of each stretch of neighbouring phases that read the same samples.
+
+    Their taps are equally many and start at the same sample.
+    """
     changes = [
         i
         for i in range(1, len(phases))
@@ -213,7 +219,7 @@ def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def shortest_window(phases: Sequence[Phase], dilation: int) -> tuple[int, int]:
-    """`padding_lo` and number of taps of the shortest window that holds all taps of `phases`."""
+    """`padding_lo` and taps of the shortest window that holds all taps of `phases`."""
     padding_lo = max([lo for _, _, lo in phases])
     end = max([(len(taps) - 1) * dilation - lo for _, taps, lo in phases])
     return padding_lo, (padding_lo + end) // dilation + 1
@@ -222,10 +228,11 @@ def shortest_window(phases: Sequence[Phase], dilation: int) -> tuple[int, int]:
 def _fold(phases: Sequence[Phase], leads: Sequence[int], window: int, axis: Axis) -> Fold | None:
     """The fold that gives these phases their taps, if there is one.
 
-    Tap u of the window is kernel index `start_i + step (u - lead_i)` for phase i. A fold is that
-    with `start_i - step lead_i = first - i`: always so for a transposed convolution whose phases
-    are not dilated, where output i + 1 meets the kernel one tap earlier than output i. Of few taps
-    and a large stride it would be nearly all padding, as long as the stride.
+    Tap u of the window is kernel index `start_i + step (u - lead_i)` for phase i. There is a fold
+    if `start_i - step lead_i = first - i`. This holds for every transposed convolution whose phases
+    are not dilated: output i + 1 meets the kernel one tap earlier than output i. With few taps and
+    a large stride a fold would be nearly all padding, as it is as long as the stride, and is not
+    taken.
     """
     step = phases[0].taps.step
     starts = [phase.taps.start - step * lead for phase, lead in zip(phases, leads, strict=True)]

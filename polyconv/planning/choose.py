@@ -44,33 +44,43 @@ def plan(
             found sooner, as what cannot be taken is not planned. Default: ``True``.
 
     Returns:
-        ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution may be it where no axis has an
-        input dilation, on CUDA if nothing is flipped either; on Metal it is taken there if its
-        kernel is safe and need not be flipped, and else the cheapest of those methods that need at
-        most `MOST_MACS` times the ideal arithmetic, if any does. Ideal are the
-        multiply-accumulates of all phases with their own taps and the channels as they are.
+        ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution takes part where no axis has
+        an input dilation, on CUDA only if nothing is flipped either. On Metal it is taken there if
+        its kernel is safe and nothing is flipped. Otherwise Metal has the cheapest method that
+        spends at most `MOST_MACS` times the `ideal` arithmetic, if one does.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
     """
     if method != "auto":
-        if method not in METHODS:
-            refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
-        forced = METHODS[method](spec, device)
-        if spec.dtype == "float64" and method != "taps" and not _has_float64(spec):
-            forced = Rejection(method, "MLX has no convolution of float64 here")
-        if isinstance(forced, Rejection):
-            refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
-        return forced
+        return _forced(spec, method, op, device)
     if _is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
-    if spec.dtype == "float64" and not _has_float64(spec):  # on a GPU, where MLX has it nowhere
+    if spec.dtype == "float64" and not _has_float64(spec):  # no GPU has it
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
     direct: ConvPlan | Rejection | None = None
     if reasons or not spec.is_input_dilated:  # else it neither stays nor competes
         direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
+    return _cheapest(spec, direct, op, device, reasons)
+
+
+def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
+    if method not in METHODS:
+        refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
+    forced = METHODS[method](spec, device)
+    if spec.dtype == "float64" and method != "taps" and not _has_float64(spec):
+        forced = Rejection(method, "MLX has no convolution of float64 here")
+    if isinstance(forced, Rejection):
+        refuse(op, "method must suit the arguments", f"{method!r}: {forced.reason}")
+    return forced
+
+
+def _cheapest(
+    spec: ConvSpec, direct: ConvPlan | Rejection | None, op: str, device: Device, reasons: bool
+) -> ConvPlan:
+    """The cheapest of all that `auto` may take, with the reasons against the others if asked."""
     lowered = _lowered(spec, device, reasons)
     plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
     if isinstance(direct, ConvPlan) and _competes(direct):
@@ -115,7 +125,7 @@ def _beats_phases(stacked: ConvPlan) -> bool:
 
 
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
-    """All that `auto` compares on a device that is no Apple GPU, each form of `taps` by itself."""
+    """All that `auto` compares on a `Host`, each form of `taps` by itself."""
     lowered = by_taps(spec, device)
     if not _is_by_taps_alone(spec, device):
         lowered += [lower_per_phase(spec, device), lower_stacked(spec, device)]
@@ -127,26 +137,26 @@ def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
 
 
 def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
-    """Whether it is for products only: MLX's CPU convolutions compute float64 in float32."""
+    """Whether only products may compute it: convolutions compute float64 in float32."""
     return spec.dtype == "float64" and device.backend.keeps_float64
 
 
 def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
     reason = "MLX's convolutions of float64 are as accurate as those of float32"
     found = lower_taps(spec, device)
-    assert isinstance(found, ConvPlan)  # phases over windows of their own can always be taken
+    assert isinstance(found, ConvPlan)  # each phase may have a window of its own
     others = [Rejection(name, reason) for name in METHODS if name != found.method]
     return replace(found, rejected=tuple(others))
 
 
 def _has_float64(spec: ConvSpec) -> bool:
-    """Whether MLX computes it by a matrix product; its loops on the CPU know no float64."""
+    """Whether MLX computes it by a matrix product. Its loops on the CPU know no float64."""
     is_dilated = any(max(axis.input_dilation, axis.kernel_dilation) > 1 for axis in spec.axes)
     return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
 
 
 def ideal(spec: ConvSpec) -> int:
-    """The multiply-accumulates of all phases with their own taps, without any aligned channels."""
+    """Multiply-accumulates of all phases with their own taps and the channels as they are."""
     if spec.is_empty:
         return 0
     axes = [per_phase_axis(axis) for axis in spec.axes]
@@ -155,13 +165,14 @@ def ideal(spec: ConvSpec) -> int:
 
 @lru_cache(256)
 def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
-    """What both gradients are products of: all phases over one window, or phase by phase.
+    """The plan of which both gradients are products: one window for all phases, or one per phase.
 
-    One window unless that multiplies too many zeros: its taps lie in the kernel as they come, while
-    those of several blocks are put together by some four copies of the kernel more.
+    The taps of one window lie in the kernel as they come. To put those of several blocks together
+    takes some four copies of the kernel more. So one window is taken unless the zeros in it cost
+    more than these copies.
     """
     own, shared = lower_per_phase(spec, device), lower_stacked(spec, device)
-    assert isinstance(own, ConvPlan)  # phase by phase anything can be computed
+    assert isinstance(own, ConvPlan)  # anything can be computed phase by phase
     if isinstance(shared, Rejection):
         return own
     rates = device.rates
@@ -171,10 +182,11 @@ def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
 
 
 def _stays_native(direct: ConvPlan) -> bool:
-    """Whether MLX's own convolution is taken: where nothing is dilated, as polyconv adds nothing.
+    """Whether MLX's own convolution is taken at once, without a look at the other methods.
 
-    On a CPU it is one of several, compared by cost. On Metal not if it would unfold, read outside
-    its input, or flip the kernel, which keeps it from its fastest kernels.
+    It is where its kernel is known and no input is dilated, as polyconv has nothing to add there.
+    It is not if it would unfold, read outside its input, or flip the kernel: MLX's fastest kernels
+    do not flip. On a `Host` it is one of several, compared by cost.
     """
     if direct.problem.is_input_dilated or not direct.device.backend.predicts_kernels:
         return False
@@ -184,7 +196,7 @@ def _stays_native(direct: ConvPlan) -> bool:
 def _competes(direct: ConvPlan) -> bool:
     """Whether `auto` may take MLX's own convolution for its cost.
 
-    On a CPU not where it would multiply inserted zeros, on CUDA not where it may be wrong.
+    It may not where it would multiply inserted zeros on a CPU, or where it may be wrong on CUDA.
     """
     if _is_by_taps_alone(direct.problem, direct.device):
         return False
@@ -195,7 +207,7 @@ def _competes(direct: ConvPlan) -> bool:
 
 
 def _suits(candidate: ConvPlan) -> bool:
-    """Whether `auto` may take it: products are for the CPU, on a GPU no kernel taken unfolds."""
+    """Whether `auto` may take it. Products are for a CPU: no kernel taken on a GPU unfolds."""
     return candidate.device.backend.takes_products or not candidate.products
 
 

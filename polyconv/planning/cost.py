@@ -29,7 +29,7 @@ def n_weights(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
 
 
 def n_copies(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
-    """How often weaving copies the output: per concatenation, and for one transposition."""
+    """How often weaving copies the output: once per concatenation, and once to transpose it."""
     joins = sum(axis.is_joined for axis in axes)
     stacks = [axis.stacked and len(axis.phases) > 1 for axis in axes]
     # In 1D the phases lie between frames and channels already, where they belong.
@@ -38,7 +38,7 @@ def n_copies(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
 
 
 def by_convolutions(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
-    """MLX's convolutions: they copy the windows that they read, or loop over single samples."""
+    """MLX's convolutions on a CPU, which copy the windows they read, or loop over samples."""
     frames, weights = n_frames(spec, axes), n_weights(spec, axes)
     n_taps, n_convs = prod(a.window_taps for a in axes), prod(a.n_blocks for a in axes)
     outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
@@ -57,10 +57,10 @@ def by_convolutions(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
 
 
 def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
-    """cuDNN's convolutions, which unfold nothing: what is issued counts, and what is copied.
+    """cuDNN's convolutions, which unfold nothing. What is issued counts, and what is copied.
 
-    MLX's own transposed convolution is one call of cuDNN's gradient of a convolution, which passes
-    over inserted zeros but is the slower kernel, at times ten times slower.
+    MLX's own transposed convolution is one call of cuDNN's gradient of a convolution. That passes
+    over inserted zeros, but is the slower kernel, at times ten times slower.
     """
     frames, weights = n_frames(spec, axes), n_weights(spec, axes)
     n_taps, n_convs = prod(a.window_taps for a in axes), prod(a.n_blocks for a in axes)
@@ -102,7 +102,7 @@ def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued | None = No
 
 
 def _macs_in_loops(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
-    """MLX's loops pass over inserted zeros, but look at each tap of each output to find them."""
+    """MLX's loops skip inserted zeros, but look at each tap of each output to find them."""
     dilation = prod(axis.axis.input_dilation for axis in axes)
     looks = spec.n_outputs * prod(axis.axis.kernel_size for axis in axes)
     return macs // dilation + looks if dilation > 1 and axes[0].native else macs
@@ -137,16 +137,16 @@ def by_products(spec: ConvSpec, axes: Sequence[AxisPlan], products: Products) ->
 
 
 def _ops(groups: int) -> int:
-    """What a product of each group costs, in ops: one op, which takes the groups in turn."""
+    """Ops that a product of all groups is worth. It is one op, which takes the groups in turn."""
     return 1 + (groups - 1) // 10
 
 
-# What is narrower costs as much as this: BLAS works in panels of some rows, columns and terms.
+# BLAS works in panels of so many rows, columns and terms. A smaller product costs as much.
 _ROWS, _COLUMNS, _TERMS = 4, 16, 16
 
 
 def _in_panels(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan], rows: int, terms: int) -> int:
-    """Multiply-accumulates of products of so many rows and terms, those of whole panels."""
+    """Multiply-accumulates of products of so many rows and terms, filled up to whole panels."""
     phases = prod(len(axis.phases) / max(axis.n_blocks, 1) for axis in axes)
     columns = phases * spec.out_channels / spec.groups
     sizes = ((rows, _ROWS), (columns, _COLUMNS), (terms, _TERMS))
@@ -154,16 +154,17 @@ def _in_panels(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan], rows: int, t
 
 
 def _packed(weights: int, axes: Sequence[AxisPlan]) -> int:
-    """Weights copied until they are cut into taps."""
+    """How many weights are copied to cut them into taps."""
     if axes[0].native:
         return 0
     return weights * (2 if any(axis.is_kernel_padded for axis in axes) else 1)
 
 
 def _rows(spec: ConvSpec, axes: Sequence[AxisPlan], flat: bool, per_phase: bool) -> int:
-    """Over all taps, or all taps of all phases, the frames computed; flat ones with their margins.
+    """Frames computed, summed over all taps, or with `per_phase` over all taps of all phases.
 
-    A lone item has no margin on its first axis, in a batch each has one (`tap_products.py`).
+    Flat ones are counted with their margins. On its first axis a lone item has no margin; in a
+    batch each item has one (`tap_products.py`).
     """
     rows = spec.batch
     for i, axis in enumerate(axes):

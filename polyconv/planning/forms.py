@@ -28,11 +28,11 @@ _UNIT = Axis(size=1, kernel_size=1)
 class Form:
     """What is done to a convolution on its way to MLX.
 
-    `extra_in` and `extra_out` channels of zeros are added to each group, and taken off the output.
-    `pad_hi` zeros are put behind the input on each axis by a copy, instead of by the convolution.
-    With `whole` what negative padding drops is cut off before, into an array row by row in memory.
-    `lift` is "plane" for a 1D convolution issued as a 2D one with a unit axis, and "frames" for a
-    3D one issued as the sum of a 2D one per tap in depth, the frames in the batch, in float32.
+    Each group gets `extra_in` and `extra_out` channels of zeros. The latter are taken off the
+    output. A copy, not the convolution, puts `pad_hi` zeros behind the input on each axis. With
+    `whole` a copy that lies row by row in memory drops what negative padding crops. With the lift
+    "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "frames" a 3D one is the
+    sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
     """
 
     extra_in: int = 0
@@ -52,7 +52,7 @@ AS_IT_STANDS = Form()
 
 @dataclass(frozen=True)
 class Issued:
-    """A form, the convolution that MLX is given in it, how often, and what Metal does with it."""
+    """A convolution in a form: what MLX is given, how often, and what Metal does with it."""
 
     form: Form
     spec: ConvSpec
@@ -89,10 +89,10 @@ class Issued:
 
 @lru_cache(4096)
 def issue(spec: ConvSpec, device: Device) -> Issued:
-    """The cheapest safe form of an undilated convolution; away from Metal the plainest.
+    """The cheapest safe form of an undilated convolution. Away from Metal it is the plainest.
 
-    Safe is a kernel that unfolds nothing and has no hazard. There always is one: channels can be
-    padded until they fill the tiles, and every hazard needs padding behind.
+    A form is safe if its kernel unfolds nothing and has no hazard. There always is one: channels
+    can be padded until they fill the tiles, and every hazard needs padding behind.
     """
     if isinstance(device, Host):
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
@@ -108,7 +108,7 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
 
 
 def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
-    """A convolution as MLX's own op issues it, whatever becomes of it."""
+    """A convolution as MLX's own op issues it, safe or not."""
     if isinstance(device, Host):
         return _issued(spec, Form(whole=_is_cropped_before(spec, device)), None)
     return _issued(spec, AS_IT_STANDS, device)
@@ -149,7 +149,7 @@ def _cropped(axis: Axis) -> Axis:
 
 
 def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:
-    """Multiply-accumulates of a convolution, with the channels that its kernel pads."""
+    """Multiply-accumulates of a convolution. The channels that its kernel adds count."""
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels
     if kernel and kernel.path in ("pad_in_channels_2d", "pad_and_slice_3d"):
         inputs = up16(inputs)
@@ -160,7 +160,7 @@ def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:
 
 
 def _forms(spec: ConvSpec) -> Iterator[Form]:
-    """As it stands, lifted, and each with aligned channels and with the end padded by a copy."""
+    """As it stands and lifted, each also with aligned channels, and with its end padded first."""
     lifts: dict[int, tuple[Lift, ...]] = {1: ("none", "plane"), 2: ("none",), 3: ("none", "frames")}
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     extra_in = next(n for n in range(16) if fits_in(inputs + n))
@@ -198,7 +198,7 @@ def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
 
 
 def _crops_inside(spec: ConvSpec) -> bool:
-    """Whether negative padding leaves a view of the input that is not contiguous."""
+    """Whether what negative padding leaves of the input is a view that is not contiguous."""
     before = spec.batch
     for axis in spec.axes:
         if before > 1 and min(axis.padding_lo, axis.padding_hi) < 0:

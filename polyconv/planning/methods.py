@@ -56,9 +56,9 @@ def by_taps(
 ) -> list[ConvPlan | Rejection]:
     """Each way to multiply tap by tap, or each that may cost least.
 
-    On each axis all phases over one window, or phases of as many taps over their own. What the taps
-    read is a slice of the padded input where frames advance by one sample, and can always be
-    gathered; which is less work depends on the margins.
+    Per axis: one window for all phases, or one per group of phases with equal tap counts. Where
+    frames advance by one sample, each tap reads a slice of the padded input (``"flat"``). What it
+    reads can always be gathered instead. Which is less work depends on the margins.
     """
     if spec.is_empty:
         return [_nothing(spec, "taps", device)]
@@ -118,7 +118,7 @@ def _is_misread(spec: ConvSpec) -> bool:
 
 
 def _nothing(spec: ConvSpec, method: str, device: Device) -> ConvPlan:
-    """The plan of a problem that is empty, of which no phase is looked for."""
+    """The plan of an empty problem. Its phases are not looked for."""
     return _plan_of(spec, method, [zero_axis(axis) for axis in spec.axes], device)
 
 

@@ -54,12 +54,12 @@ class SubConv:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """What to run for `problem`: for each product of one block per axis, one convolution.
+    """What to run for `problem`: one convolution for each combination of one block per axis.
 
-    `flip` is what these convolutions are called with; the weights are flipped beforehand where it
-    differs from the problem's. `device` is what the plan is made for. With `products` each is not a
-    convolution of MLX's but one matrix product per tap. `rejected` says why `auto` did not take the
-    other methods, where it had a choice.
+    The convolutions are called with `flip`. Where it differs from the problem's, the weights are
+    flipped beforehand. `device` is what the plan is made for. With `products` each convolution is
+    one matrix product per tap instead. `rejected` says why `auto` did not take the other methods,
+    where it had a choice.
     """
 
     problem: ConvSpec
@@ -72,7 +72,7 @@ class ConvPlan:
 
     @property
     def label(self) -> str:
-        """The method, and of `taps` which of its forms: by axis, and how the input is read."""
+        """The method. With products also the windows of each axis, and how the input is read."""
         if not self.products:
             return self.method
         cuts = ["own" if axis.grouped else "shared" for axis in self.axes]
@@ -80,7 +80,7 @@ class ConvPlan:
 
     @property
     def is_native(self) -> bool:
-        """Whether it is the problem as it stands, for MLX's own op."""
+        """Whether MLX's own op computes the problem as it stands."""
         return self.axes[0].native
 
     @property
@@ -92,17 +92,17 @@ class ConvPlan:
 
     @cached_property
     def is_zero(self) -> bool:
-        """Whether no convolution is needed, as every output is zero, or there is none."""
+        """Whether no convolution is needed: there is no output, or every output is zero."""
         return self.problem.is_empty or not all(axis.phases for axis in self.axes)
 
     @cached_property
     def subconvs(self) -> tuple[SubConv, ...]:
-        """All products of one block per axis, the last axis running fastest."""
+        """One for each combination of one block per axis. The last axis runs fastest."""
         return tuple(self._subconv(blocks) for blocks in product(*[a.blocks for a in self.axes]))
 
     @cached_property
     def first(self) -> SubConv:
-        """The first subconv, which is like all others in channels and frames."""
+        """The first subconv. On Metal all others have its channels and frames."""
         return self._subconv(tuple(axis.first_block for axis in self.axes))
 
     @cached_property
@@ -112,7 +112,7 @@ class ConvPlan:
 
     @cached_property
     def packing_key(self) -> object:
-        """Equal for plans that cut a weight alike; the length of the input is not in it."""
+        """Plans that cut a weight alike have the same. The length of the input is not in it."""
         cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
         problem = (self.problem.groups, self.problem.flip, self.problem.dtype)
         forms: tuple[object, ...] = (self.products == "scaled",)
@@ -130,18 +130,18 @@ class ConvPlan:
 
     @cached_property
     def seconds(self) -> float:
-        """What it is estimated to cost; of use in comparisons on the same device only."""
+        """Its estimated cost. Only those for the same device can be compared."""
         return self.cost.seconds(self.device.rates)
 
     @cached_property
     def is_in_order(self) -> bool:
-        """Whether a lone convolution in 1D leaves phases between frames and channels already."""
+        """Whether one convolution in 1D puts the phases between frames and channels at once."""
         axis = self.axes[0]
         return len(self.axes) == self.problem.groups == 1 and not axis.is_joined
 
     @property
     def n_taps(self) -> int:
-        """Taps of all subconvs: with `products` one each."""
+        """Taps of all subconvs. With `products` each is one product."""
         return prod(axis.window_taps for axis in self.axes)
 
     @property

@@ -84,13 +84,15 @@ def read_rates(op: str, text: str) -> dict[str, Rates]:
 class Cost:
     """What one call of a plan does.
 
-    `macs` counts multiply-accumulates, those on zeros included. On a CPU `panel_macs` are those of
-    whole panels of a matrix product, and `macs_in_loops` those that MLX does by loops over single
-    samples; on CUDA `backward_macs` are those of cuDNN's gradient of a convolution, by which MLX
-    computes a transposed one. `n_convs` are the convolutions issued, `n_products` the matrix
-    products in them, on CUDA the copies beside them; `bytes_moved` is what is copied: windows or
-    padded inputs, packed weights, outputs brought into their final order, and scaled inputs added
-    up.
+    * `macs` are multiply-accumulates, with those on zeros.
+    * `n_convs` are the convolutions issued.
+    * `bytes_moved` is what is copied: windows or padded inputs, packed weights, outputs brought
+      into their final order, and scaled inputs added up.
+    * `panel_macs` are multiply-accumulates of matrix products, filled up to whole panels.
+    * `n_products` are the matrix products on a CPU, on CUDA the convolutions and the copies.
+    * `macs_in_loops` are multiply-accumulates that MLX does on a CPU by loops over samples.
+    * `backward_macs` are those of cuDNN's gradient of a convolution, by which MLX computes a
+      transposed one on CUDA.
     """
 
     macs: int

@@ -32,9 +32,9 @@ KINDS: tuple[Kind, ...] = ("x", "w", "y")
 class Request:
     """What to compute for which op, by which method, planned for which device.
 
-    `max_workspace` are the bytes that may be allocated besides arguments and result. With
-    `least_otherwise` the call may be computed without a plan, by as many bytes: what is told to be
-    enough is no more than that.
+    `max_workspace` bytes may be allocated besides arguments and result. With `least_otherwise` the
+    call can also be computed without a plan, by so many bytes. An error then tells no larger number
+    to be enough.
     """
 
     op: str
@@ -46,7 +46,7 @@ class Request:
 
 
 class Way:
-    """The plan of one of the maps, whole where it fits and else in tiles."""
+    """The plan of one of the maps: whole where it fits, in tiles where it does not."""
 
     def __init__(self, kind: Kind, request: Request) -> None:
         self._request = request
@@ -55,7 +55,7 @@ class Way:
         self._kind: Kind = kind if self.plan.problem == request.spec else "y"
         self._takes_others = kind == "y" and request.method == "auto"
         self._arranged: dict[Room, tuple[ConvPlan, Tiling | None]] = {}
-        # Of what a device has in all, and at a time: so many bytes are needed for no tiles.
+        # What a device must have for the plan to need no tiles.
         self.least = least_room(self.plan, self._kind, request.max_workspace)
 
     def fits(self, room: Room) -> bool:
@@ -66,12 +66,14 @@ class Way:
         """The plan that is taken, and its tiles if it needs any.
 
         Raises:
-            NoRoomError: If not even these fit.
+            NoRoomError: If not even the tiles fit.
         """
         if self.fits(room):
             return self.plan, None
         if room not in self._arranged:
-            self._arranged = {room: self._arrange(room)}  # that of now is asked for again
+            self._arranged = {
+                room: self._arrange(room)
+            }  # the newest alone is kept: it is asked for again
         return self._arranged[room]
 
     def _arrange(self, room: Room) -> tuple[ConvPlan, Tiling | None]:
@@ -88,7 +90,7 @@ class Way:
 
 
 def check_room(ways: Iterable[Way], room: Room) -> None:
-    """Refuses by what needs most, if anything: the number told is then enough for all of them."""
+    """Refuses the way that needs most, if one does not fit. Its number is enough for all."""
     errors = []
     for way in ways:
         try:
@@ -124,5 +126,5 @@ def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
 def _plan_of(request: Request) -> ConvPlan:
     try:
         return _planned(request.spec, request.method, request.op, request.device)
-    except ValueError:  # forced for the call, but not able to take what `mx.vmap` made of it
+    except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
         return _planned(request.spec, "auto", request.op, request.device)

@@ -16,18 +16,18 @@ from polyconv.planning.tiling import Room, least_room_for
 from polyconv.problem.phases import n_phases, phase_stride
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
-# Inputs and outputs of a block. A block reads as many inputs more as the filter reaches, so short
-# ones multiply less; and BLAS wants some rows and terms.
+# Inputs and outputs of a block, besides the inputs that the filter reaches. Short blocks multiply
+# less. But BLAS wants some rows and terms.
 _INPUTS, _OUTPUTS = 16, 512
-# A block as large as a stride of many thousands asks for would not be listed in any time.
+# Blocks are listed tap by tap. With a stride of many thousands a block would take too long to list.
 _MOST_TAPS = 2**22
 
 
 class Blocks(NamedTuple):
-    """Blocks of as many outputs as `taps` has rows, from `span` inputs, each `advance` further.
+    """Blocks of outputs, each computed from `span` inputs, which start `advance` inputs further.
 
-    `taps[m][i]` is the tap of the kernel that output m of a block reads input i of its span with,
-    or the kernel size where there is none.
+    `taps` has a row for each output of a block. `taps[m][i]` is the tap by which output m reads
+    input i of the span, or the kernel size where it does not read it.
     """
 
     advance: int
@@ -42,9 +42,9 @@ def blocks(axis: Axis, flip: bool) -> Blocks:
 
         y[m] = sum_k w[k] xd[p m + d k - lo],        xd[s i] = x[i], else 0
 
-    so output m reads input i with tap k where d k = s i - p m + lo. P outputs further and q inputs
-    further (`phases.n_phases`, `phases.phase_stride`) this is the same, so all blocks of b P
-    outputs have one matrix, whatever the length of the input.
+    so output m reads input i with tap k where d k = s i - p m + lo. This is the same P outputs and
+    q inputs further (`phases.n_phases`, `phases.phase_stride`). So all blocks of b P outputs have
+    one matrix, whatever the length of the input.
     """
     s, p, d, lo = axis.input_dilation, axis.stride, axis.kernel_dilation, axis.padding_lo
     n_steps, outputs, first, span = _sizes(axis)
@@ -85,14 +85,15 @@ def is_shared(x: tuple[int, ...], w: tuple[int, ...], groups: int) -> bool:
 
 
 def of_all_channels(one: ConvSpec, channels: int) -> ConvSpec:
-    """The convolution of all channels, of that of one."""
+    """The convolution of all channels, given that of one."""
     return replace(one, in_channels=channels, out_channels=channels, groups=channels)
 
 
 def bytes_needed(one: ConvSpec, channels: int, device: Device) -> int | None:
-    """What one matrix for all channels needs besides arguments and result, if that is a way here.
+    """Bytes that one matrix for all channels needs besides arguments and result.
 
-    On CUDA cuDNN has a kernel for a filter of each channel, faster than products.
+    None if it is not to be taken. On CUDA it is not: cuDNN's kernel for one filter per channel is
+    faster than products.
     """
     (axis,) = one.axes
     if not device.backend.takes_shared_filter or one.is_empty or not is_short(axis):
@@ -101,7 +102,7 @@ def bytes_needed(one: ConvSpec, channels: int, device: Device) -> int | None:
 
 
 def least_room(one: ConvSpec, channels: int, needed: int, max_workspace: int | None) -> Room | None:
-    """What it needs of the largest buffer and in all, if it may have that much."""
+    """What it needs of the largest buffer and in all. None if `max_workspace` is less."""
     if max_workspace is not None and needed > max_workspace:
         return None
     return least_room_for(of_all_channels(one, channels), "y", needed)
@@ -110,7 +111,7 @@ def least_room(one: ConvSpec, channels: int, needed: int, max_workspace: int | N
 def temporaries(axis: Axis, batch: int, channels: int, itemsize: int) -> int:
     """Bytes that `filtered` allocates besides its arguments and its result, at most.
 
-    The input as it is read, the sum, and the matrix, which MLX's CPU copies for each block.
+    These are the input as it is read, the sum, and the matrix, which MLX's CPU copies per block.
     """
     plan = blocks_of(axis, False)
     n, _, rows = counts(axis, plan)
@@ -120,7 +121,7 @@ def temporaries(axis: Axis, batch: int, channels: int, itemsize: int) -> int:
 
 
 def blocks_of(axis: Axis, flip: bool) -> Blocks:
-    """Not asked for each length anew, as they do not depend on it."""
+    """The blocks of an axis. They do not depend on its length, so they are kept without it."""
     return blocks(replace(axis, size=1, padding_hi=0), flip)
 
 

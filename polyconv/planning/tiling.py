@@ -1,8 +1,9 @@
 """Into which tiles is a convolution cut, so that what it allocates on the way stays below a limit?
 
-A tile is a part of a plan: some items of the batch, and along the longest axis some frames, or for
-the gradient of the input some samples. It is computed by the plan's own convolutions with the
-plan's own packed weights, so exact numbers are the plan's. Standard library only.
+A tile is a part of a plan: some items of the batch, and some frames of the longest axis. For the
+gradient of the input it is some samples of that axis. A tile is computed by the plan's own
+convolutions with the plan's own packed weights, so where sums are exact the numbers are the plan's.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Tile(NamedTuple):
 class Tiling:
     """A plan in tiles of `n_items` of the batch by `n_steps` along `axis`.
 
-    Steps are frames of the axis; where `result` is ``"x"``, the gradient of the input, its samples.
-    For ``"y"`` and ``"w"`` the outputs of the tiles do not overlap, for ``"x"`` their inputs.
+    Steps are frames of the axis. For the gradient of the input, `result` ``"x"``, they are samples.
+    The outputs of the tiles do not overlap for ``"y"`` and ``"w"``, their inputs for ``"x"``.
     """
 
     plan: ConvPlan
@@ -88,9 +89,9 @@ class Tiling:
 
     @property
     def bytes(self) -> int:
-        """Allocated at once besides arguments and result, at most: of the largest tiles."""
+        """What the largest tile allocates besides arguments and result, at most."""
         n, items, middle = self.n_steps, (0, self.n_items), self._along.axis.size // 2
-        if self.result != "x":  # those at the ends may read padding alone
+        if self.result != "x":  # tiles at the ends may read padding alone
             middle = frames_reading(self._along, middle, middle + 1)[0]
         last = (self.most_steps - 1) // n * n
         starts = {0, last, *[min(max(middle // n + i, 0) * n, last) for i in (-1, 0, 1)]}
@@ -102,13 +103,13 @@ class Tiling:
         return self.plan.axes[self.axis]
 
     def _result(self, tile: Tile) -> int:
-        """The result of a tile, before it is put in its place, and a copy in the result's dtype."""
+        """Bytes of a tile's result before it is put in place, and of a copy in the right dtype."""
         spec = tile.plan.problem
         size = _elements(spec, self.result) * (2 if self.result == "w" else 1)
         return (ITEMSIZE[spec.dtype] + max(ITEMSIZE[spec.dtype], 4)) * size
 
     def _part(self, items: Span, frames: Span, inputs: Span) -> ConvPlan:
-        """Kept by all that it depends on: most tiles are alike."""
+        """The plan of a tile. Most tiles are alike, so it is kept by all that it depends on."""
         n, (first, behind), (a, b) = items[1] - items[0], frames, inputs
         step, scale, *_ = self._along.reach
         start, stop = outputs_of(self._along, frames)
@@ -124,8 +125,8 @@ class Tiling:
 def workspace(op: str, spec: ConvSpec, result: str, room: Room, most: int | None) -> int:
     """Bytes that a map of this convolution may allocate besides its result.
 
-    No more than `most`, than the largest buffer, and than three quarters of what the result leaves
-    of all, as arguments lie there too.
+    They are at most `most`, at most the largest buffer, and at most three quarters of what the
+    result leaves of all memory, as arguments lie there too.
 
     Raises:
         ValueError: If the result alone does not fit.
@@ -146,7 +147,7 @@ def _elements(spec: ConvSpec, result: str) -> int:
 
 
 def whole(plan: ConvPlan, result: str) -> Tiling:
-    """All in one tile, by the axis of most outputs, or of most samples for their gradient."""
+    """All in one tile, along the axis of most outputs, or of most samples for ``"x"``."""
     along = [axis.size if result == "x" else axis.output_size for axis in plan.problem.axes]
     tiling = Tiling(plan, result, along.index(max(along)), max(plan.problem.batch, 1), 1)
     return replace(tiling, n_steps=max(tiling.most_steps, 1))
@@ -173,24 +174,21 @@ def least_room(plan: ConvPlan, result: str, max_workspace: int | None) -> Room:
 
 
 def least_room_for(spec: ConvSpec, result: str, needed: int) -> Room:
-    """The same for what needs so many bytes besides arguments and result.
-
-    `workspace` leaves as many of so much room, and of no less.
-    """
+    """As `least_room`, for what needs so many bytes besides arguments and result."""
     size = ITEMSIZE[spec.dtype] * _elements(spec, result)
     # The least `left` of which `left * 3 // 4` is enough.
     return Room(max(size, needed), size + -(-needed * 4 // 3))
 
 
 def _most_elements(plan: ConvPlan) -> int:
-    """Of the input, or of all outputs of all frames: MLX counts them in int32 in places."""
+    """Elements of the input or of all outputs of all frames. MLX counts both in int32 in places."""
     spec = plan.problem
     frames = spec.batch * prod(axis.computed_size for axis in plan.axes)
     return max(frames * spec.out_channels, spec.n_inputs)
 
 
 def others_than(chosen: ConvPlan) -> list[ConvPlan]:
-    """What `auto` may take instead if the smallest tile is too large, the fastest first."""
+    """What `auto` may take if the smallest tile of a plan is too large, the fastest first."""
     others = alternatives(chosen.problem, chosen.device)
     if not chosen.device.backend.takes_products:
         others = [each for each in others if not each.products]
@@ -207,21 +205,22 @@ def arranged(
     most: int | None = None,
     otherwise: int | None = None,
 ) -> tuple[ConvPlan, Tiling | None]:
-    """A plan of which no more than `limit` bytes are allocated at a time, and its tiles if any.
+    """A plan that allocates no more than `limit` bytes at a time, and its tiles if it has any.
 
     Args:
         op (str): The name that errors are reported under.
         plan (ConvPlan): What is taken, whole or in tiles, where it can be.
         result (str): The kind of the map's result.
         limit (int): In bytes.
-        others (callable, optional): Of the plan, those whose tiles do as well.
+        others (callable, optional): Gives the plans that may be taken instead, of the plan.
         most (int, optional): The bytes that can be had here, whatever is asked for. Default: more
             than any plan needs.
-        otherwise (int, optional): Bytes by which the call is computed without a plan.
+        otherwise (int, optional): The bytes that the call needs without a plan, if it can be
+            computed so.
 
     Raises:
-        NoRoomError: If the plan, whole and in its smallest tiles, and the smallest tile of `others`
-            need more. It tells the least of all these, so that is accepted, and nothing below.
+        NoRoomError: If the plan needs more, whole and in its smallest tiles, and so do the smallest
+            tiles of `others`. It tells the least of all these: that is accepted, nothing below is.
     """
     if fits(plan, result, limit):
         return plan, None
@@ -250,8 +249,8 @@ def _refuse(op: str, least: int, limit: int, most: int | None) -> NoReturn:
 def tiled(plan: ConvPlan, result: str, limit: int) -> Tiling | int:
     """The largest tiles of which each allocates no more than `limit` bytes.
 
-    First the batch is cut, then the longest axis of single items. Where bytes are plenty they are
-    those of as many elements as int32 counts, so that no array of a tile has more.
+    First the batch is cut, then the longest axis of single items. The limit is at most the bytes of
+    as many elements as int32 counts, so that no array of a tile has more.
 
     Returns:
         Tiling or int: If the smallest tile needs more than that, what it needs.
@@ -270,7 +269,7 @@ def tiled(plan: ConvPlan, result: str, limit: int) -> Tiling | int:
 
 
 def _largest(sized: Callable[[int], Tiling], most: int, limit: int) -> Tiling:
-    """By bisection; bytes rise with the size but for the margins, so the result is asked again."""
+    """The largest size up to `most` that fits, within a sixteenth, by bisection."""
     low, high = 1, most + 1  # fits, and does not
     while high - low > max(1, low // 16):
         middle = (low + high) // 2

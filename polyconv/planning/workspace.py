@@ -1,6 +1,7 @@
 """How many bytes does a plan allocate besides its input, its weight and its output, and for what?
 
-An upper bound: what is freed on the way is counted as if it were kept. Standard library only.
+The answer is an upper bound: what is freed on the way counts as if it were kept. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
-# Up to here each is looked at; above, all count as the largest, which has a tap more than others.
+# Beyond this many, every subconv is counted as the largest one, which has a tap more than others.
 MOST_SUBCONVS = 2048
-# For a bound that is asked for in each call of a new shape.
+# The same, for the bound of `temporaries`, which each call of a new shape asks for.
 _MOST_BOUNDED = 64
-# So many tasks of ten operations (`MAX_ACTIVE_TASKS`, `DISPATCHES_PER_TASK`), two for each tap.
+# So many scaled copies MLX allocates ahead of time. It has up to `MAX_ACTIVE_TASKS` tasks of ten
+# operations (`DISPATCHES_PER_TASK`), and each tap takes two operations.
 _AHEAD = 55
 
 
 def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
     """Bytes by purpose.
 
-    `packed` are the weights, cut into taps, and `packing` what that takes on the way; `padded`
-    copies of the input with aligned channels or explicit padding; `convolved` the outputs of
-    convolutions that are not yet the plan's; `woven` the copies that bring them into order; the
-    others are MLX's own, `unfold` first (`kernels.py`), and on a CPU `windows`, the samples that
-    its convolution copies for each output.
+    * `packed` are the weights, cut into taps, and `packing` what that takes on the way.
+    * `padded` are copies of the input with aligned channels or explicit padding.
+    * `convolved` are outputs of convolutions, before they are the plan's output.
+    * `woven` are the copies that bring these into order.
+    * `windows` are the samples that MLX's CPU convolution copies for each output.
+    * All others are what MLX's kernels on Metal allocate, `unfold` first (`kernels.py`).
     """
     found: Counter[str] = Counter()
     spec = plan.problem
@@ -65,14 +68,14 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
 def temporaries(plan: ConvPlan, result: str = "y") -> int:
     """Bytes allocated, besides arguments and result, until one of the three maps is computed.
 
-    `result` is the kind of the map's result: `y` the output, `x` or `w` a gradient, by
-    `spread` and `correlate` of `plan_gradients.py`. An upper bound as well.
+    `result` is the kind of the map's result: `y` is the output, `x` and `w` are the gradients by
+    `spread` and `correlate` of `plan_gradients.py`. This is an upper bound as well.
     """
     if plan.is_zero:
         return 0
     spec = plan.problem
     if result == "y":
-        given = spec.n_inputs + spec.n_weights  # made another dtype, or whole
+        given = spec.n_inputs + spec.n_weights  # cast, or made contiguous
         return sum(allocated(plan, _MOST_BOUNDED).values()) + ITEMSIZE[spec.dtype] * given
     outputs = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
     read, made, weights, taps = 0, 0, 0, 0
@@ -85,7 +88,7 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
         weights += n * sub.spec.n_weights
         taps += n * prod(axis.kernel_size for axis in sub.spec.axes)
     size = max(ITEMSIZE[spec.dtype], 4)
-    # By counting, and so that tests/campaigns/peak.py finds no call above it.
+    # By counting, and by tests/campaigns/peak.py, which finds no call above it.
     n_copies = 3 if result == "x" else 6
     found = n_copies * (read + made) + (3 + plan.n_copies) * outputs + 10 * weights
     if result == "w" and (spec.groups > 1 or any(phase_stride(a) > 1 for a in spec.axes)):
@@ -97,8 +100,9 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
 def _windows(spec: ConvSpec) -> int:
     """What MLX's CPU copies for one convolution (mlx/backend/cpu/conv.cpp, `explicit_gemm_conv`).
 
-    The padded input, and of it what each output reads, in float32, and halves made so; nothing
-    where it loops over single samples.
+    It copies the padded input, and of that what each output reads, all in float32. Weights and
+    outputs of another dtype are copied as well. Where it loops over single samples it copies
+    nothing.
     """
     dilated = any(a.kernel_dilation > 1 or a.input_dilation > 1 for a in spec.axes)
     if dilated or (spec.groups > 1 and (spec.ndim > 1 or spec.flip)):
@@ -115,7 +119,7 @@ def _windows(spec: ConvSpec) -> int:
 
 
 def _counted(plan: ConvPlan, most: int) -> list[tuple[SubConv, int]]:
-    """The subconvs, each once; or the largest for all, where there are very many."""
+    """The subconvs and how often each counts: once, or the largest for all if there are more."""
     n_subconvs = prod(axis.n_blocks for axis in plan.axes)
     if n_subconvs > most:
         return [(plan.largest, n_subconvs)]
@@ -139,7 +143,6 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
         packed = n * size * sub.spec.n_weights
         found.update({"packed": packed, "packing": packed * _packing_steps(sub)})
         found["padded"] += n * size * rows * spec.in_channels
-        # MLX allocates some hundred operations ahead: of scaled copies, one for each tap.
         sums = 2 + min(taps, _AHEAD) if plan.products == "scaled" else 2
         found["convolved"] += sums * n * size * rows * sub.spec.out_channels
         if plan.products == "gathered":  # with groups MLX copies again for its batched product
@@ -150,7 +153,7 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
 
 
 def _packing_steps(sub: SubConv) -> int:
-    """Copies of the weight, none larger than the packed one, that are made on the way to it."""
+    """How many copies are made on the way to a packed weight. None is larger than that."""
     form = sub.issued.form
     steps = (form.extra_in > 0) + (form.extra_out > 0)
     for block in sub.blocks:
@@ -162,7 +165,7 @@ def _packing_steps(sub: SubConv) -> int:
 
 
 def _padded(plan: ConvPlan, most: int) -> int:
-    """Each way of padding the input is done once."""
+    """Copies of the input to pad it. Subconvs that are padded alike share one."""
     sizes: dict[object, int] = {}
     for sub, _ in _counted(plan, most):
         issued, depth = sub.issued, sub.spec.axes[0]
@@ -182,7 +185,7 @@ def _padded(plan: ConvPlan, most: int) -> int:
 
 
 def _input_copies(sub: SubConv) -> dict[str, int]:
-    """What a 3D convolution by frames cuts out of its input, tap by tap, and makes float32."""
+    """What a 3D convolution by frames copies: frames per tap, and halves cast to float32."""
     issued, spec = sub.issued, sub.spec
     if issued.form.lift != "frames":
         return {}

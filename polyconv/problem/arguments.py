@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 _LONGEST_SHOWN = 80
 _LONGEST = 290
-# What is beyond is no size on any machine, and Python does not print all of it.
+# No machine has sizes beyond this, and Python does not print all such numbers.
 _MOST = 2**63
 _LONGEST_READ = 8
 
-# Shows the ends of what is long without making the text of all of it.
+# It shows the ends of a long value without making the whole text.
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 40
 _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
@@ -26,7 +26,7 @@ _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
 class NoRoomError(ValueError):
     """What is to be computed does not fit into the memory that may be used.
 
-    `least` are the bytes that would do, where no result is too large.
+    `least` bytes would do. It is None where a result alone is too large.
     """
 
     def __init__(self, text: str, least: int | None = None) -> None:
@@ -35,7 +35,7 @@ class NoRoomError(ValueError):
 
 
 class FatalError(ValueError):
-    """MLX would not refuse it but end the process."""
+    """MLX would not refuse the argument, but end the process."""
 
 
 def refuse(
@@ -85,9 +85,9 @@ def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
 
 
 def is_exact(options: tuple[object, ...]) -> bool:
-    """Whether all are ints, or tuples of ints, so that what equals them means the same.
+    """Whether all are ints or tuples of ints, so that equal options mean the same.
 
-    ``1.0`` and ``True`` equal 1, and no op takes them.
+    ``1.0`` and ``True`` equal 1, but no op takes them.
     """
     for value in options:
         if type(value) is not int and (type(value) is not tuple or {*map(type, value)} != {int}):
@@ -96,7 +96,7 @@ def is_exact(options: tuple[object, ...]) -> bool:
 
 
 def broadcast_axes(op: str, name: str, value: object, ndim: int, default: int) -> tuple[int, ...]:
-    """As `per_axis`, and as `mx.conv_general`: one item serves all axes, none is the default."""
+    """As `per_axis`. As in `mx.conv_general` one item serves all axes, and none is the default."""
     items = _items(value)
     if items is not None and len(items) == 0:
         return (default,) * ndim
@@ -133,7 +133,7 @@ def groups(op: str, value: object) -> int:
 
 
 def check_groups(op: str, value: object) -> None:
-    """Refuses ints below 1, by which MLX divides before it looks."""
+    """Refuses ints below 1. MLX divides by groups before it looks at them."""
     number = _int(value)
     if number is not None and number < 1 and not isinstance(value, bool):
         refuse(op, "groups must be at least 1", shown(number), FatalError)

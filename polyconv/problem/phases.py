@@ -16,9 +16,9 @@ from polyconv.problem.spec import Axis
 class Phase(NamedTuple):
     """The outputs `residue, residue + P, residue + 2 P, ...` of an axis with P phases.
 
-    They are an undilated convolution of the input with the taps `w[taps]` (of the kernel in
-    correlation order), starting `padding_lo` samples before it. Taps that would only ever meet
-    padding are left out.
+    They are an undilated convolution of the input with the taps `w[taps]`, which starts
+    `padding_lo` samples before the input. The kernel is in correlation order. Taps that would meet
+    nothing but padding are left out.
     """
 
     residue: int

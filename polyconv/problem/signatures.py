@@ -45,14 +45,14 @@ class Plain(NamedTuple):
     groups: Any = 1
 
     def read(self, op: str, ndim: int) -> Plain:
-        """One int for each spatial axis: as in MLX pairs of padding are `conv_general`'s."""
+        """One int for each spatial axis. As in MLX only `conv_general` takes pairs of padding."""
         found = Plain(
             per_axis(op, "stride", self.stride, ndim),
             per_axis(op, "padding", self.padding, ndim),
             per_axis(op, "dilation", self.dilation, ndim),
             arguments.groups(op, self.groups),
         )
-        arguments.positive(op, "dilation", min(found.dilation))  # `kernel_dilation` further on
+        arguments.positive(op, "dilation", min(found.dilation))  # not as `spec` names it
         return found
 
     def spec(self, op: str, x: Shape, w: Shape, dtypes: tuple[str, str]) -> ConvSpec:
@@ -78,7 +78,7 @@ class General(NamedTuple):
     flip: Any = False
 
     def read(self, op: str, ndim: int) -> General:
-        """One int for each spatial axis, of the padding in front and behind."""
+        """One int for each spatial axis, of the padding one in front and one behind."""
         return General(
             broadcast_axes(op, "stride", self.stride, ndim, 1),
             arguments.padding_pair(op, self.padding, ndim),
@@ -109,7 +109,7 @@ SIGNATURES: dict[str, type[Transposed] | type[Plain] | type[General]] = {
 
 
 def spatial_ndim(op: str, x: Shape) -> int:
-    """The number of spatial axes that an op has, or that this input has for `conv_general`."""
+    """The number of spatial axes: the op's, or for `conv_general` the input's."""
     return TRANSPOSED.get(op) or PLAIN.get(op) or shapes.spatial_ndim(op, x)
 
 

@@ -104,7 +104,7 @@ class ConvSpec:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no product exists at all, so that the output is empty or all zeros."""
+        """Whether nothing is multiplied, so that the output is empty or all zeros."""
         if not (self.batch and self.in_channels and self.out_channels):
             return True
         return any(not axis.size or not axis.output_size for axis in self.axes)
@@ -191,10 +191,10 @@ def adjoint(spec: ConvSpec) -> ConvSpec:
 
         sum over k, t with stride t + d k - padding_lo = input_dilation i   of   w[k] y[t]
 
-    With y dilated by `stride` and k counted from the other end this is a convolution again, with
-    `stride` and `input_dilation` exchanged and `d (kernel_size - 1) - padding_lo` in front. The
-    padding behind is what makes its output as long as the input was. (mlx/primitives.cpp,
-    `Convolution::vjp`, says the same and crops afterwards.)
+    With y dilated by `stride` and k counted from the other end this is a convolution again. Its
+    `stride` and `input_dilation` are exchanged, and `d (kernel_size - 1) - padding_lo` zeros stand
+    in front. The padding behind makes its output as long as the input was. (`Convolution::vjp` of
+    mlx/primitives.cpp says the same and crops afterwards.)
     """
     axes = []
     for axis in spec.axes:
@@ -256,7 +256,7 @@ def _spec(
 
 
 def promoted(op: str, x: str, w: str) -> str:
-    """The result dtype; refuses what is no float input, or a complex weight."""
+    """The result dtype. Refuses an input that is not of floats, and a complex weight."""
     if x not in _FLOATS:
         refuse(op, "x must be float16, bfloat16 or float32", x)
     if w == "complex64":
