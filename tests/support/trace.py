@@ -63,12 +63,12 @@ class Issued(NamedTuple):
     makes: tuple[mx.Dtype, ...]
 
 
-def issued(call: Callable[..., Any], *arrays: mx.array) -> list[Issued]:
+def issued(call: Callable[..., Any], *arrays: mx.array, opened: bool = False) -> list[Issued]:
     """The operations of a call. Nothing is computed.
 
     Copies that make an array contiguous are left out, as MLX cannot write them, and so are
     functions with gradient rules, which may be called in such a rule alone: in place of the
-    inner one are its own operations.
+    inner one are its own operations. With `opened` so it is in place of each.
     """
     found: list[Issued] = []
 
@@ -78,11 +78,13 @@ def issued(call: Callable[..., Any], *arrays: mx.array) -> list[Issued]:
             found.append(Issued(told["name"], *types))
 
     custom = mock.patch("mlx.core.custom_function", _WrittenOut)
+    _WrittenOut._depth += opened
     forget()  # or functions that were made before would be found again, and these afterwards
     try:
         with mock.patch("polyconv.execution.arrays.is_exporting", return_value=True), custom:
             mx.export_function(note, call, *arrays)
     finally:
+        _WrittenOut._depth -= opened
         forget()
     return found
 
