@@ -103,7 +103,8 @@ def _taps_of(spec: ConvSpec, sub: SubConv) -> Recipe:
     # (G, O / G, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
     order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
     recipe.transpose(*order).reshape(-1, *taps, channels)
-    return recipe.then(contiguous)  # with one output channel the reshape is a view
+    # With one output channel the reshape is a view, else a copy.
+    return recipe.then(contiguous) if spec.out_channels == spec.groups else recipe
 
 
 def _in_rows(spec: ConvSpec, sub: SubConv, as_stored: bool = False) -> Recipe:

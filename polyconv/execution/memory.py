@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 
 from polyconv.execution.device import device_for, memory_of_gpu, present
 from polyconv.planning.devices import Device, Metal
@@ -30,11 +30,15 @@ def room_on(device: Device) -> Room:
     memory cannot be had, so what cannot is refused before. On a Mac MLX allocates for both devices
     by Metal, so that its largest buffer is a CPU's, too.
     """
+    return _room(device, memory_here(), _left(), present())
+
+
+@lru_cache(16)
+def _room(device: Device, memory: int, left: int, metal: Metal | None) -> Room:
     if isinstance(device, Metal):
-        return _of_metal(device)
+        return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
     on_gpu = memory_of_gpu() if device.backend.has_own_memory else None
-    found = on_gpu or min(memory_here(), _left())
-    metal = present()
+    found = on_gpu or min(memory, left)
     return Room(found if metal is None else min(found, metal.limits.max_buffer_bytes), found)
 
 
@@ -58,10 +62,6 @@ def check_fits(op: str, what: str, needed: int) -> None:
     room = room_on(device_for(None)).largest
     if needed > room:
         refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
-
-
-def _of_metal(device: Metal) -> Room:
-    return Room(device.limits.max_buffer_bytes, device.limits.working_set_bytes)
 
 
 @cache

@@ -146,10 +146,14 @@ class PolyConvTranspose(nn.Module):
             self.max_workspace = arguments.count(name, "max_workspace", max_workspace)
 
     def __getattr__(self, key: str) -> Any:
-        """Of a layer of MLX's that `convert` made one of these, what it does not have.
+        """Arrays and tuples, which MLX keeps in the dict that a module is, and defaults.
 
-        No attributes of the class, which would hide what MLX keeps elsewhere: arrays and lists.
+        Layers that `convert` turned into this class lack some attributes. Attributes of the class
+        would hide what MLX keeps elsewhere.
         """
+        kept = self.get(key)  # as MLX's own does, but here at once: a call asks for five of these
+        if kept is not None:
+            return kept
         if key in _DEFAULTS and key not in self:
             return _DEFAULTS[key]
         try:

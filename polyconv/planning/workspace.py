@@ -44,7 +44,9 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
         n_convs = n * issued.n_convs
         if not plan.is_native:
             packed = itemsize * issued.spec.n_weights * n_convs
-            found.update({"packed": packed, "packing": _packing_steps(sub) * packed})
+            found.update(
+                {"packed": packed, "packing": (_aligning_steps(sub) + _packing_steps(sub)) * packed}
+            )
         outputs = ITEMSIZE[issued.spec.dtype] * issued.spec.n_outputs
         found["convolved"] += n * outputs * (2 * issued.n_convs - 1)
         if issued.form.extra_out or issued.spec.dtype != spec.dtype:
@@ -154,14 +156,19 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
 
 def _packing_steps(sub: SubConv) -> int:
     """How many copies are made on the way to a packed weight. None is larger than that."""
-    form = sub.issued.form
-    steps = (form.extra_in > 0) + (form.extra_out > 0)
+    steps = 0
     for block in sub.blocks:
         if block.fold is not None:
             steps += any(block.fold[:2])
         elif max(sub.n_phases) > 1:
             steps += 2  # each phase padded to the window, then all stacked
     return steps
+
+
+def _aligning_steps(sub: SubConv) -> int:
+    """The same for channels of zeros, which only convolutions have."""
+    form = sub.issued.form
+    return (form.extra_in > 0) + (form.extra_out > 0)
 
 
 def _padded(plan: ConvPlan, most: int) -> int:

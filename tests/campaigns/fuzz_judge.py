@@ -216,7 +216,6 @@ def small_machine() -> Iterator[None]:
             return mx.zeros(spec.output_shape, getattr(mx, spec.dtype))
         return assembled(tiling, *args)
 
-    memory = mock.patch.object(room, "memory_here", return_value=2**27)
-    metal = mock.patch.object(room, "_of_metal", return_value=Room(2**27, 2**27))
-    with memory, metal, mock.patch.object(maps, "assembled", planned):
+    small = mock.patch.object(room, "_room", return_value=Room(2**27, 2**27))
+    with small, mock.patch.object(maps, "assembled", planned):
         yield
