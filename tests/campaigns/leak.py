@@ -212,7 +212,7 @@ class Sample(NamedTuple):
 def caches() -> Iterator[tuple[str, int, int | None]]:
     """Name, entries and bound of all that keeps something from call to call."""
     for path, module in list(sys.modules.items()):
-        for name, value in vars(module).items() if path.startswith("polyconv") else ():
+        for name, value in list(vars(module).items()) if path.startswith("polyconv") else ():
             if hasattr(value, "cache_info") and value.__module__ == path:
                 info = value.cache_info()
                 yield f"{path}.{name}", info.currsize, info.maxsize
