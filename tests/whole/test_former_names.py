@@ -24,7 +24,10 @@ def test_a_module_is_found_by_its_old_name(old):
 NAMES = {
     "explanation": ("Explanation", "problem_of", "predict_row", "OPS"),
     "devices": ("DEVICES",),
-    "plan": ("plan", "METHODS"),
+    "plan": ("plan", "METHODS", "ConvPlan"),
+    "planning.plan": ("plan", "METHODS", "ideal"),
+    "planning.axis_plan": ("AxisPlan", "per_phase_axis"),
+    "spec": ("ConvSpec", "check_groups"),
     "arguments": ("NoRoomError", "FatalError"),
     "ops": ("conv_transpose1d", "pack"),
     "streaming": ("StreamState", "stream_init"),
