@@ -139,8 +139,10 @@ def _call(spec: ConvSpec, limits: DeviceLimits, rules: RuleSet) -> Call:
     axes = []
     for axis in spec.axes:
         lo, hi = axis.padding_lo, axis.padding_hi
-        size = axis.size + min(lo, 0) + min(hi, 0)
-        axes.append(replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0)))
+        if lo < 0 or hi < 0:
+            size = axis.size + min(lo, 0) + min(hi, 0)
+            axis = replace(axis, size=size, padding_lo=max(lo, 0), padding_hi=max(hi, 0))
+        axes.append(axis)
     channels = (spec.in_channels, spec.out_channels, spec.groups)
     itemsize = ITEMSIZE[spec.dtype]
     tiles = rules.winograd_tiles_batch

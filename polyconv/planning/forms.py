@@ -121,6 +121,8 @@ def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     """The convolution that MLX is given for `spec` in a form."""
+    if form is AS_IT_STANDS:
+        return spec
     axes = tuple([_cropped(axis) for axis in spec.axes]) if form.whole else spec.axes
     if form.pad_hi:
         axes = tuple(
@@ -162,15 +164,18 @@ def macs(spec: ConvSpec, kernel: KernelChoice | None = None) -> int:
 def _forms(spec: ConvSpec) -> Iterator[Form]:
     """As it stands and lifted, each also with aligned channels, and with its end padded first."""
     lifts: dict[int, tuple[Lift, ...]] = {1: ("none", "plane"), 2: ("none",), 3: ("none", "frames")}
+    if spec.ndim < 3 or spec.groups == 1:  # MLX has no groups in 3D
+        yield AS_IT_STANDS
     inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     extra_in = next(n for n in range(16) if fits_in(inputs + n))
     extra_out = next(n for n in range(16) if fits_out(outputs + n))
     behind = tuple(max(axis.padding_hi, 0) for axis in spec.axes)
     for lift in lifts[spec.ndim]:
         if lift == "none" and spec.ndim == 3 and spec.groups > 1:
-            continue  # MLX has no groups in 3D
+            continue
         for pad_hi in ((), behind) if any(behind) else ((),):
-            yield Form(0, 0, pad_hi, lift)
+            if pad_hi or lift != "none":
+                yield Form(0, 0, pad_hi, lift)
             if extra_in or extra_out:
                 yield Form(extra_in, extra_out, pad_hi, lift)
 

@@ -6,7 +6,7 @@ only.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from math import prod
 
 from polyconv.planning.plan import ConvPlan, SubConv
@@ -32,7 +32,7 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
     * `windows` are the samples that MLX's CPU convolution copies for each output.
     * All others are what MLX's kernels on Metal allocate, `unfold` first (`kernels.py`).
     """
-    found: Counter[str] = Counter()
+    found: defaultdict[str, int] = defaultdict(int)
     spec = plan.problem
     if plan.is_zero:
         return {}
@@ -44,16 +44,16 @@ def allocated(plan: ConvPlan, most: int = MOST_SUBCONVS) -> dict[str, int]:
         n_convs = n * issued.n_convs
         if not plan.is_native:
             packed = itemsize * issued.spec.n_weights * n_convs
-            found.update(
-                {"packed": packed, "packing": (_aligning_steps(sub) + _packing_steps(sub)) * packed}
-            )
+            found["packed"] += packed
+            found["packing"] += (_aligning_steps(sub) + _packing_steps(sub)) * packed
         outputs = ITEMSIZE[issued.spec.dtype] * issued.spec.n_outputs
         found["convolved"] += n * outputs * (2 * issued.n_convs - 1)
         if issued.form.extra_out or issued.spec.dtype != spec.dtype:
             found["woven"] += n * itemsize * sub.spec.n_outputs
-        found.update({purpose: n * size for purpose, size in _input_copies(sub).items()})
+        for purpose, size in _input_copies(sub).items():
+            found[purpose] += n * size
         if issued.kernel:
-            found.update({"unfold": n_convs * issued.kernel.unfold_bytes})
+            found["unfold"] += n_convs * issued.kernel.unfold_bytes
             for purpose, size in issued.kernel.temporaries:
                 found[purpose] += n_convs * size
         elif plan.device.backend.copies_windows:
@@ -131,7 +131,7 @@ def _counted(plan: ConvPlan, most: int) -> list[tuple[SubConv, int]]:
 def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
     """In float32: packed weights, the padded input, what is summed, and the copies of weaving."""
     spec, size = plan.problem, max(ITEMSIZE[plan.problem.dtype], 4)
-    found: Counter[str] = Counter()
+    found: defaultdict[str, int] = defaultdict(int)
     counted = _counted(plan, most)
     paddings = [[(a.padding_lo, a.padding_hi) for a in sub.spec.axes] for sub, _ in counted]
     around = [
@@ -143,7 +143,8 @@ def _by_products(plan: ConvPlan, most: int) -> dict[str, int]:
     for sub, n in counted:
         taps = prod(axis.kernel_size for axis in sub.spec.axes)
         packed = n * size * sub.spec.n_weights
-        found.update({"packed": packed, "packing": packed * _packing_steps(sub)})
+        found["packed"] += packed
+        found["packing"] += packed * _packing_steps(sub)
         found["padded"] += n * size * rows * spec.in_channels
         sums = 2 + min(taps, _AHEAD) if plan.products == "scaled" else 2
         found["convolved"] += sums * n * size * rows * sub.spec.out_channels
