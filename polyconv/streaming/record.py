@@ -1,165 +1,277 @@
-"""What graph does a model compute? Its own code runs once, on a stand-in for the input.
+"""A model, or any function of one array, made to run chunk by chunk.
 
-For the time of the run each module of the model has another class. Its methods are made again, as
-`method_rewriting` does for `convert`, with globals in which `mx`, `nn` and `polyconv` record what
-they are called with. The model itself is not changed.
+MLX traces it at several lengths, `lowering` makes a program of the traces, and a short random input
+proves the program before anybody uses it.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FunctionType, ModuleType
+import random
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.identity import Parameters
+from polyconv.execution.identity import Parameters, is_traced
 from polyconv.execution.locking import ALONE
-from polyconv.execution.modules import modules, names_of
-from polyconv.models.converted_classes import original_class
-from polyconv.models.method_rewriting import names_in, own_classes, rebuilt
-from polyconv.ops import layers
+from polyconv.execution.modules import modules
+from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
-from polyconv.streaming.graph import StreamedModel
-from polyconv.streaming.layers import StreamingConv1d
-from polyconv.streaming.recorded_functions import Recorder, is_of_mlx, recording
-from polyconv.streaming.recorded_layers import record_layer
-from polyconv.streaming.symbol import Graph, Symbol, UnstreamableError
+from polyconv.streaming.graph import Built, StreamedModel
+from polyconv.streaming.lowering import Lowering, RefusedError
+from polyconv.streaming.operations import Step
+from polyconv.streaming.paths import path_of
+from polyconv.streaming.state import Kept, modules_of, untouched
+from polyconv.streaming.traced import Trace, trace
 
-# Subclasses come before their bases.
-_LAYERS = (
-    StreamingConv1d,
-    layers.PolyConvTranspose1d,
-    nn.Conv1d,
-    nn.ConvTranspose1d,
-)
+# Lengths to trace, in samples: prime to each other, and apart by more than what most models take
+# together. Where a model does not take these, it is traced at multiples of the example's.
+_LENGTHS = (61, 67, 79)
+_MULTIPLES = ((1, 2, 3), (3, 4, 6), (8, 11, 14))
+# At most so much of the scale of the whole may a stream differ from it, by type.
+_CLOSE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}
+_FIRST_LAYERS = (nn.Conv1d, nn.ConvTranspose1d, nn.Linear)
 
 
-def stream(model: nn.Module) -> StreamedModel:
+def stream(
+    model: nn.Module | Callable[[mx.array], mx.array],
+    example: mx.array | None = None,
+    *,
+    axis: int = 1,
+    check: bool = True,
+) -> StreamedModel:
     """Makes a model run chunk by chunk, with the same weights and no edits to it.
 
-    The model's code is run once on a stand-in for the input ``(N, L, C)``. It may use 1D
-    convolutions, plain and transposed, and functions of each sample: activations, sums, products,
-    `nn.Linear`, norms over channels. In time it may pad zeros and crop the ends. Branches that meet
-    again are aligned, whatever their delays.
+    MLX traces the model's own code at three lengths, and chunks go through the operations that it
+    tells. These may be convolutions along time, functions of each sample, sums and norms over other
+    axes, matrix products, transposes, reshapes that change the rate, pads, crops and delays. Attention
+    over time, norms over time and random numbers are refused by name. A short random input, whole
+    and in chunks, proves the stream before it is given.
 
     Args:
-        model (nn.Module): The model. It is not changed. The stream keeps the weights of now: after
-            loading others make another stream. For gradients by the weights make it inside the
-            function that is differentiated.
+        model (Module or callable): The model, or any function of one array. It is not changed. The
+            stream keeps the weights of now: after loading others make another stream. For gradients
+            by the weights make it inside the function that is differentiated.
+        example (array, optional): An input, whose numbers do not matter: the batch, the channels
+            and a length that the model takes. Default: ``(1, L, C)``, with the channels of the
+            first layer; any batch can be streamed then.
+        axis (int, optional): Time in the input. Where the output has it is found. Default: ``1``.
+        check (bool, optional): Prove the stream. Default: ``True``.
 
     Returns:
         StreamedModel: With `step` and `flush`.
 
     Raises:
-        ValueError: If the model does anything else with the signal, such as attention over time or
-            a norm over it; the message names the module and its path.
+        ValueError: If the model does anything with the signal that cannot go chunk by chunk, or the
+            stream would not give what the model gives; the message names the operation, and the
+            module where that is known.
     """
-    if not isinstance(model, nn.Module) or not callable(model):
+    if not callable(model):
         got = f"{type(model).__name__}, which has no __call__"
         got = got if isinstance(model, nn.Module) else arguments.shown(model)
-        arguments.refuse("stream", "model must be an mlx.nn.Module that can be called", got)
-    graph = Graph()
-    blamed: list[str] = []
-    names = names_of(model)
-
-    def blame(module: nn.Module) -> None:
-        if not blamed:
-            blamed.append(f"{names.get(id(module), 'model')} ({type(module).__name__})")
-
-    try:
-        with ALONE, _recorded(model, graph, blame):
-            out = model(Symbol(graph, 0))
-    except (UnstreamableError, TypeError, AttributeError, ValueError) as error:
-        where = blamed[0] if blamed else "the model"
-        arguments.refuse(
-            "stream", "the model must be computable chunk by chunk", f"{where}: {error}"
-        )
-    if not isinstance(out, Symbol):
-        arguments.refuse("stream", "the model must give one signal", type(out).__name__)
-    graph.end_with(out)
-    return StreamedModel(graph.nodes, Parameters(model))
+        arguments.refuse("stream", "model must be a module or a function that can be called", got)
+    if isinstance(model, nn.Module) and not _has_call(model):
+        got = f"{type(model).__name__}, which has no __call__"
+        arguments.refuse("stream", "model must be a module or a function that can be called", got)
+    if example is not None and not isinstance(example, mx.array):
+        arguments.refuse("stream", "example must be an mlx.core.array", type(example).__name__)
+    axis = arguments.integer("stream", "axis", axis)
+    is_any = example is None
+    if example is None:
+        example = _example_for(model)
+    axis = axis + example.ndim if axis < 0 else axis
+    if not 0 <= axis < example.ndim or not example.shape[axis]:
+        arguments.refuse("stream", "axis must be one of the example's, with samples", str(axis))
+    builder = _Builder(model, example, axis, check)
+    first = builder(example)
+    return StreamedModel(builder.again if is_any else builder.same, first, axis)
 
 
-@contextmanager
-def _recorded(model: nn.Module, graph: Graph, blame: Callable[[nn.Module], None]) -> Iterator[None]:
-    found = {id(module): module for _, module in modules(model)}.values()
-    before = [(module, type(module)) for module in found]
-    classes: dict[type, type] = {}
-    try:
-        for module, cls in before:
-            if cls not in classes:
-                classes[cls] = _recording_class(cls, original_class(module) or cls, graph, blame)
-            object.__setattr__(module, "__class__", classes[cls])
-        yield
-    finally:
-        for module, cls in before:
-            object.__setattr__(module, "__class__", cls)
+def _has_call(model: nn.Module) -> bool:
+    return any("__call__" in vars(cls) for cls in type(model).__mro__)
 
 
-def _recording_class(
-    had: type, cls: type, graph: Graph, blame: Callable[[nn.Module], None]
-) -> type:
-    """The class for the run of modules that had the class `had`.
+def _example_for(model: Any) -> mx.array:
+    for _, module in modules(model) if isinstance(model, nn.Module) else ():
+        if isinstance(module, _FIRST_LAYERS):
+            groups = getattr(module, "groups", 1)
+            weight = module.weight
+            return mx.zeros((1, 64, weight.shape[-1] * groups), mx.float32)
+    must = "example must be given where the channels cannot be told from the first layer"
+    arguments.refuse("stream", must, "none")
 
-    It is made from `cls`, which is `had`, or what `had` was converted from.
-    """
-    again = functools.partial(_methods_again, graph=graph)
-    parents = [type(b.__name__, (b,), again(b)) for b in own_classes(cls)[1:] if again(b)]
-    is_leaf = not own_classes(cls)
-    if not is_leaf:  # a layer's own `__call__` is then called by `super()`
-        base = next((base for base in _LAYERS if issubclass(cls, base)), None)
-        parents += (
-            [type(base.__name__, (base,), {"__call__": _leaf_of(base, graph)})] if base else []
-        )
-    inner = type(cls.__name__, (cls, *parents), {} if is_leaf else again(cls))
 
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not graph.is_recorded_here:
-            return had.__call__(self, *args, **kwargs)
+class _Builder:
+    """Builds the program of a model for inputs of one shape and type."""
+
+    def __init__(self, model: Any, example: mx.array, axis: int, check: bool) -> None:
+        self._model, self._axis, self._check = model, axis, check
+        self._roots = modules_of(model)
+        self._kept = Kept(self._roots)
+        self._parameters = [Parameters(root) for root in self._roots]
+        self._like = (_beside(example, axis), example.dtype)
+        self._first: Built | None = None
+
+    def __call__(self, example: mx.array) -> Built:
+        arrays = [each for root in self._roots for each in _arrays_of(root)]
+        evaluate(arrays)
+        with ALONE, self._kept.put_back():
+            self._first = self._built(example)
+        return self._first
+
+    def same(self, x: mx.array) -> Built:
+        """For an input like the example."""
+        self._check_weights()
+        assert self._first is not None
+        if (_beside(x, self._axis), x.dtype) != self._like:
+            shape, dtype = self._like
+            sizes = [*map(str, shape[: self._axis]), "L", *map(str, shape[self._axis :])]
+            must = f"x must be {dtype} of shape ({', '.join(sizes)}), as the example"
+            arguments.refuse("stream", must, f"{x.dtype} {x.shape}")
+        return self._first
+
+    def again(self, x: mx.array) -> Built:
+        """For an input of any batch and type."""
+        if x.ndim != 3 or x.shape[2] != self._like[0][1]:
+            must = f"x must be an array (N, L, C) with C = {self._like[0][1]}"
+            arguments.refuse("stream", must, str(x.shape))
+        found = (_beside(x, self._axis), x.dtype)
+        if found != self._like:
+            example = mx.zeros((x.shape[0], 64, x.shape[2]), x.dtype)
+            self._check_weights()
+            with ALONE, self._kept.put_back():
+                self._first = self._built(example)
+            self._like = found
+        return self.same(x)
+
+    def _check_weights(self) -> None:
+        if any(each.is_another_trained() for each in self._parameters):
+            must = "the stream must be made inside the function whose gradient is taken"
+            arguments.refuse("stream", must, "one made before, which keeps the weights of then")
+
+    def _built(self, example: mx.array) -> Built:
+        with untouched(self._roots):
+            lengths, traces = _traced(self._model, example, self._axis)
+            try:
+                lowering = Lowering(traces, self._axis)
+                out = lowering.run(lambda lowering, i: Step(lowering, i).lowered())
+            except RefusedError as error:
+                shaped = _of_length(example, self._axis, lengths[0])
+                where = path_of(self._model, shaped, error.index, self._roots)
+                must = "the model must be computable chunk by chunk"
+                arguments.refuse("stream", must, f"{where}: {error}")
+            lowering.program.evaluate()
+            (number,) = traces[0].outputs
+            shape, dtype = traces[0].shapes[number], traces[0].dtypes[number]
+            built = Built(lowering.program, self._axis, out, shape, dtype)
+            if self._check:
+                _prove(self._model, built, example, lengths)
+        return built
+
+
+def _arrays_of(root: nn.Module) -> list[mx.array]:
+    return [
+        value
+        for _, module in modules(root)
+        for value in module.values()
+        if isinstance(value, mx.array)
+    ]
+
+
+def _beside(x: mx.array, axis: int) -> tuple[int, ...]:
+    return (*x.shape[:axis], *x.shape[axis + 1 :])
+
+
+def _of_length(example: mx.array, axis: int, n: int) -> mx.array:
+    shape = [*example.shape]
+    shape[axis] = n
+    return mx.zeros(shape, example.dtype)
+
+
+def _traced(
+    model: Callable[..., Any], example: mx.array, axis: int
+) -> tuple[tuple[int, ...], list[Trace]]:
+    """Traces at three lengths that the model takes, alike in their operations."""
+    size = example.shape[axis]
+    told = ""
+    for lengths in (_LENGTHS, *[tuple([m * size for m in each]) for each in _MULTIPLES]):
         try:
-            if is_leaf and any(isinstance(each, Symbol) for each in args):
-                return record_layer(self, graph, *args)
-            return inner.__call__(self, *args, **kwargs)
-        except Exception:
-            blame(self)
-            raise
+            traces = [trace(_only(model), _of_length(example, axis, n)) for n in lengths]
+        except Exception as error:
+            told = told or f"{type(error).__name__}: {error}"
+            continue
+        names = {each.names for each in traces}
+        if len(names) == 1:
+            return lengths, traces
+        told = f"its code takes another way at another length{_difference(traces)}"
+    must = "the model must be one that MLX can trace at several lengths"
+    arguments.refuse("stream", must, told)
 
-    # A class without `__call__` gets none: its `cls.__call__` is its type's, which makes instances.
-    is_callable = any("__call__" in vars(base) for base in cls.__mro__)
-    return type(cls.__name__, (inner,), {"__call__": call} if is_callable else {})
+
+def _difference(traces: Sequence[Trace]) -> str:
+    for names in zip(*[each.names for each in traces]):
+        if len(set(names)) > 1:
+            return f": {', '.join(sorted(set(names)))} at one place"
+    return f": {', '.join(str(len(each.names)) for each in traces)} operations"
 
 
-def _leaf_of(base: Any, graph: Graph) -> Callable[..., Any]:
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(each, Symbol) for each in (*args, *kwargs.values())):
-            return record_layer(self, graph, *args, **kwargs)
-        return base.__call__(self, *args, **kwargs)
+def _only(model: Callable[..., Any]) -> Callable[[mx.array], mx.array]:
+    def call(x: mx.array) -> mx.array:
+        y = model(x)
+        if not isinstance(y, mx.array):
+            arguments.refuse("stream", "the model must give one array", type(y).__name__)
+        return y
 
     return call
 
 
-def _methods_again(cls: type, graph: Graph) -> dict[str, FunctionType]:
-    """The methods that a class defines itself, with what they call recorded."""
-    found = {}
-    for name, function in vars(cls).items():
-        if isinstance(function, FunctionType) and name != "__init__":
-            found[name] = _again(function, graph, {})
-    return found
+def _prove(
+    model: Callable[..., Any], built: Built, example: mx.array, lengths: Sequence[int]
+) -> None:
+    """Refuses a stream that does not give what the model gives, at two lengths, in any chunks."""
+    rng = random.Random(0)
+    step = lengths[1] - lengths[0]
+    n_first = lengths[0] if lengths != _LENGTHS else 53
+    for n in (n_first, n_first + step * 3):
+        x = _drawn(example, built.at, n)
+        whole = model(x)
+        if is_traced([whole]):  # its numbers are not known here
+            return
+        found = mx.concatenate(list(_in_chunks(built, x, rng)), built.out.at)
+        if found.shape != whole.shape:
+            _disprove(f"an output of shape {found.shape} and not {whole.shape}")
+        close = _CLOSE.get(whole.dtype, 0.0)
+        scale = mx.abs(whole).max().item()
+        apart = mx.abs(found.astype(mx.float32) - whole.astype(mx.float32)).max().item()
+        if not apart <= close * scale and not mx.array_equal(found, whole, equal_nan=True).item():
+            _disprove(f"numbers that are {apart:.2g} apart at a scale of {scale:.2g}")
 
 
-def _again(function: FunctionType, graph: Graph, known: dict[Any, FunctionType]) -> FunctionType:
-    if function in known:
-        return known[function]
-    made = known[function] = rebuilt(function, {})
-    for name in names_in(function) & function.__globals__.keys():
-        value = function.__globals__[name]
-        if isinstance(value, ModuleType) and value.__name__ in ("mlx.core", "mlx.nn", "polyconv"):
-            made.__globals__[name] = Recorder(value, graph)
-        elif isinstance(value, FunctionType) and not is_of_mlx(value):
-            made.__globals__[name] = _again(value, graph, known)
-        elif callable(value) and not isinstance(value, type) and is_of_mlx(value):
-            made.__globals__[name] = recording(value, value.__name__, graph)
-    return made
+def _disprove(got: str) -> None:
+    arguments.refuse("stream", "chunks must give what the model gives at once", got)
+
+
+def _in_chunks(built: Built, x: mx.array, rng: random.Random) -> Iterator[mx.array]:
+    built.program.reset()
+    at, start = built.at, 0
+    while start < x.shape[at]:
+        n = rng.choice((1, 2, 3, 7, 20))
+        chunk = x[(*[slice(None)] * at, slice(start, start + n))]
+        y = built.run(chunk, False, x)
+        mx.eval(y)
+        yield y
+        start += n
+    yield built.run(None, True, x)
+    built.program.reset()
+
+
+def _drawn(example: mx.array, axis: int, n: int) -> mx.array:
+    """A random input of so many samples; of integers some of the example's."""
+    shape = [*example.shape]
+    shape[axis] = n
+    key = mx.random.key(n)
+    if mx.issubdtype(example.dtype, mx.floating):
+        return mx.random.normal(shape, key=key).astype(example.dtype)
+    flat = example.flatten()
+    return flat[mx.random.randint(0, flat.size, shape, key=key)]

@@ -1,0 +1,55 @@
+"""In which module of a model is an operation? Found out only where one is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from polyconv.execution.modules import names_of
+from polyconv.streaming.traced import trace
+
+
+def path_of(
+    function: Callable[..., Any], example: mx.array, index: int, roots: list[nn.Module]
+) -> str:
+    """The path and class of the innermost module that does operation `index` of the trace.
+
+    The modules are those whose `__call__` returns while the function runs. What they return are
+    made outputs of the trace, so that it tells which operations come before.
+    """
+    names: dict[int, str] = {}
+    for root in roots:
+        names |= names_of(root)
+    returned: list[tuple[str, mx.array]] = []
+
+    def note(frame: FrameType, event: str, result: Any) -> None:
+        if event != "return" or frame.f_code.co_name != "__call__":
+            return
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and isinstance(result, mx.array):
+            path = names.get(id(module), "model")
+            returned.append((f"{path} ({type(module).__name__})", result))
+
+    def run(x: mx.array) -> Any:
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            y = function(x)
+        finally:
+            sys.setprofile(before)
+        return [y, *[array for _, array in returned]]
+
+    try:
+        found = trace(run, example)
+    except Exception:  # the path is a help, and no more
+        return "the model"
+    operations = {number: i for i, each in enumerate(found.operations) for number in each.outputs}
+    for (path, _), number in zip(returned, found.outputs[1:], strict=True):
+        if operations.get(number, -1) >= index:
+            return path
+    return returned[-1][0] if returned else "the model"

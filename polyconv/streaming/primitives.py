@@ -1,0 +1,209 @@
+"""What does each of MLX's primitives compute, and may it be computed sample by sample?
+
+In come the name and arguments of a primitive as a trace tells them; out goes a function of arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+Compute: TypeAlias = "Callable[..., Any]"
+
+_UNARY = {
+    "Abs": mx.abs,
+    "ArcCos": mx.arccos,
+    "ArcCosh": mx.arccosh,
+    "ArcSin": mx.arcsin,
+    "ArcSinh": mx.arcsinh,
+    "ArcTan": mx.arctan,
+    "ArcTanh": mx.arctanh,
+    "Ceil": mx.ceil,
+    "Conjugate": mx.conjugate,
+    "Copy": lambda a: a,
+    "Cos": mx.cos,
+    "Cosh": mx.cosh,
+    "Erf": mx.erf,
+    "ErfInv": mx.erfinv,
+    "Exp": mx.exp,
+    "Expm1": mx.expm1,
+    "Floor": mx.floor,
+    "Imag": mx.imag,
+    "Log1p": mx.log1p,
+    "LogicalNot": mx.logical_not,
+    "Negative": mx.negative,
+    "Real": mx.real,
+    "Round": mx.round,
+    "Sigmoid": mx.sigmoid,
+    "Sign": mx.sign,
+    "Sin": mx.sin,
+    "Sinh": mx.sinh,
+    "Square": mx.square,
+    "StopGradient": mx.stop_gradient,
+    "Tan": mx.tan,
+    "Tanh": mx.tanh,
+}
+_BINARY = {
+    "Add": mx.add,
+    "ArcTan2": mx.arctan2,
+    "Divide": mx.divide,
+    "Greater": mx.greater,
+    "GreaterEqual": mx.greater_equal,
+    "Less": mx.less,
+    "LessEqual": mx.less_equal,
+    "LogAddExp": mx.logaddexp,
+    "LogicalAnd": mx.logical_and,
+    "LogicalOr": mx.logical_or,
+    "Maximum": mx.maximum,
+    "Minimum": mx.minimum,
+    "Multiply": mx.multiply,
+    "NotEqual": mx.not_equal,
+    "Power": mx.power,
+    "Remainder": mx.remainder,
+    "Select": mx.where,
+    "Subtract": mx.subtract,
+}
+# By the first argument of the primitive.
+_REDUCTIONS = {0: mx.all, 1: mx.any, 2: mx.sum, 3: mx.prod, 4: mx.min, 5: mx.max}
+_LOGARITHMS = {0: mx.log2, 1: mx.log10, 2: mx.log}
+
+# Of each number by itself, with arguments.
+_WITH_ARGUMENTS: dict[str, Callable[..., Compute]] = {
+    "AsType": lambda dtype: lambda a: a.astype(dtype),
+    "Equal": lambda nan: _equal_nan if nan else mx.equal,
+    "Log": lambda base: _LOGARITHMS[base],
+    "Sqrt": lambda reciprocal: mx.rsqrt if reciprocal else mx.sqrt,
+}
+
+# What gives the same numbers in another shape: read from the shapes alone.
+RESHAPES = ("ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten")
+# What is drawn anew in each call.
+RANDOM = ("RandomBits",)
+
+
+def _equal_nan(a: mx.array, b: mx.array) -> mx.array:
+    return mx.logical_or(a == b, mx.logical_and(a != a, b != b))
+
+
+def pointwise(name: str, arguments: tuple[Any, ...]) -> Compute | None:
+    """The function of each number by itself, if a primitive is one."""
+    if name in _WITH_ARGUMENTS:
+        return _WITH_ARGUMENTS[name](*arguments)
+    return _UNARY.get(name) or _BINARY.get(name)
+
+
+def reduction(arguments: tuple[Any, ...]) -> tuple[Compute, tuple[int, ...]]:
+    """The function that reduces axes, which stay with a size of one, and the axes."""
+    code, axes = arguments
+    return lambda a: _REDUCTIONS[code](a, axes, keepdims=True), tuple(axes)
+
+
+def compute(
+    name: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]
+) -> Compute | None:
+    """The function of a primitive on arrays of the traced shapes; `shapes` are of its outputs.
+
+    None if it is not known here.
+    """
+    shape = shapes[0]
+    if name in RESHAPES:
+        return lambda a: a.reshape(shape)
+    found = pointwise(name, arguments)
+    if found is not None:
+        return found
+    if name in _BY_ARGUMENTS:
+        return _BY_ARGUMENTS[name](*arguments)
+    if name == "Broadcast":
+        return lambda a: mx.broadcast_to(a, shape)
+    if name == "Full":
+        return lambda a: mx.broadcast_to(a, shape)
+    return None
+
+
+def _reduce(code: int, axes: tuple[int, ...]) -> Compute:
+    return lambda a: _REDUCTIONS[code](a, axes, keepdims=True)
+
+
+def _slice(start: Any, stop: Any, strides: Any) -> Compute:
+    return lambda a: a[tuple(slices(start, stop, strides, a.shape))]
+
+
+def slices(
+    start: tuple[int, ...], stop: tuple[int, ...], strides: tuple[int, ...], shape: tuple[int, ...]
+) -> list[slice]:
+    """Of each axis the samples that a Slice takes, as Python says it."""
+    found = []
+    for a, b, step, size in zip(start, stop, strides, shape, strict=True):
+        if step > 0:
+            found.append(slice(a, b if b >= 0 else size + b, step))
+        else:
+            end = b if b >= 0 else size + b
+            found.append(slice(a if a >= 0 else size + a, end if end >= 0 else None, step))
+    return found
+
+
+def _slice_update(mode: int, start: Any, stop: Any, strides: Any) -> Compute:
+    def update(a: mx.array, b: mx.array) -> mx.array:
+        at = tuple(slices(start, stop, strides, a.shape))
+        if mode == 2:
+            return a.at[at].add(b)
+        out = mx.array(a)
+        out[at] = b
+        return out
+
+    return update
+
+
+def _pad(axes: tuple[int, ...], lo: tuple[int, ...], hi: tuple[int, ...]) -> Compute:
+    def pad(a: mx.array, value: mx.array) -> mx.array:
+        widths = [(0, 0)] * a.ndim
+        for axis, before, behind in zip(axes, lo, hi, strict=True):
+            widths[axis] = (before, behind)
+        return mx.pad(a, widths, constant_values=value)
+
+    return pad
+
+
+def _addmm(alpha: float, beta: float) -> Compute:
+    return lambda a, b, c: mx.addmm(c, a, b, alpha, beta)
+
+
+def _split(indices: tuple[int, ...], axis: int) -> Compute:
+    return lambda a: mx.split(a, list(indices), axis)
+
+
+def _gather(axes: tuple[int, ...], sizes: tuple[int, ...]) -> Compute:
+    """Of one axis: `(*indices.shape, *sizes)`."""
+    if len(axes) != 1:
+        raise NotImplementedError
+
+    def gather(a: mx.array, indices: mx.array) -> mx.array:
+        (axis,) = axes
+        taken = mx.take(a, indices, axis)
+        order = [*range(axis, axis + indices.ndim), *range(axis)]
+        order += range(axis + indices.ndim, taken.ndim)
+        return mx.expand_dims(mx.transpose(taken, order), indices.ndim + axis)
+
+    return gather
+
+
+_BY_ARGUMENTS: dict[str, Callable[..., Compute]] = {
+    "AddMM": _addmm,
+    "Arange": lambda start, stop, step: lambda: mx.arange(start, stop, step),
+    "AsStrided": lambda shape, strides, offset: lambda a: mx.as_strided(a, shape, strides, offset),
+    "Concatenate": lambda axis: lambda *arrays: mx.concatenate(list(arrays), axis),
+    "Convolution": lambda stride, lo, hi, kernel, dilation, groups, flip: (
+        lambda x, w: mx.conv_general(x, w, stride, (lo, hi), kernel, dilation, groups, flip)
+    ),
+    "Gather": _gather,
+    "Matmul": lambda: mx.matmul,
+    "Pad": _pad,
+    "Reduce": _reduce,
+    "Slice": _slice,
+    "SliceUpdate": _slice_update,
+    "Softmax": lambda precise: lambda a: mx.softmax(a, -1, precise=precise),
+    "Split": _split,
+    "Transpose": lambda order: lambda a: mx.transpose(a, order),
+}

@@ -1,0 +1,136 @@
+"""What runs for each chunk: functions of samples, and nodes that remember."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import mlx.core as mx
+
+from polyconv.streaming.nodes import Chunk, Node
+
+Slot: TypeAlias = int
+
+
+class Local(NamedTuple):
+    """A function of what has come, run whenever something has."""
+
+    function: Callable[..., Any]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
+class OfPieces(NamedTuple):
+    """A function of pieces, run once, as soon as all are known."""
+
+    function: Callable[..., Any]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
+class Remembering(NamedTuple):
+    """A node."""
+
+    node: Node
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
+class Program:
+    """Instructions in order. Slot 0 is the input."""
+
+    def __init__(self) -> None:
+        self._n_slots = 0
+        self._instructions: list[Local | OfPieces | Remembering] = []
+        self.constants: dict[Slot, mx.array] = {}
+        self._pieces: set[Slot] = set()  # slots whose value stays
+        self._known: dict[Slot, Chunk] = {}
+        self.evaluated: list[mx.array] = []  # before the stream is used
+
+    def input(self) -> Slot:
+        return self._new(1)[0]
+
+    def constant(self, array: mx.array) -> Slot:
+        (slot,) = self._new(1)
+        self.constants[slot] = array
+        return slot
+
+    def add_local(self, function: Callable[..., Any], inputs: Sequence[Slot], n: int) -> list[Slot]:
+        return self._add(Local(function, tuple(inputs), tuple(self._new(n))))
+
+    def add_piece(self, function: Callable[..., Any], inputs: Sequence[Slot], n: int) -> list[Slot]:
+        slots = self._add(OfPieces(function, tuple(inputs), tuple(self._new(n))))
+        self._pieces |= set(slots)
+        return slots
+
+    def add_node(self, node: Node, inputs: Sequence[Slot], n: int) -> list[Slot]:
+        slots = self._add(Remembering(node, tuple(inputs), tuple(self._new(n))))
+        if node.gives_piece:
+            self._pieces |= set(slots)
+        return slots
+
+    def run(self, x: Chunk, ended: bool, out: Slot) -> Chunk:
+        """What is known of the slot `out` with a chunk of the input."""
+        values: list[Chunk] = [None] * self._n_slots
+        values[0] = x
+        for slot, array in self.constants.items():
+            values[slot] = array
+        for slot, known in self._known.items():
+            values[slot] = known
+        for each in self._instructions:
+            given = [values[slot] for slot in each.inputs]
+            if isinstance(each, Remembering):
+                found = each.node.run(given, ended)
+            elif any(one is None for one in given) or values[each.outputs[0]] is not None:
+                continue
+            else:
+                found = each.function(*given)
+            self._keep(values, each.outputs, found)
+        return values[out]
+
+    def _keep(self, values: list[Chunk], slots: tuple[Slot, ...], found: Any) -> None:
+        for slot, value in zip(slots, found if isinstance(found, list) else [found], strict=True):
+            if value is None:
+                continue
+            values[slot] = value
+            if slot in self._pieces:
+                self._known[slot] = value
+
+    def reset(self) -> None:
+        self._known = {}
+        for each in self._instructions:
+            if isinstance(each, Remembering):
+                each.node.reset()
+
+    @property
+    def held(self) -> list[mx.array]:
+        """All that is remembered."""
+        found = [each for each in self._known.values() if each is not None]
+        for each in self._instructions:
+            if isinstance(each, Remembering):
+                found += each.node.held
+        return found
+
+    def copied(self) -> Program:
+        """The same program at the same point, to go on by itself. Constants are shared."""
+        made = copy.copy(self)
+        made._known = dict(self._known)
+        made._instructions = [
+            each._replace(node=copy.copy(each.node)) if isinstance(each, Remembering) else each
+            for each in self._instructions
+        ]
+        return made
+
+    def evaluate(self) -> None:
+        """Evaluates the constants, so that any thread may go on."""
+        mx.eval([*self.constants.values(), *self.evaluated])
+
+    def _new(self, n: int) -> list[Slot]:
+        slots = list(range(self._n_slots, self._n_slots + n))
+        self._n_slots += n
+        return slots
+
+    def _add(self, instruction: Local | OfPieces | Remembering) -> list[Slot]:
+        self._instructions.append(instruction)
+        return list(instruction.outputs)

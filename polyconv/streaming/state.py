@@ -1,0 +1,130 @@
+"""What a model holds, so that a trace of it leaves everything as it was.
+
+A model may store what it computed: a cache, running statistics, the state of random numbers. Of a
+trace that would be arrays without numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from polyconv.execution.identity import handle_of
+
+
+def modules_of(function: Any) -> list[nn.Module]:
+    """The modules that a function can reach: itself, its own, those of its closure."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+
+    def look(value: Any, depth: int) -> None:
+        if id(value) in seen or depth > 4:
+            return
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif isinstance(value, functools.partial):
+            for each in (value.func, *value.args, *value.keywords.values()):
+                look(each, depth + 1)
+        elif isinstance(value, (list, tuple)):
+            for each in value[:64]:
+                look(each, depth + 1)
+        elif callable(value):
+            look(getattr(value, "__self__", None), depth + 1)
+            look(getattr(value, "__wrapped__", None), depth + 1)
+            for each in getattr(value, "__defaults__", None) or ():
+                look(each, depth + 1)
+            for cell in getattr(value, "__closure__", None) or ():
+                try:
+                    look(cell.cell_contents, depth + 1)
+                except ValueError:  # not filled yet
+                    continue
+
+    look(function, 0)
+    return found
+
+
+class Kept:
+    """The containers of some modules, and the arrays that they hold now."""
+
+    def __init__(self, roots: list[nn.Module]) -> None:
+        self._containers: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+
+        def walk(value: Any) -> None:
+            if id(value) in seen or not isinstance(value, (dict, list, tuple)):
+                return
+            seen.add(id(value))
+            items = list(value.values()) if isinstance(value, dict) else list(value)
+            if not isinstance(value, tuple):
+                self._containers.append((value, _with_handles(value)))
+            if isinstance(value, nn.Module):
+                walk(vars(value))
+            for each in items:
+                walk(each)
+
+        for root in roots:
+            walk(root)
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """With the arrays of then inside, and afterwards all as it was before."""
+        before = [(each, _copied(each)) for each, _ in self._containers]
+        key = _key()
+        try:
+            for container, then in self._containers:
+                _fill(container, then)
+            yield
+        finally:
+            for container, was in before:
+                _fill(container, was)
+            mx.random.state[0][...] = key
+
+
+@contextmanager
+def untouched(roots: list[nn.Module]) -> Iterator[None]:
+    """Leaves modules and the random state as they were."""
+    containers = [each for each, _ in Kept(roots)._containers]
+    before = [(each, _copied(each)) for each in containers]
+    key = _key()
+    try:
+        yield
+    finally:
+        for container, was in before:
+            _fill(container, was)
+        mx.random.state[0][...] = key
+
+
+def _key() -> mx.array:
+    """The state of MLX's random numbers, which are drawn from this thread's."""
+    key = handle_of(mx.random.state[0])
+    mx.eval(key)
+    return key
+
+
+def _copied(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
+def _with_handles(container: Any) -> Any:
+    handled: Callable[[Any], Any] = lambda a: handle_of(a) if isinstance(a, mx.array) else a  # noqa: E731
+    if isinstance(container, dict):
+        return {key: handled(value) for key, value in container.items()}
+    return [handled(value) for value in container]
+
+
+def _fill(container: Any, values: Any) -> None:
+    if isinstance(container, dict):
+        if dict.keys(container) == values.keys() and all(
+            dict.__getitem__(container, key) is value for key, value in values.items()
+        ):
+            return
+        dict.clear(container)
+        dict.update(container, values)
+    else:
+        container[:] = values

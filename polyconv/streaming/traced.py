@@ -1,0 +1,97 @@
+"""Which operations does MLX trace for a function? The one file that knows the form of its graphs.
+
+`mx.export_function` tells a callback of every operation. MLX calls this experimental, so what its
+messages hold is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from polyconv.execution.device import exporting
+
+
+class Operation(NamedTuple):
+    """One of MLX's primitives, and the numbers of the values that it reads and makes."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Trace(NamedTuple):
+    """The operations of a function for inputs of certain shapes, in an order to compute them in.
+
+    Values are numbered: the inputs, then the constants, then what the operations make.
+    """
+
+    n_inputs: int
+    constants: tuple[mx.array, ...]
+    operations: tuple[Operation, ...]
+    outputs: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[mx.Dtype, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple([each.name for each in self.operations])
+
+
+def trace(function: Callable[..., Any], *inputs: mx.array) -> Trace:
+    """The operations of `function`, which is run once. Nothing is evaluated.
+
+    Args:
+        function (callable): Of arrays, and with an array or arrays as its result.
+        inputs (array): Arrays of the shapes and types to trace.
+
+    Raises:
+        ValueError: If MLX cannot tell them, because the function looks at the numbers of an array,
+            say.
+    """
+    messages: list[dict[str, Any]] = []
+    # On a CPU norms and attention arrive as the operations that they are made of.
+    with exporting(), mx.stream(mx.cpu):
+        mx.export_function(messages.append, function, *inputs)
+    return _read(messages)
+
+
+def _read(messages: Sequence[dict[str, Any]]) -> Trace:
+    told = {each["type"]: each for each in messages if each["type"] != "primitive"}
+    numbers: dict[str, int] = {}
+    shapes: list[tuple[int, ...]] = []
+    dtypes: list[mx.Dtype] = []
+
+    def number(name: str, shape: Sequence[int], dtype: mx.Dtype) -> int:
+        numbers[name] = len(shapes)
+        shapes.append(tuple(shape))
+        dtypes.append(dtype)
+        return numbers[name]
+
+    for each in told["inputs"]["inputs"]:
+        number(*each)
+    constants = [array for _, array in told["constants"]["constants"]]
+    for name, array in told["constants"]["constants"]:
+        number(name, array.shape, array.dtype)
+    operations = []
+    for each in messages:
+        if each["type"] == "primitive":
+            inputs = tuple([numbers[name] for name, *_ in each["inputs"]])
+            outputs = tuple([number(*output) for output in each["outputs"]])
+            operations.append(Operation(each["name"], _plain(each["arguments"]), inputs, outputs))
+    return Trace(
+        len(told["inputs"]["inputs"]),
+        tuple(constants),
+        tuple(operations),
+        tuple([numbers[name] for name, *_ in told["outputs"]["outputs"]]),
+        tuple(shapes),
+        tuple(dtypes),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Lists as tuples, so that arguments can be compared and kept."""
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
