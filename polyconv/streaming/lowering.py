@@ -84,6 +84,14 @@ class Signal:
 Value: TypeAlias = "Constant | Varying | Unknown | Piece | Signal"
 
 
+# Constants of more numbers are taken for weights, which the length does not change.
+_SMALL = 4096
+
+
+def _equal(a: mx.array, b: mx.array) -> bool:
+    return bool(mx.array_equal(a, b, equal_nan=mx.issubdtype(a.dtype, mx.inexact)).item())
+
+
 def refuse(text: str) -> NoReturn:
     raise RefusedError(text)
 
@@ -104,9 +112,12 @@ class Lowering:
             self.values[first.n_inputs + i] = self._constant(others, array)
 
     def _constant(self, arrays: Sequence[mx.array], first: mx.array) -> Value:
-        if all(each.shape == first.shape for each in arrays):
-            return Constant(first)
-        return Varying(tuple(arrays))
+        """Small ones are compared: a number may be made of the length."""
+        if any(each.shape != first.shape for each in arrays):
+            return Varying(tuple(arrays))
+        if first.size <= _SMALL and any(not _equal(each, first) for each in arrays):
+            return Varying(tuple(arrays))
+        return Constant(first)
 
     def run(self, lower: Callable[[Lowering, int], list[Value]]) -> Signal:
         """Lowers all that the output depends on, and gives the output."""

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from polyconv.problem.spec import Axis
 from polyconv.streaming import nodes, primitives
@@ -38,6 +39,7 @@ class Step:
         self.inputs: list[Value] = [lowering.values[number] for number in first.inputs]
         self.into: list[Shapes] = [lowering.shapes(number) for number in first.inputs]
         self.out: list[Shapes] = [lowering.shapes(number) for number in first.outputs]
+        self.dtype = lowering.traces[0].dtypes[first.outputs[0]]
 
     def lowered(self) -> list[Value]:
         """The values that it makes."""
@@ -61,13 +63,28 @@ class Step:
             refuse(f"{self.name} of a signal is not known to go chunk by chunk")
         return [self._pointwise(function)]
 
+    def _with_times(self) -> None:
+        """Numbers that are others at the ends, and alike or periodic between, go with a signal."""
+        for j, value in enumerate(self.inputs):
+            if isinstance(value, Varying):
+                where = next(i for i, each in enumerate(self.inputs) if isinstance(each, Signal))
+                signal = self.lowering.whole(self.inputs[where])  # type: ignore[arg-type]
+                if signal.outer > 1 or self.into[j][0] != self.into[where][0]:
+                    refuse(f"{self.name} meets numbers that depend on the length")
+                times = periodic(value.arrays, signal.at)
+                if times is None:
+                    refuse(f"{self.name} meets numbers that depend on the time since the beginning")
+                slots = self.lowering.node(nodes.Times(signal.line, *times), [signal.slot], 2)
+                clock = self.lowering.new_clock()
+                self.inputs[where] = replace(signal, slot=slots[0], clock=clock)
+                self.inputs[j] = replace(signal, slot=slots[1], clock=clock)
+
     # Constants and pieces.
 
     def _of_constants(self) -> list[Value]:
-        if self.name in primitives.RANDOM:
-            return [Unknown("random numbers are drawn, which are others in each chunk")] * len(
-                self.out
-            )
+        if self.name in primitives.RANDOM and not self._is_drawn_alike():
+            reason = "random numbers are drawn, which are others in each chunk"
+            return [Unknown(reason)] * len(self.out)
         if self.name in ("Broadcast", "Full") and isinstance(self.inputs[0], Constant):
             return [Constant(mx.broadcast_to(self.inputs[0].array, self._still(0)))]
         does_vary = any(isinstance(each, Varying) for each in self.inputs)
@@ -86,6 +103,10 @@ class Step:
             return found[0]
         return [still(Varying(arrays), shapes) for arrays, shapes in zip(zip(*found), self.out)]
 
+    def _is_drawn_alike(self) -> bool:
+        """Whether random numbers are those of one key, and as many at each length."""
+        return isinstance(self.inputs[0], Constant) and not self._grows(self.out[0])
+
     def _of_pieces(self, pieces: Sequence[Piece]) -> list[Value]:
         if self.name == "Broadcast":
             shape = self._still(0)
@@ -95,11 +116,7 @@ class Step:
             if function is None:
                 refuse(f"{self.name} spreads a few samples over all of time")
             return [Piece(self._piece(function)[0])]
-        computed = primitives.compute(
-            self.name, self.arguments[0], tuple([shapes[0] for shapes in self.out])
-        )
-        if computed is None:
-            refuse(f"{self.name} is not known")
+        computed = self._known()
         return [Piece(slot) for slot in self._piece(computed)]
 
     def _piece(self, function: Callable[..., Any]) -> list[int]:
@@ -115,12 +132,17 @@ class Step:
 
     def _computed(self, k: int, arrays: Sequence[mx.array]) -> list[Any]:
         """What it makes of constants at the traced length `k`."""
-        shapes = tuple([shapes[k] for shapes in self.out])
-        function = primitives.compute(self.name, self.arguments[k], shapes)
+        function = self._function(k)
         if function is None:
-            return [Unknown(f"{self.name} is not known")] * len(shapes)
+            return [Unknown(f"{self.name} is not known")] * len(self.out)
         found = function(*arrays)
         return list(found) if isinstance(found, (list, tuple)) else [found]
+
+    def _function(self, k: int = 0) -> Callable[..., Any] | None:
+        return primitives.compute(self.name, self.arguments[k], self.out[0][k], self.dtype)
+
+    def _known(self) -> Callable[..., Any]:
+        return self._function() or refuse(f"{self.name} of this kind is not known")
 
     def _at(self, j: int, k: int) -> mx.array:
         """An input that is constant, as it is at the traced length `k`."""
@@ -170,6 +192,7 @@ class Step:
         return signal
 
     def _pointwise(self, function: Callable[..., Any]) -> Value:
+        self._with_times()
         signals = [each for each in self.inputs if isinstance(each, Signal)]
         if len({(each.at, each.outer) for each in signals}) > 1:
             refuse(f"{self.name} combines every sample with every other")
@@ -241,13 +264,11 @@ class Step:
         signal = self._one()
         if signal.at == len(self.into[0][0]) - 1:
             refuse("Softmax over time")
-        function = primitives.compute("Softmax", self.arguments[0], (self.out[0][0],))
-        assert function is not None
+        function = self._known()
         return self._apply(function, signal.at)[0]
 
     def _matmul(self) -> Value:
-        function = primitives.compute(self.name, self.arguments[0], (self.out[0][0],))
-        assert function is not None
+        function = self._known()
         return self._apply(function, self._time_of_product())[0]
 
     _addmm = _matmul
@@ -440,8 +461,7 @@ class Step:
         *options, groups, flip = self.arguments[0]
         shape, weight = self.into[0][0], self.inputs[1].array
         if signal.at == 0 and signal.outer >= 1:
-            function = primitives.compute("Convolution", self.arguments[0], (self.out[0][0],))
-            assert function is not None
+            function = self._known()
             return self._apply(function, 0)[0]
         if signal.at == len(shape) - 1 or signal.outer > 1:
             refuse("Convolution whose channels are samples of different times")
@@ -463,13 +483,48 @@ class Step:
         (slot,) = self.lowering.node(node, [signal.slot])
         return Signal(slot, signal.at, self.lowering.new_clock())
 
+    def _fft(self) -> Value:
+        axes = self.arguments[0][0]
+        signal = self._one()
+        if signal.at in axes:
+            refuse("FFT over time")
+        function = self._known()
+        return self._apply(function, signal.at)[0]
+
+    def _scatter(self) -> Value:
+        """Frames that are added up, each so many samples after the one before."""
+        mode, axes = self.arguments[0]
+        signal = self.inputs[-1]
+        base, *indices = self.inputs[:-1]
+        if mode != 2 or len(axes) != 1 or len(indices) != 1 or not isinstance(signal, Signal):
+            refuse("Scatter of a signal")
+        if not isinstance(indices[0], Varying) or not isinstance(base, (Constant, Varying)):
+            refuse("Scatter of a signal to places that depend on it")
+        found = overlapping(indices[0].arrays)
+        signal, (axis,) = self.lowering.whole(signal), axes
+        if found is None or signal.at or signal.outer > 1:
+            refuse("Scatter of a signal to other places than those of frames")
+        size, hop = found
+        for k, (start, shapes) in enumerate(zip(self.into[0], self.into[-1])):
+            if start[axis] != shapes[0] // size * hop + size - hop or not _is_nothing(base, k):
+                refuse("Scatter of a signal onto something else")
+        (slot,) = self.lowering.node(nodes.OverlapAdded(size, hop), [signal.slot])
+        made = Signal(slot, 0, self.lowering.new_clock())
+        # An update is `(I, *S)` with 1 in the axis that is added to.
+        order = [*range(1, axis + 1), 0, *range(axis + 1, len(self.into[-1][0]) - 1)]
+
+        def place(a: mx.array) -> mx.array:
+            return mx.transpose(a.squeeze(axis + 1), order)
+
+        (slot,) = self.lowering.local(place, [made.slot])
+        return replace(made, slot=slot, at=axis)
+
     def _gather(self) -> Value:
         (axes, sizes) = self.arguments[0]
         table, indices = self.inputs[0], self.inputs[1] if len(self.inputs) > 1 else None
         if len(axes) != 1 or indices is None or len(self.inputs) > 2:
             refuse("Gather by several indices")
-        function = primitives.compute("Gather", self.arguments[0], (self.out[0][0],))
-        assert function is not None
+        function = self._known()
         if isinstance(indices, Signal) and not isinstance(table, Signal):
             return self._apply(function, indices.at)[0]
         if isinstance(indices, Signal) or not isinstance(table, Signal) or table.at in axes:
@@ -482,6 +537,53 @@ def _beside(arrays: Sequence[mx.array], axis: int, at: int) -> mx.array:
     n = max(each.shape[at] for each in arrays)
     wide = [mx.broadcast_to(each, (*each.shape[:at], n, *each.shape[at + 1 :])) for each in arrays]
     return mx.concatenate(wide, axis)
+
+
+def _is_nothing(base: Constant | Varying, k: int) -> bool:
+    array = base.arrays[k] if isinstance(base, Varying) else base.array
+    return not mx.any(array != 0).item()
+
+
+def overlapping(indices: Sequence[mx.array]) -> tuple[int, int] | None:
+    """Size and hop of frames whose samples lie at these places, `hop t + i`."""
+    first = np.array(indices[0]).ravel()
+    breaks = np.flatnonzero(np.diff(first) != 1)
+    if not len(breaks):
+        return None
+    size = int(breaks[0]) + 1
+    hop = int(first[size])
+    for each in indices:
+        places = np.array(each).ravel()
+        if len(places) % size or hop < 1:
+            return None
+        frames = np.arange(len(places) // size)[:, None] * hop + np.arange(size)
+        if not np.array_equal(places, frames.ravel()):
+            return None
+    return size, hop
+
+
+def periodic(arrays: Sequence[mx.array], at: int) -> tuple[mx.array, mx.array, mx.array] | None:
+    """The beginning, a period, and the end that arrays of several lengths along `at` have alike."""
+    a, b, c = [np.moveaxis(np.array(each), at, 0) for each in arrays]
+    n, more = len(a), len(b) - len(a)
+    alike = [np.array_equal(x, y) for x, y in zip(a[::-1], b[::-1])]
+    end = alike.index(False) if False in alike else n
+    begin = n - end
+    if not np.array_equal(a[:begin], b[:begin]):
+        return None
+    middle = b[begin : begin + more]
+    for size in range(1, more + 1):
+        if more % size or (len(c) - n) % size:
+            continue
+        period = middle[:size]
+        longer = np.concatenate([a[:begin], *[period] * ((len(c) - n) // size), a[begin:]])
+        if np.array_equal(middle, np.tile(period, (more // size, *[1] * (a.ndim - 1)))):
+            if not np.array_equal(longer, c):
+                return None
+            parts = (a[:begin], period, a[begin:])
+            dtype = arrays[0].dtype
+            return tuple([mx.array(np.moveaxis(each, 0, at), dtype) for each in parts])
+    return None
 
 
 def still(value: Varying, shapes: Shapes) -> Value:

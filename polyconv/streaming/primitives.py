@@ -6,6 +6,7 @@ In come the name and arguments of a primitive as a trace tells them; out goes a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -101,13 +102,12 @@ def reduction(arguments: tuple[Any, ...]) -> tuple[Compute, tuple[int, ...]]:
 
 
 def compute(
-    name: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]
+    name: str, arguments: tuple[Any, ...], shape: tuple[int, ...], dtype: mx.Dtype
 ) -> Compute | None:
-    """The function of a primitive on arrays of the traced shapes; `shapes` are of its outputs.
+    """The function of a primitive, whose first output has been traced with this shape and type.
 
     None if it is not known here.
     """
-    shape = shapes[0]
     if name in RESHAPES:
         return lambda a: a.reshape(shape)
     found = pointwise(name, arguments)
@@ -115,6 +115,16 @@ def compute(
         return found
     if name in _BY_ARGUMENTS:
         return _BY_ARGUMENTS[name](*arguments)
+    if name == "Arange":
+        return lambda: mx.arange(*arguments, dtype=dtype)
+    if name == "FFT":
+        transform = _fft(*arguments)
+        sizes = tuple([shape[axis] for axis in arguments[0]])
+        return lambda a: transform(a, sizes)
+    if name == "RandomBits":
+        return _random_bits(arguments, shape)
+    if name == "Scatter":
+        return _scatter(*arguments)
     if name == "Broadcast":
         return lambda a: mx.broadcast_to(a, shape)
     if name == "Full":
@@ -189,9 +199,44 @@ def _gather(axes: tuple[int, ...], sizes: tuple[int, ...]) -> Compute:
     return gather
 
 
+def _scatter(mode: int, axes: tuple[int, ...]) -> Compute | None:
+    """Into one axis: the updates are `(*I, *S)` with 1 in that axis."""
+    if len(axes) != 1 or mode not in (2, 4):
+        return None
+    (axis,) = axes
+
+    def scatter(a: mx.array, indices: mx.array, updates: mx.array) -> mx.array:
+        rows = updates.reshape(-1, *updates.shape[indices.ndim :]).squeeze(axis + 1)
+        rows = mx.moveaxis(rows, 0, axis)
+        at = (*[slice(None)] * axis, indices.reshape(-1))
+        if mode == 2:
+            return a.at[at].add(rows)
+        out = mx.array(a)
+        out[at] = rows
+        return out
+
+    return scatter
+
+
+def _random_bits(arguments: tuple[Any, ...], shape: tuple[int, ...]) -> Compute | None:
+    """Of 32 bits, an even number of them: MLX tells these by name as keys alone."""
+    n = prod(shape)
+    if arguments[-1] != 4 or n % 2:
+        return None
+    return lambda key: mx.random.split(key, n // 2).reshape(shape)
+
+
+def _fft(axes: tuple[int, ...], inverse: bool, real: bool, *_: Any) -> Compute:
+    def transform(a: mx.array, sizes: tuple[int, ...]) -> mx.array:
+        if inverse:
+            return mx.fft.irfftn(a, sizes, axes) if real else mx.fft.ifftn(a, axes=axes)
+        return (mx.fft.rfftn if real else mx.fft.fftn)(a, axes=axes)
+
+    return transform
+
+
 _BY_ARGUMENTS: dict[str, Callable[..., Compute]] = {
     "AddMM": _addmm,
-    "Arange": lambda start, stop, step: lambda: mx.arange(start, stop, step),
     "AsStrided": lambda shape, strides, offset: lambda a: mx.as_strided(a, shape, strides, offset),
     "Concatenate": lambda axis: lambda *arrays: mx.concatenate(list(arrays), axis),
     "Convolution": lambda stride, lo, hi, kernel, dilation, groups, flip: (
