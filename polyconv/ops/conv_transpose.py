@@ -17,11 +17,11 @@ Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
 
 
 def pack(w: mx.array) -> PackedWeight:
-    """Keeps what is cut out of a weight, for calls that use it again.
+    """Cuts a weight into taps once, for all calls that use it.
 
-    Cutting a weight into taps costs more than the convolution itself where the input is short.
-    Any function here takes the result in place of `w`; gradients of the input are as ever, the
-    weight itself has none.
+    Where the input is short, cutting a weight costs more than the convolution itself. Any function
+    here takes the result in place of `w`. The gradient of the input is as ever. The weight has a
+    gradient only if it is packed inside the function that is differentiated.
 
     Args:
         w (array): Weight array, ``(O, *K, C / groups)``.
