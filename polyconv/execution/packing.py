@@ -65,7 +65,7 @@ class PackedWeight:
         return found
 
     def keep_call(self, key: object, call: Call) -> Call:
-        """Keeps in `calls` what computes with this weight. Too many are all dropped before."""
+        """Keeps what computes with this weight in `calls`, which is emptied where it is full."""
         if len(self.calls) >= _MOST_CALLS:
             self.calls = {}
         self.calls[key] = call

@@ -138,7 +138,7 @@ class Compiled:
         return None if has_room(way.least, device) else way.arranged(room_on(device))[1]
 
     def executor(self, plan: ConvPlan) -> Execute:
-        """The function that executes a plan. If it pads inputs first may depend on the device."""
+        """The function that executes a plan. The device of now may decide whether it pads first."""
         if not is_before_0_32_4():
             return executor(plan, pad_explicitly=False)
         plain, padded = executor(plan, False), executor(plan, True)
