@@ -79,7 +79,7 @@ class Compiled:
         self._maps: dict[Kind, Map] = {}
 
     def check(self) -> None:
-        """Refuses a method that cannot compute the problem, and a result that has no room."""
+        """Refuses a method that cannot compute the problem, and a call that has no room."""
         check_method(self.request)
         self.way("y").arranged(room_on(self.request.device))
 
@@ -90,7 +90,7 @@ class Compiled:
         mapped = self._maps.get("y") or self.map("y")
         if self.stream is None:
             return mapped(x, w)
-        with on(self.stream):  # MLX adds a step around a function with a rule, there too
+        with on(self.stream):  # MLX's own step around a function with a rule is there too
             return mapped(x, w)
 
     def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
@@ -138,7 +138,7 @@ class Compiled:
         return None if has_room(way.least, device) else way.arranged(room_on(device))[1]
 
     def executor(self, plan: ConvPlan) -> Execute:
-        """The function that executes a plan. The device of now may decide whether it pads first."""
+        """Executes a plan. Whether inputs are padded first may depend on the current device."""
         if not is_before_0_32_4():
             return executor(plan, pad_explicitly=False)
         plain, padded = executor(plan, False), executor(plan, True)
