@@ -10,7 +10,7 @@ RUN := $(BIN)/polyconv run
 
 .SECONDARY:
 .PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
-.PHONY: lint figures gallery docs docs-serve distributed bench bench-cuda models clean
+.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda models clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,11 @@ models: $(STAMP)-models ## models of mlx-audio, natively, converted and patched;
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py
+
+bench-call: $(STAMP)-test ## what a call costs in Python, planned for three devices; writes docs/benchmarks/call.md
+	for device in cpu m4-max cuda; do PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/call.py \
+		--device $$device --json $(BENCHMARKS)/call-$$device.json || exit 1; done
+	$(BIN)/python $(BENCHMARKS)/call_page.py
 
 bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks and the README's table
 	$(BENCH) --cases $(BENCHMARKS)/cases.toml $(RIVALS) --out $(BENCHMARKS)/rivals.json

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -208,7 +209,8 @@ def main() -> None:
         most = f"  at most {LIMITS[name]:g}" if name in LIMITS else ""
         print(f"{name:45} {value:8.2f}{most}")
     if args.json:
-        told = {"device": args.device, "mlx": mx.__version__, "microseconds": least, "found": found}
+        versions = {"mlx": mx.__version__, "python": platform.python_version()}
+        told = {"device": args.device, **versions, "microseconds": least, "found": found}
         args.json.write_text(json.dumps(told, indent=1) + "\n")
 
 

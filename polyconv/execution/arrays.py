@@ -1,4 +1,4 @@
-"""How is an array padded, cropped or cut, how does it lie in memory, how is it summed?"""
+"""How is an array padded, cropped or cut? How does it lie in memory, and how is it summed?"""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def pad_all(a: mx.array, widths: Sequence[tuple[int, int]]) -> mx.array:
 
 
 def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) -> mx.array:
+    """A slice of one axis. `a` itself where that is all of it."""
     size = a.shape[axis]
     if len(range(*slice(start, stop, step).indices(size))) == size and (step == 1 or size == 1):
         return a
@@ -40,7 +41,7 @@ def cut(a: mx.array, axis: int, start: int | None, stop: int | None, step: int) 
 
 
 def contiguous(a: mx.array) -> mx.array:
-    """`a`, row by row in memory. For export MLX must copy it itself: it cannot write this op."""
+    """`a`, row by row in memory. For export it is left as it is: MLX cannot export this op."""
     return a if is_exporting() else mx.contiguous(a)
 
 
@@ -48,10 +49,10 @@ def of_this_shape(a: mx.array) -> mx.array:
     """`a`, in a graph that holds for arrays of this shape and no others.
 
     With `shapeless=True` MLX runs what it traced for one shape on arrays of all shapes. What was
-    planned for one must not: it would be wrong without a word. MLX refuses a graph that holds a
-    slice or a padding, as it does not infer their shapes. Here one axis is reversed twice, which
-    copies nothing, or an array of at most one item is padded and cut. (MLX up to 0.32.3 cannot
-    differentiate a single item reversed.)
+    planned for one shape must not run on another: its result would be wrong, without an error.
+    MLX refuses a graph that holds a slice or a padding, since it cannot infer their shapes. So one
+    axis is reversed twice here, which copies nothing. An array of at most one item is padded and
+    cut instead, since MLX up to 0.32.3 cannot differentiate a single item reversed.
     """
     axis = next((i for i, size in enumerate(a.shape) if size > 1), None)
     if axis is None:
@@ -60,10 +61,10 @@ def of_this_shape(a: mx.array) -> mx.array:
 
 
 def summed_in(dtype: mx.Dtype) -> mx.Dtype:
-    """The type in which numbers of another are multiplied and summed: float32 for halves.
+    """The dtype in which numbers of `dtype` are multiplied and summed: float32 for halves.
 
-    On Metal MLX's reductions accumulate in the type of their result: a float16 is soon infinite,
-    and 256 and 1 are 256 in bfloat16.
+    On Metal MLX's reductions accumulate in the dtype of their result. A sum in float16 is soon
+    infinite, and in bfloat16 256 + 1 is 256.
     """
     return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
 
@@ -84,7 +85,7 @@ def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
 
 
 def crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:
-    """Takes such channels off the last axis."""
+    """Takes the channels that `pad_channels` led to off the last axis."""
     if not extra:
         return y
     y = mx.unflatten(y, -1, (groups, y.shape[-1] // groups))

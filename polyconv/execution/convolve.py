@@ -16,16 +16,19 @@ from polyconv.problem.spec import ConvSpec
 
 Padding: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
-# Of the input as a subconv takes it and its taps, as `cutter` makes them.
+# Takes the prepared input and the taps of one subconv, as `cutter` makes them.
 _Convolve: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], mx.array]"
-# How an input is prepared: padded in front and behind, channels added, laid row by row.
+# How an input is prepared: its padding, the channels added, and whether it is laid row by row.
 _Around: TypeAlias = "tuple[Padding, int, bool]"
 
 
 def convolutions(
     plan: ConvPlan, pad_explicitly: bool
 ) -> Callable[[mx.array, Sequence[mx.array]], list[mx.array]]:
-    """The outputs of all subconvs, `(N, *M, G * prod(R) * O / G)`, of the input and all taps."""
+    """A function of the input and all taps.
+
+    It returns the outputs of all subconvs, `(N, *M, G * prod(R) * O / G)`.
+    """
     dtype = getattr(mx, plan.problem.dtype)
     prepared: dict[_Around, Step] = {}
     calls: list[tuple[_Around, int, _Convolve]] = []
@@ -55,7 +58,7 @@ def convolutions(
 
 
 def n_arrays(sub: SubConv) -> int:
-    """Into how many arrays its taps are cut: one, or one for each tap in depth."""
+    """How many arrays hold the taps of a subconv: one, or one for each tap in depth."""
     return sub.spec.axes[0].kernel_size if sub.issued.form.lift == "frames" else 1
 
 
@@ -115,9 +118,9 @@ def _as_plane(sub: SubConv, options: Sequence[object]) -> _Convolve:
 
 
 def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
-    """3D as a sum of 2D ones, a tap in depth each, with the frames that it reads as the batch.
+    """3D as a sum of 2D ones, one per tap in depth. The frames that a tap reads are its batch.
 
-    In float32, so that halves are rounded once.
+    Halves are summed in float32, so that they are rounded once.
     """
     depth = sub.spec.axes[0]
     reach = (depth.output_size - 1) * depth.stride + 1

@@ -1,6 +1,7 @@
 """How is a weight cut into the taps of the subconvs of a plan?
 
-What is made of it is what MLX takes: channels aligned, axes added, one matrix for each tap.
+The taps are made in the form that MLX is given: with channels of zeros or an axis added, or as one
+matrix for each tap.
 Letters in shape comments: O and C output and input channels, G groups, R phases of a block, T taps.
 """
 
@@ -23,12 +24,12 @@ Cutter: TypeAlias = "Callable[[mx.array], list[mx.array]]"
 
 
 def cutter(plan: ConvPlan, transposed: bool = False) -> Cutter:
-    """Cuts `(O, *K, C)` into what a plan's convolutions or products take.
+    """A function that cuts `(O, *K, C)` into what a plan's convolutions or products take.
 
-    For products halves are made float32, so that sums are rounded once. With `transposed`, where
-    the output channels of a weight lie together in memory and not the input channels, the taps do
-    too: products take either, and a copy that exchanges the two is many times slower than one that
-    does not.
+    For products halves become float32, so that sums are rounded once. `transposed` says that the
+    output channels of the weight lie together in memory, and not the input channels. Then they lie
+    together in the taps, too: products take either, and a copy that exchanges the two is many
+    times slower.
     """
     if plan.is_zero:
         return lambda w: []
@@ -103,7 +104,7 @@ def _taps_of(spec: ConvSpec, sub: SubConv) -> Recipe:
     # (G, O / G, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
     order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
     recipe.transpose(*order).reshape(-1, *taps, channels)
-    # With one output channel the reshape is a view, else a copy.
+    # With one output channel per group the reshape is a view. Otherwise it has copied.
     return recipe.then(contiguous) if spec.out_channels == spec.groups else recipe
 
 
@@ -147,7 +148,7 @@ def _for_products(plan: ConvPlan, sub: SubConv, transposed: bool) -> Cutter:
 
 
 def _for_scaling(spec: ConvSpec, sub: SubConv) -> Cutter:
-    """From `(T, G, prod(R) * O / G, 1)`."""
+    """As `_for_products`, for taps that scale: cut from `(T, G, prod(R) * O / G, 1)`."""
     recipe, ndim = _in_rows(spec, sub), spec.ndim
     n_taps, groups = recipe.shape[:2]
     recipe.reshape(n_taps, groups, *sub.n_phases, -1)
@@ -159,7 +160,7 @@ def _for_scaling(spec: ConvSpec, sub: SubConv) -> Cutter:
 
 
 def _in_order(split: Cutter, spec: ConvSpec, sub: SubConv) -> Cutter:
-    """Taps that were left as they are stored, in their order: a list is turned at no cost."""
+    """Orders taps that were cut as they are stored. To order a list costs nothing."""
     stored = [
         range(block.axis.kernel_size)[:: -1 if _is_reversed(block, spec.flip) else 1]
         for block in sub.blocks
@@ -232,7 +233,7 @@ def _fold_taps(recipe: Recipe, axis: int, block: Block, flip: bool, as_stored: b
 
 
 def _stack_taps(recipe: Recipe, axis: int, block: Block, flip: bool) -> None:
-    """The same, each phase cut out by itself and padded to the window that all share."""
+    """The same, but each phase is cut out by itself and padded to the window that all share."""
     kernel_size, window = recipe.shape[axis], block.axis.kernel_size
     before = (slice(None),) * axis
     rows: list[Step] = []

@@ -32,11 +32,11 @@ STREAM_TYPES = tuple(
 def pads_explicitly(stream: StreamOrDevice = None, mlx_gradients: bool = False) -> bool:
     """Whether inputs must be padded before a convolution and not by it.
 
-    On a CPU, and anywhere if MLX is to differentiate the convolution:
-    Up to 0.32.3 MLX's gradient of a convolution whose padding differs between its sides has a
-    wrong shape (`Convolution::vjp`, mlx/primitives.cpp), and its CPU kernel for dilated or grouped
-    2D and 3D convolutions writes past an output that is shorter than the padding in front
-    (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which ends the process or not, as luck has it.
+    Up to 0.32.3 they must on a CPU, and anywhere if MLX is to differentiate the convolution. Those
+    versions have two faults. The gradient of a convolution whose padding differs between its sides
+    has a wrong shape (`Convolution::vjp`, mlx/primitives.cpp). And the CPU kernel for dilated or
+    grouped 2D and 3D convolutions writes past an output that is shorter than the padding in front
+    (`slow_conv_2D`, mlx/backend/cpu/conv.cpp), which may end the process.
     """
     return is_before_0_32_4() and (mlx_gradients or is_on_cpu(stream))
 
@@ -121,8 +121,8 @@ def exporting() -> Iterator[None]:
     """Leaves out polyconv's own gradient rules, for `mx.export_function`, which cannot write them.
 
     What is traced inside holds MLX's operations only. Differentiated, it has MLX's gradients, which
-    unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it:
-    right is MLX's own op, traced at a length of which the windows read every sample.
+    unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it.
+    It is right where MLX's own op is taken, if the windows read every sample of the length traced.
     """
     token = _EXPORTING.set(True)
     try:
@@ -145,7 +145,7 @@ def device_for(stream: StreamOrDevice) -> Device:
     return present() or _host("cuda")
 
 
-# By name; None until somebody asks, and always exchanged as a whole.
+# Hosts by name. None until one is asked for. Exchanged as a whole, never changed in place.
 _hosts: dict[str, Host] | None = None
 
 
@@ -183,7 +183,7 @@ def _rates_of_environment() -> dict[str, Rates]:
     path = os.environ["POLYCONV_RATES"]
     try:
         return _rates_in("POLYCONV_RATES", path)
-    except OSError as error:  # of a call that has nothing to do with files
+    except OSError as error:  # met by a call that has nothing to do with files
         must = "it must name a file of rates that can be read"
         refuse("POLYCONV_RATES", must, f"{shown(path)}: {error.strerror}")
 
@@ -218,7 +218,7 @@ _HERE = nullcontext()
 
 
 def on(stream: StreamOrDevice) -> AbstractContextManager[None]:
-    """As `mx.stream`, which does not put back the default stream of a device it switches to."""
+    """As `mx.stream`, but behind the block the device has its old default stream again."""
     return _HERE if stream is None else _on(stream)
 
 

@@ -1,4 +1,4 @@
-"""Is an array what it was, and does MLX trace what is made of it? MLX tells nobody."""
+"""Is an array still what it was, and does MLX trace it? MLX has no function that tells."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def handle_of(array: mx.array) -> mx.array:
 def is_traced(arrays: Sequence[mx.array]) -> bool:
     """Whether one of them depends on what `mx.grad`, `mx.vmap` or `mx.compile` is tracing here.
 
-    MLX refuses to begin an evaluation of such, by a ValueError. A RuntimeError tells of another
-    matter: a trace that is over, or what another thread made and has not evaluated.
+    MLX refuses to evaluate such an array, by a ValueError. A RuntimeError has other causes: a trace
+    that is over, or an array that another thread made and did not evaluate.
     """
     try:
         with suppress(RuntimeError):
@@ -36,7 +36,7 @@ def is_traced(arrays: Sequence[mx.array]) -> bool:
 
 
 class Held:
-    """An array as it is now, to be known again: objects are exchanged, and changed in place."""
+    """An array as it is now, to be recognised after objects were exchanged or changed in place."""
 
     def __init__(self, array: mx.array) -> None:
         self._object, self.array = array, handle_of(array)
@@ -44,7 +44,7 @@ class Held:
     def holds(self, array: Any) -> bool:
         """Whether it is this very object, and was not changed in place.
 
-        As long as the handle lives nothing else can lie where its numbers do.
+        While the handle lives, nothing else can lie where its numbers do.
         """
         if array is not self._object:
             return False
@@ -53,11 +53,11 @@ class Held:
             return False
         try:
             return not kept.size or _place(array) == _place(kept)
-        except (ValueError, RuntimeError):  # traced: nobody can tell
+        except (ValueError, RuntimeError):  # it is traced, so it lies nowhere yet
             return False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled and copied with the object, and nothing if that has changed."""
+        """The object is pickled and copied along, unless it has changed."""
         return {"object": self._object if self.holds(self._object) else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -67,11 +67,11 @@ class Held:
 
 
 def _place(array: mx.array) -> tuple[int, tuple[int, ...]]:
-    """Where its numbers lie in memory: the first of them, and the steps to the others.
+    """Where its numbers lie in memory: the address of the first, and the strides.
 
-    They are evaluated. NumPy has no bfloat16.
+    The array is evaluated. NumPy has no bfloat16, so those are seen as ints.
     """
-    import numpy as np  # when it is needed, as importing it takes longer than all of polyconv
+    import numpy as np  # here, since importing it takes longer than importing polyconv
 
     plain = array.view(mx.uint16, stream=mx.cpu) if array.dtype == mx.bfloat16 else array
     seen = np.asarray(plain)
@@ -86,7 +86,7 @@ class Parameters:
         self._arrays = [each for module in found for each in _arrays_in(module)]
 
     def is_another_trained(self) -> bool:
-        """Whether an array that took another's place is one of which a gradient is asked for."""
+        """Whether an array was exchanged for one whose gradient is asked for."""
         others = []
         for holder, key, array in self._arrays:
             try:
@@ -99,7 +99,7 @@ class Parameters:
 
 
 def _arrays_in(holder: Any) -> Iterator[tuple[Any, Any, mx.array]]:
-    """What holds an array, by which key, and the array; modules inside are for themselves."""
+    """Of each array its holder, its key and itself. Modules inside are searched by themselves."""
     for key, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
         if isinstance(value, mx.array):
             yield holder, key, value

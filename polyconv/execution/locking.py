@@ -1,13 +1,13 @@
-"""Who waits for whom?"""
+"""The one lock of the package."""
 
 from __future__ import annotations
 
 import os
 import threading
 
-# Held while functions or classes are exchanged for others, or counts are added up. It is one lock,
-# so that no two threads can wait for each other, and a fork waits for it too: it then finds nothing
-# half exchanged, and the lock free in the new process.
+# Held while functions or classes are exchanged, or counts are added up. As there is one lock, no
+# two threads can wait for each other. A fork waits for it too: the new process finds nothing half
+# exchanged, and the lock free.
 ALONE = threading.RLock()
 
 if hasattr(os, "register_at_fork"):

@@ -15,20 +15,20 @@ try:
 except ImportError:  # not a POSIX system
     resource = None  # type: ignore[assignment]
 
-# What is free changes from call to call, and plans are kept by what it is rounded to: to so many
-# bits, so that there are few of them whatever the limit is, and at least to so many bytes.
+# What is free changes from call to call, and tiles are kept by it. So it is rounded, to so many
+# bits and at least to so many bytes: then there are few different values, whatever the limit is.
 _BITS, _STEP = 4, 2**24
-# What is less than such a step is not asked for: that takes longer than to allocate it.
+# Nobody asks whether so few bytes are free: that takes longer than to allocate them.
 _UNASKED = _STEP
 
 
 def room_on(device: Device) -> Room:
     """Bytes for the result and what is allocated on the way to it.
 
-    Of Apple's GPUs what Metal says; of a host its memory, or what a limit that the process was
-    given (`resource.setrlimit`, a container's) leaves of it. MLX ends the process where a CPU's
-    memory cannot be had, so what cannot is refused before. On a Mac MLX allocates for both devices
-    by Metal, so that its largest buffer is a CPU's, too.
+    For Apple's GPUs it is what Metal says. For a host it is the memory, or what a limit on the
+    process (`resource.setrlimit`, a container's) leaves of it. Where memory of a CPU cannot be had,
+    MLX ends the process, so such a call is refused before. On a Mac MLX allocates by Metal for both
+    devices, so Metal's largest buffer bounds a CPU's, too.
     """
     return _room(device, memory_here(), _left(), present())
 
@@ -43,7 +43,10 @@ def _room(device: Device, memory: int, left: int, metal: Metal | None) -> Room:
 
 
 def never_asks(least: Room, device: Device) -> bool:
-    """Whether so many bytes may be allocated at any time: few, or few for a GPU of Apple's."""
+    """Whether so many bytes may be allocated at any time, so that no call has to ask.
+
+    They may if they are few, or if they fit on a GPU of Apple's, whose room does not change.
+    """
     if least.total <= _UNASKED:
         return True
     return isinstance(device, Metal) and has_room(least, device)
@@ -58,7 +61,7 @@ def has_room(least: Room, device: Device) -> bool:
 
 
 def check_fits(op: str, what: str, needed: int) -> None:
-    """Refuses what is to lie in memory as a whole and cannot."""
+    """Refuses an array that must lie in memory as a whole, and cannot."""
     room = room_on(device_for(None)).largest
     if needed > room:
         refuse(op, f"{what} must fit into {room} bytes", str(needed), NoRoomError)
@@ -81,7 +84,7 @@ def _text_of(path: str) -> str:
 
 
 def _left() -> int:
-    """Of the address space that the process may use."""
+    """Bytes left of the address space that the process may use."""
     if resource is None:
         return 2**63
     most = resource.getrlimit(resource.RLIMIT_AS)[0]

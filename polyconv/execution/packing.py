@@ -13,7 +13,7 @@ from polyconv.planning.plan import ConvPlan
 
 Call: TypeAlias = "Callable[[mx.array], mx.array]"
 
-# A model calls a weight with a few lengths; who never repeats one must not keep them all.
+# A model calls a weight with a few lengths. A program that never repeats one must not keep all.
 _MOST_CALLS = 64
 
 
@@ -22,7 +22,7 @@ class PackedWeight:
 
     Made by :func:`polyconv.pack`. What is kept belongs to this object and to its `array`, which
     cannot be exchanged, so it cannot grow stale. It is evaluated when it is made, so that any
-    thread may use it. Made from an array under a gradient of it, it has that gradient.
+    thread may use it. Where it is made inside a gradient of the array, it has that gradient.
     """
 
     def __init__(self, w: mx.array) -> None:
@@ -36,43 +36,43 @@ class PackedWeight:
 
     @property
     def array(self) -> mx.array:
-        """The weight as it was given, in an array object for the caller, who may change it."""
+        """The weight as it was given, as a new array object, which the caller may change."""
         return mx.array(self._w)
 
     @property
     def has_numbers(self) -> bool:
-        """Not if it was made where `mx.compile` or `mx.vmap` trace: then it is a weight as any."""
+        """False if it was made where `mx.compile` or `mx.vmap` trace. It is then a plain weight."""
         return self._has_numbers
 
     @property
     def is_constant(self) -> bool:
-        """Not if it was made where a gradient of it may be asked for."""
+        """False if it was made where a gradient of it may be asked for."""
         return self._is_constant
 
     def taps_of(self, plan: ConvPlan) -> list[mx.array]:
         """What `cutter(plan)` makes, kept for all plans that cut alike, whatever their lengths.
 
-        They have no gradient: who computes with them has a rule of its own for `array`.
+        They have no gradient. The map that computes with them has its own rule for `array`.
         """
         if plan.is_zero:
             return []
         key = plan.packing_key
         found = self._taps.get(key)
-        if found is None:  # by several threads at once, it may be: they find the same
+        if found is None:  # by several threads at once, perhaps: they find the same
             found = cutter(plan)(mx.stop_gradient(self._w))
             evaluate(found)
             self._taps[key] = found
         return found
 
     def keep_call(self, key: object, call: Call) -> Call:
-        """Keeps what computes with this weight, in `calls`: not more than some, the latest."""
+        """Keeps what computes with this weight in `calls`, which is emptied where it is full."""
         if len(self.calls) >= _MOST_CALLS:
             self.calls = {}
         self.calls[key] = call
         return call
 
     def __getstate__(self) -> dict[str, object]:
-        """What is pickled and copied: the weight, to be cut up again."""
+        """What is pickled and copied: the weight. It is cut up again when it is used."""
         of_weight = ("_w", "_has_numbers", "_is_constant")
         return {name: getattr(self, name) for name in of_weight}
 
@@ -88,8 +88,8 @@ class PackedWeight:
 def evaluate(arrays: list[mx.array]) -> bool:
     """Evaluates them, unless MLX traces what they depend on, as for `mx.compile` or `mx.vmap`.
 
-    From MLX 0.31.2 on only the thread that made an array can evaluate it. What is kept for all
-    threads must so be evaluated before another sees it.
+    From MLX 0.31.2 on only the thread that made an array can evaluate it. So what is kept for all
+    threads is evaluated before another thread sees it. The answer is whether they were evaluated.
     """
     try:
         mx.eval(arrays)

@@ -22,7 +22,7 @@ class Recipe:
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape: Shape = tuple(shape)
         self._steps: list[Step] = []
-        # What is not a step yet, since what follows may be taken together with it.
+        # These are no steps yet, since what follows may be joined to them.
         self._from: Shape = self.shape  # the shape before reshapes that wait
         self._index: dict[int, slice] = {}
 
@@ -89,13 +89,14 @@ class Recipe:
         return self.then(lambda a: mx.pad(a, positive), shape)
 
     def then(self, step: Step, shape: Sequence[int] | None = None) -> Recipe:
-        """Any other step, and the shape that it leaves if that is another."""
+        """Any other step. `shape` is the one that it leaves, where that is another."""
         self._settle()
         self._steps.append(step)
         self.shape = self._from = tuple(self.shape if shape is None else shape)
         return self
 
     def _settle(self) -> None:
+        """Makes steps of what waits."""
         self._settle_index()
         self._settle_reshape()
 

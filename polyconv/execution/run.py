@@ -1,7 +1,7 @@
 """Runs any plan as MLX ops.
 
-A plan is worked out once into a function, `executor`, which branches on the plan's data and never
-on a method's name. What it returns decides nothing and checks nothing.
+`executor` works a plan out into a function, once. It branches on the plan's data, never on a
+method's name. The function that it returns decides nothing and checks nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from polyconv.execution.tap_products import products
 from polyconv.execution.weaving import assembly, weave
 from polyconv.planning.plan import ConvPlan
 
-# Of the input `(N, *S, C)` and the taps that `cutter` makes of the weight.
+# Takes the input `(N, *S, C)` and the taps that `cutter` makes of the weight.
 Execute: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], mx.array]"
 
 
 def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
-    """What computes the convolution of a plan.
+    """The function that computes the convolution of a plan.
 
     Args:
         plan (ConvPlan): A plan.
         pad_explicitly (bool): Pad undilated inputs before the convolutions and not by them.
 
     Returns:
-        callable: Of an input of the plan's shape and the taps of its weight; what it returns has
+        callable: It takes an input of the plan's shape and the taps of its weight. Its result has
         ``plan.problem.output_shape`` and dtype ``plan.problem.dtype``.
     """
     dtype = getattr(mx, plan.problem.dtype)
@@ -38,7 +38,7 @@ def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
         return lambda x, taps: mx.zeros(plan.problem.output_shape, dtype)
     if not plan.products:
         convolve, assemble = convolutions(plan, pad_explicitly), assembly(plan)
-        # Made the result's dtype once, and not in each convolution.
+        # The input gets the result's dtype once, and not in each convolution.
         return lambda x, taps: assemble(convolve(x.astype(dtype), taps))
     multiply, recipes = products(plan)
     woven, wide = weave(plan, recipes), summed_in(dtype)

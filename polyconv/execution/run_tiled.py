@@ -20,10 +20,10 @@ from polyconv.execution.device import StreamOrDevice, kind_of
 from polyconv.execution.identity import is_traced
 from polyconv.planning.tiling import Tile, Tiling
 
-# The result of a tile: of the tile, of all that is not cut up, and of its parts of what is.
+# Computes a tile. Takes the tile, the arguments that are not cut up, and its parts of the others.
 Compute: TypeAlias = "Callable[..., mx.array]"
 
-# The same with the parts taken; later than another tile's result where there is no evaluation.
+# The same, but takes the parts itself. An array, if given, is computed before the tile is.
 _Part: TypeAlias = "Callable[[Tile, mx.array | None], mx.array]"
 
 
@@ -38,14 +38,14 @@ def assembled(
 
     Args:
         tiling (Tiling): The tiles.
-        compute (callable): The result of a tile, of the tile, `others` and its parts of `cut_up`.
+        compute (callable): Computes a tile from it, `others` and its parts of `cut_up`.
         cut_up (dict): Arguments of which a tile takes its part: ``"x"``, ``"y"`` or both.
         others (list(array)): What else `compute` reads.
         stream (Stream or Device): Where to run.
 
     Returns:
-        array: Evaluated, unless MLX traces this call, as for `mx.compile`: then nothing can be, and
-        the tiles are only put in order.
+        array: Evaluated, unless MLX traces this call, as for `mx.compile`. Then nothing can be
+        evaluated, and the tiles are only put in order.
     """
     arrays = [*cut_up.values(), *others]
     has_numbers = _has_numbers(arrays)
@@ -53,7 +53,7 @@ def assembled(
         given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
         known = [_Numbers.of(array) for array in others]
         task = (kind_of(stream), tiling, compute, given, known)
-        from concurrent.futures import Future  # when it is needed: it takes long to import
+        from concurrent.futures import Future  # here, since it takes long to import
 
         done: Future[mx.array] = Future()
         _other_thread().put((done, task))
@@ -85,6 +85,7 @@ def _joined(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
 
 
 def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
+    """Writes the result of each tile into its place."""
     spec = tiling.plan.problem
     shape, along = list(spec.output_shape), 1 + tiling.axis
     if tiling.result == "x":
@@ -102,12 +103,12 @@ def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
             mx.eval(out)
         else:
             before = piece
-        del piece  # or its memory would be held until the next is there
+        del piece  # else its memory would be held until the next is there
     return out
 
 
 def _summed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
-    """Halves are added up as float32: 256 and 1 are 256 in bfloat16."""
+    """Adds up the results of all tiles, halves as float32: in bfloat16 256 + 1 is 256."""
     dtype = getattr(mx, tiling.plan.problem.dtype)
     total: mx.array | None = None
     for tile in tiling:
@@ -131,7 +132,7 @@ def _behind(before: mx.array, array: mx.array) -> mx.array:
 
 
 def _has_numbers(arrays: list[mx.array]) -> bool:
-    """Whether they can be evaluated, and are then: not if `mx.compile` or `mx.vmap` trace."""
+    """Evaluates them if it can: not where `mx.compile` or `mx.vmap` trace. Says whether it did."""
     try:
         mx.eval(arrays)
     except ValueError:
@@ -140,15 +141,15 @@ def _has_numbers(arrays: list[mx.array]) -> bool:
 
 
 class _Numbers(NamedTuple):
-    """The memory of an array, by NumPy: what is made of it has no graph."""
+    """The memory of an array, as NumPy sees it. What is made of it has no graph."""
 
     array: Any  # a numpy.ndarray
     dtype: mx.Dtype
 
     @classmethod
     def of(cls, array: mx.array) -> _Numbers:
-        """Without a copy. NumPy has no bfloat16."""
-        import numpy as np  # when it is needed, as importing it takes longer than all of polyconv
+        """Without a copy. NumPy has no bfloat16, so those are seen as ints."""
+        import numpy as np  # here, since importing it takes longer than importing polyconv
 
         plain = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
         return cls(np.asarray(plain), array.dtype)
@@ -162,10 +163,10 @@ class _Numbers(NamedTuple):
         return _Numbers(self.array[index], self.dtype)
 
     def again(self) -> mx.array:
-        """A copy, of one by NumPy, which has the strides of its shape, whatever those of the view.
+        """A copy, as an array of MLX. NumPy copies first, which gives it the strides of its shape.
 
-        MLX does not read negative ones. To ask for them is not enough: a view with an axis of one
-        sample is contiguous to NumPy whatever the stride of that axis is.
+        MLX cannot read negative strides. To ask NumPy for a contiguous array is not enough: an axis
+        of one sample may have any stride in one.
         """
         array = self.array.copy(order="C")
         if self.dtype == mx.bfloat16:
@@ -175,10 +176,10 @@ class _Numbers(NamedTuple):
 
 @cache
 def _other_thread() -> SimpleQueue[Any]:
-    """The tasks of a thread where MLX traces nothing: from 0.32 on a trace is of its own thread.
+    """The tasks of a thread where MLX traces nothing. From 0.32 on a trace belongs to a thread.
 
-    One thread for all, as MLX starts a stream, which is never ended, in each that it is used in.
-    Not an executor of `concurrent.futures`: these end with the main thread, while others go on.
+    There is one thread for all, since MLX starts a stream in each thread and never ends it. It is
+    no executor of `concurrent.futures`: those end with the main thread, while others go on.
     """
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_work, args=(tasks,), name="polyconv tiles", daemon=True).start()
@@ -190,9 +191,9 @@ def _work(tasks: SimpleQueue[Any]) -> None:
         done, task = tasks.get()
         try:
             done.set_result(_without_graph(*task))
-        except BaseException as error:  # told to who waits for it
+        except BaseException as error:  # raised where the result is waited for
             done.set_exception(error)
-        del done, task  # or their arrays would be held until the next
+        del done, task  # else their arrays would be held until the next
 
 
 if hasattr(os, "register_at_fork"):  # a process that is forked has none of its parent's threads
@@ -206,9 +207,10 @@ def _without_graph(
     cut_up: dict[str, _Numbers],
     others: list[_Numbers],
 ) -> mx.array:
-    """The result, of copies: an evaluation here would take the graph off the arrays themselves.
+    """The result, computed from copies.
 
-    The thread of `mx.grad` still reads it, and MLX protects it there only.
+    To evaluate the arrays themselves here would take their graph off. The thread of `mx.grad` still
+    reads it, and MLX protects it in that thread only.
     """
     with mx.stream(kind):
         part = _part_of(tiling, compute, cut_up, [each.again() for each in others])

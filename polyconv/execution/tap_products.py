@@ -20,12 +20,15 @@ from polyconv.execution.weaving import to_frames
 from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.problem.spec import ConvSpec
 
-# Of the input and the taps of all subconvs one after the other, as `cutter` makes them.
+# Takes the input and the taps of all subconvs, one after the other, as `cutter` makes them.
 Multiply: TypeAlias = "Callable[[mx.array, Sequence[mx.array]], list[mx.array]]"
 
 
 def products(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
-    """What multiplies, and of each subconv how its product becomes `(N, M1, R1, ..., G, O / G)`."""
+    """The function that multiplies, and a recipe for what it returns for each subconv.
+
+    The recipe leads to `(N, M1, R1, M2, R2, ..., G, O / G)`.
+    """
     if plan.products == "scaled":
         return _scaled(plan)
     multiply, recipes = (_flat if plan.products == "flat" else _gathered)(plan)
@@ -52,7 +55,7 @@ class Lines(NamedTuple):
 
 
 def lines_of(plan: ConvPlan) -> Lines:
-    """For a plan whose frames advance by one sample."""
+    """The lines of a plan whose frames advance by one sample."""
     subs, spec = plan.subconvs, plan.problem
     lo, hi = _outermost([padding_of(sub.spec) for sub in subs])
     inner = tuple([axis.size + a + b for axis, a, b in zip(spec.axes, lo, hi, strict=True)])
@@ -101,7 +104,7 @@ def _flat(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
 
 
 def _gathered(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
-    """Products of what each tap reads, copied, group by group."""
+    """Products of copies of what each tap reads, group by group."""
     groups = plan.problem.groups
     read = reader(plan, as_matrix if groups == 1 else as_matrices)
     recipes = []
@@ -122,9 +125,9 @@ def _gathered(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
 
 
 def _scaled(plan: ConvPlan) -> tuple[Multiply, list[Recipe]]:
-    """Sums of scaled inputs, where a group has one input channel: no product is a matrix product.
+    """Sums of scaled inputs, for groups of one input channel. No matrix is multiplied.
 
-    Multiplied, they are in the order of the output already: `(N, M1, R1, M2, R2, ..., G, O / G)`.
+    The sums are in the order of the output already: `(N, M1, R1, M2, R2, ..., G, O / G)`.
     """
     read = reader(plan, between_phases)
 
@@ -149,7 +152,7 @@ def _outermost(paddings: list[Padding]) -> Padding:
 
 
 def _shifts(spec: ConvSpec, lo: tuple[int, ...], steps: list[int]) -> list[int]:
-    """How many rows behind the first of an input padded by `lo` each tap reads, in rising order."""
+    """The first row that each tap reads of an input padded by `lo`, in rising order."""
     return [
         sum(
             (lo[i] - axis.padding_lo + tap * axis.kernel_dilation) * steps[i]
@@ -189,7 +192,10 @@ def frames_shape(sub: SubConv) -> tuple[int, ...]:
 def reader(
     plan: ConvPlan, form: Callable[[Recipe, ConvSpec], Recipe]
 ) -> Callable[[mx.array], list[list[mx.array]]]:
-    """What each tap of each subconv reads, in a form, of the input padded once for all alike."""
+    """A function of the input: what each tap of each subconv reads, in the shape of `form`.
+
+    The input is padded once for all subconvs of the same padding.
+    """
     paddings = [padding_of(sub.spec) for sub in plan.subconvs]
     padded, shapes = {}, {}
     for lo, hi in dict.fromkeys(paddings):

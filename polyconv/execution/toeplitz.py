@@ -16,7 +16,7 @@ from polyconv.problem.spec import Axis
 def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
     """The convolution of each channel with the same filter.
 
-    Made of MLX's products, whose gradients are products too.
+    It is made of MLX's products, so its gradients are products too.
 
     Args:
         x (array): Input, ``(N, L, C)``.
@@ -48,7 +48,7 @@ def filtered(x: mx.array, h: mx.array, axis: Axis, flip: bool) -> mx.array:
 
 
 def _fitted(x: mx.array, padding_lo: int, size: int) -> mx.array:
-    """Pads in front, or crops where negative, and behind to this many rows, or crops there."""
+    """Pads in front, or crops if `padding_lo` is negative; pads or crops behind to `size` rows."""
     x = cut(x, 1, max(0, -padding_lo), None, 1)
     x = cut(x, 1, 0, max(0, size - max(0, padding_lo)), 1)
     lo = max(0, padding_lo)

@@ -1,7 +1,6 @@
 """MLX's own convolutions, as they were when polyconv was imported.
 
-polyconv computes with these, also while `patched()` has exchanged what `mlx.core` calls by these
-names.
+polyconv computes with these, even while `patched()` has put others in their place in `mlx.core`.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from polyconv.planning.plan import ConvPlan, SubConv
 Weave: TypeAlias = "Callable[[Sequence[mx.array]], mx.array]"
 
 # From so many contiguous numbers on, MLX's CPU multiplies a transposed array by ones faster than it
-# copies it: its binary operations are vectorised on strided inputs, its copies are not.
+# copies it. Its binary operations are vectorised on strided inputs, its copies are not.
 _RUN = 64
 
 
 def assembly(plan: ConvPlan, linear: bool = False) -> Weave:
     """Weaves the outputs of the subconvs, `(N, *M, G * prod(R) * O / G)`, into that of the plan.
 
-    With `linear` by moving numbers alone, so that its transpose does no more either.
+    With `linear` it only moves numbers. Then its transpose only moves numbers, too.
     """
     if plan.is_native:
         return lambda outputs: outputs[0]
@@ -50,8 +50,8 @@ def to_frames(recipe: Recipe, sub: SubConv, plan: ConvPlan, linear: bool = False
 def weave(plan: ConvPlan, frames: list[Recipe]) -> Weave:
     """Joins the blocks of each axis, last axis first, interleaves the phases, and crops.
 
-    Each of `frames` leads to `(N, M1, R1, M2, R2, ..., G, O / G)`; more frames than planned are
-    cropped.
+    Each recipe in `frames` leads to `(N, M1, R1, M2, R2, ..., G, O / G)`. More frames than planned
+    are cropped.
     """
     if not any(axis.is_joined for axis in plan.axes):
         whole = _interleaved(frames[0], plan).made()
@@ -76,6 +76,7 @@ def weave(plan: ConvPlan, frames: list[Recipe]) -> Weave:
 
 
 def _interleaved(recipe: Recipe, plan: ConvPlan) -> Recipe:
+    """Interleaves the phases of each axis with its frames, and crops to the output."""
     n, *frames, _, _ = recipe.shape
     sizes = [m * r for m, r in zip(frames[::2], frames[1::2], strict=True)]
     recipe.reshape(n, *sizes, plan.problem.out_channels)

@@ -11,7 +11,7 @@ from polyconv.execution.device import is_exporting
 def add_bias(y: mx.array, bias: mx.array) -> mx.array:
     """`y + bias`, with a gradient of the bias that is summed in float32 for halves.
 
-    MLX's own is summed in halves on Metal: from 2048 on a float16 does not count ones any more.
+    MLX sums its own in halves on Metal. There a float16 sum of ones stays at 2048.
 
     Args:
         y (array): ``(N, *S, O)``.

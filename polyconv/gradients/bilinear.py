@@ -4,14 +4,14 @@ A convolution is bilinear: with input x, weight w and cotangent y, one trilinear
 
     T(x, w, y) = sum_t y[t] * (x conv w)[t]
 
-is behind three maps, each of two of these and with a result of the kind of the third:
+defines three maps. Each takes two of x, w and y, and gives what the third is:
 
     (x, w) -> y    the convolution
     (w, y) -> x    its gradient with respect to the input, again a convolution (`spec.adjoint`)
     (x, y) -> w    its gradient with respect to the weight (`correlate`)
 
-The gradients of each map are the other two, so gradients of every order need nothing else; MLX's
-own rules, which unfold, are never used. Under `mx.vmap` the mapped axis becomes more batch, more
+The gradients of each map are the other two, so gradients of every order need nothing else. MLX's
+own rules, which unfold, are not used. Under `mx.vmap` the mapped axis becomes more batch, more
 output channels or more groups of the same map.
 """
 
@@ -37,20 +37,20 @@ from polyconv.planning.plan import ConvPlan
 from polyconv.planning.request import KINDS, Kind, Request, Way, check_method, check_room
 from polyconv.planning.tiling import Tiling
 
-# Of the input and a weight, plain or packed.
+# Takes the input and a weight, plain or packed.
 Call: TypeAlias = "Callable[[mx.array, Any], mx.array]"
 
-# What is kept holds plans, up to some hundred bytes per phase, and a program that never repeats a
-# shape must not grow for ever.
+# How many calls are kept. Each holds plans, up to some hundred bytes per phase, and a program that
+# never repeats a shape must not grow for ever.
 KEPT = 256
 
 
 def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) -> Call:
-    """What computes all calls that ask for the same, with weights of a type.
+    """The function that computes all calls with this request and with weights of type `w`.
 
     Raises:
-        ValueError: Under the op's name, if the method is unknown or cannot compute it, or it does
-            not fit.
+        ValueError: If the method is unknown or cannot compute the problem, or if there is no room.
+            The error names the op.
     """
     found = compiled(request, stream)
     found.check()
@@ -62,15 +62,15 @@ def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) 
 
 @lru_cache(KEPT)
 def compiled(request: Request, stream: StreamOrDevice) -> Compiled:
-    """What is worked out for a request, kept."""
+    """What is worked out for a request, kept for later calls."""
     return Compiled(request, stream)
 
 
 class Compiled:
-    """All that is worked out once for calls that ask for the same on the same stream.
+    """All that is worked out once for equal requests on one stream.
 
-    Plans, and the functions that execute them, are made when they are first needed; by several
-    threads at once, it may be, which find the same.
+    Plans, and the functions that execute them, are made when they are first needed. Several threads
+    may make them at once: they find the same.
     """
 
     def __init__(self, request: Request, stream: StreamOrDevice) -> None:
@@ -79,7 +79,7 @@ class Compiled:
         self._maps: dict[Kind, Map] = {}
 
     def check(self) -> None:
-        """Refuses a method that cannot compute it, and what does not fit."""
+        """Refuses a method that cannot compute the problem, and a call that has no room."""
         check_method(self.request)
         self.way("y").arranged(room_on(self.request.device))
 
@@ -90,11 +90,11 @@ class Compiled:
         mapped = self._maps.get("y") or self.map("y")
         if self.stream is None:
             return mapped(x, w)
-        with on(self.stream):  # MLX's own step around a function with a gradient is on it too
+        with on(self.stream):  # MLX's own step around a function with a rule is there too
             return mapped(x, w)
 
     def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
-        """The same with weights packed before, of which a constant one costs no gradient."""
+        """The same with a packed weight. A constant one costs no gradient."""
         if OBSERVER.get() is not None:
             tell(self.request.op, self.request.spec)
         mapped = w.calls.get(self) or w.keep_call(self, self._with(w))
@@ -114,31 +114,31 @@ class Compiled:
             return y if plan.is_for_any_size else of_this_shape(y)
 
     def own(self, in_tiles: Call) -> Call:
-        """MLX's op where it is asked for, with MLX's own gradients wherever these are right."""
+        """MLX's op with MLX's own gradients, where it fits as a whole; else `in_tiles`."""
         way = self.way("y")
         return lambda x, w: (self.by_mlx if self.tiles(way) is None else in_tiles)(x, w)
 
     def way(self, kind: Kind) -> Way:
-        """The plan of a map."""
+        """The way of a map: its plan, and the tiles of it."""
         found = self._ways.get(kind)
         if found is None:
             found = self._ways[kind] = Way(kind, self.request)
         return found
 
     def map(self, kind: Kind) -> Map:
-        """The map with a result of this kind, of the other two kinds in the order x, w, y."""
+        """The map whose result is of this kind. It takes the other two, in the order x, w, y."""
         found = self._maps.get(kind)
         if found is None:
             found = self._maps[kind] = self._differentiable(kind, COMPUTE[kind](self))
         return found
 
     def tiles(self, way: Way) -> Tiling | None:
-        """The tiles of a plan for the memory that is there now; None if it fits as a whole."""
+        """The tiles of a way in the memory that is free now. None if it fits as a whole."""
         device = self.request.device
         return None if has_room(way.least, device) else way.arranged(room_on(device))[1]
 
     def executor(self, plan: ConvPlan) -> Execute:
-        """What executes a plan. Whether inputs are padded first may depend on the device of now."""
+        """Executes a plan. Whether inputs are padded first may depend on the current device."""
         if not is_before_0_32_4():
             return executor(plan, pad_explicitly=False)
         plain, padded = executor(plan, False), executor(plan, True)
@@ -170,7 +170,7 @@ class Compiled:
     def _with(self, w: PackedWeight) -> Callable[[mx.array], mx.array]:
         """The convolution by a packed weight, as a function of the input."""
         array = w.array
-        if not w.has_numbers:  # a weight as any
+        if not w.has_numbers:  # it is traced: as a plain weight
             return lambda x: self.map("y")(x, array)
         way = self.way("y")
         taps = w.taps_of(way.plan) if self.tiles(way) is None else None
@@ -195,6 +195,7 @@ class Compiled:
     def _folded(
         self, kind: Kind, arrays: Sequence[mx.array], axes: Sequence[int | None]
     ) -> tuple[mx.array, int]:
+        """A map under `mx.vmap`: the same map of one larger problem."""
         others = [other for other in KINDS if other != kind]
         folded = fold(self.request.spec, others, arrays, axes)
         more = compiled(replace(self.request, spec=folded.spec), self.stream)

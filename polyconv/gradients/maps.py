@@ -1,4 +1,4 @@
-"""How is each of the three maps computed, by the plan of its way, whole or in tiles?"""
+"""How is each of the three maps computed? By the plan of its way, whole or in tiles."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def convolution(
 ) -> Map:
     """A convolution by the plan of a way: as a whole, or in tiles where it does not fit.
 
-    With `taps` these are those of the weight that it is always called with. With `transposed` the
-    output channels of its weights lie together in memory.
+    With `taps`, it is always called with the weight that these were cut from. With `transposed`,
+    the output channels of its weights lie together in memory.
     """
     execute = compiled.executor(way.plan)
     whole: Map
@@ -56,7 +56,7 @@ def convolution(
 
 
 def _convolved_tile(compiled: Ways, transposed: bool) -> Compute:
-    """Most tiles have one plan, and all cut a weight alike that MLX takes in one form."""
+    """Computes tiles. Most share one plan, and plans of one `packing_key` share their taps."""
     executes: dict[int, Execute] = {}
     taps: dict[object, list[mx.array]] = {}
 
@@ -74,7 +74,7 @@ def _convolved_tile(compiled: Ways, transposed: bool) -> Compute:
 def _where_it_fits(
     compiled: Ways, way: Way, whole: Map, tiled: Callable[[Tiling, mx.array, mx.array], mx.array]
 ) -> Map:
-    """The whole, or tiles of it where the memory that is there is too little."""
+    """A map that is computed as a whole, or in tiles when memory is short."""
     if never_asks(way.least, compiled.request.device):
         return whole
 
@@ -90,7 +90,7 @@ def _forward(compiled: Ways) -> Map:
 
 
 def _input_gradient(compiled: Ways) -> Map:
-    """By the plan's own products backwards, or the convolution that it is (`spec.adjoint`)."""
+    """The plan's own products backwards, or else a convolution (`spec.adjoint`)."""
     way = compiled.way("x")
     plan = way.plan
     if plan.problem != compiled.request.spec:
@@ -109,7 +109,7 @@ def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
     """The weight with each group's input and output channels exchanged."""
     w = mx.unflatten(w, 0, (plan.problem.groups, w.shape[0] // plan.problem.groups))
     w = w.swapaxes(1, -1).flatten(0, 1)
-    return contiguous(w) if plan.is_native else w  # else it is made so when it is cut
+    return contiguous(w) if plan.is_native else w  # otherwise `cutter` makes it contiguous
 
 
 def _weight_gradient(compiled: Ways) -> Map:

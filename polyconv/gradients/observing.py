@@ -25,7 +25,7 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 def tell(op: str, spec: ConvSpec) -> None:
-    """Who computes a call, in whatever way, tells it, so that nobody misses it."""
+    """Every way of computing a call calls this, so that an observer misses none."""
     observer = OBSERVER.get()
     if observer is not None:
         observer(op, spec)

@@ -32,9 +32,9 @@ from polyconv.planning.plan import ConvPlan, SubConv
 def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
     """The gradient of a plan with respect to its input.
 
-    The products of `taps` backwards, with its packed weights as they are: frames of the cotangent
-    with their phases beside each other, `(N * prod(M), R * O)`, times `(R * O, C)` for each tap,
-    shifted the other way.
+    These are the products of `taps` backwards, with its packed weights as they are. For each tap
+    the frames of the cotangent, phases side by side, `(N * prod(M), R * O)`, are multiplied by
+    `(R * O, C)`, and shifted the other way.
 
     Args:
         plan (ConvPlan): A plan whose problem `reads_in_lines`.
@@ -62,7 +62,7 @@ def spread(plan: ConvPlan, w: mx.array, y: mx.array) -> mx.array:
 
 
 def _in_lines(plan: ConvPlan, lines: Lines, y: mx.array) -> list[mx.array]:
-    """The cotangent of each subconv in the rows of `Lines`, zeros where there is no frame."""
+    """The cotangent of each subconv in the rows of `Lines`, with zeros where no frame is."""
     found = []
     for dy in _woven(plan, y):
         widths = [(0, n - m) for n, m in zip(lines.sizes, dy.shape[:-1], strict=True)]
@@ -82,9 +82,9 @@ def _woven(plan: ConvPlan, y: mx.array) -> list[mx.array]:
 def correlate(plan: ConvPlan, x: mx.array, y: mx.array) -> mx.array:
     """The gradient of a plan with respect to its weight.
 
-    For each tap of each subconv one product of the samples that it reads, `(N * prod(M), C)`, with
-    the cotangents of the phases, `(N * prod(M), R * O)`: nothing is unfolded. Weaving and packing
-    are linear, so their transposes are their gradients.
+    Each tap of each subconv is one product: the samples that it reads, `(N * prod(M), C)`, with the
+    cotangents of the phases, `(N * prod(M), R * O)`. Nothing is unfolded. Weaving and packing are
+    linear, so their gradients are their transposes.
 
     Args:
         plan (ConvPlan): A polyphase plan for the shapes of the convolution.
@@ -120,7 +120,7 @@ def _kernel(sub: SubConv) -> tuple[int, ...]:
 
 
 def _flat_products(plan: ConvPlan, x: mx.array, y: mx.array) -> list[list[mx.array]]:
-    """As `_products` for all subconvs, of rows where they lie."""
+    """As `_products`, for all subconvs. Rows of the input are read where they lie."""
     lines = lines_of(plan)
     flat = pad_all(x, lines.widths).reshape(-1, plan.problem.in_channels)
     return [
@@ -139,12 +139,12 @@ def _products(y: mx.array, reads: list[mx.array], groups: int) -> list[mx.array]
 
 
 def _scaled(plan: ConvPlan, x: mx.array, y: mx.array, zeros: mx.array) -> mx.array:
-    """As `correlate`, where a group has one input channel: sums of the scaled cotangent."""
+    """As `correlate`, for groups of one input channel: sums of the scaled cotangent."""
     groups, subs = plan.problem.groups, plan.subconvs
     shapes = [frames_shape(sub) for sub in subs]
     woven = weave(plan, [Recipe(shape) for shape in shapes])
     _, frames = mx.vjp(lambda *ys: woven(ys), [mx.zeros(shape, y.dtype) for shape in shapes], [y])
-    summed = (0, *range(1, 1 + 2 * plan.problem.ndim, 2))  # N and M, which leaves *R, G, O / G
+    summed = (0, *range(1, 1 + 2 * plan.problem.ndim, 2))  # N and M. What is left is *R, G, O / G
     found = []
     for dy, reads in zip(frames, reader(plan, between_phases)(x), strict=True):
         taps = [(dy * read).sum(summed) for read in reads]
@@ -163,9 +163,9 @@ def _is_folded(plan: ConvPlan) -> bool:
 
 
 def _unfold(taps: list[mx.array], plan: ConvPlan) -> mx.array:
-    """Puts the gradients of taps, `(G, prod(R) * O / G, C)`, where `packing` took the taps from.
+    """Puts the gradients of taps, `(G, prod(R) * O / G, C)`, where the taps were cut from.
 
-    Its steps backwards: in one line each number is copied once.
+    These are the steps of `cutting`, backwards. In 1D each number is copied once.
     """
     spec, (sub,), flip = plan.problem, plan.subconvs, plan.problem.flip
     ndim, groups, channels = spec.ndim, spec.groups, taps[0].shape[-1]

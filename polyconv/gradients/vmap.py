@@ -1,4 +1,4 @@
-"""Which one convolution is a convolution under `mx.vmap`?
+"""Which larger problem is a convolution under `mx.vmap`?
 
 The mapped axis becomes more batch, more output channels or more groups.
 """
@@ -17,7 +17,7 @@ from polyconv.problem.spec import ConvSpec
 
 
 class Folded(NamedTuple):
-    """The convolution of all maps, its arrays, and where its result holds the mapped axis."""
+    """One problem for all mapped items, its arrays, and where its result has the mapped axis."""
 
     spec: ConvSpec
     arrays: list[mx.array]
@@ -32,13 +32,13 @@ class Folded(NamedTuple):
 def fold(
     spec: ConvSpec, kinds: Sequence[Kind], arrays: Sequence[mx.array], axes: Sequence[int | None]
 ) -> Folded:
-    """A map of `spec` with an axis of its arguments mapped.
+    """Folds the mapped axis of a map's arguments into a larger problem.
 
     Args:
-        spec (ConvSpec): The convolution of one of the maps.
+        spec (ConvSpec): The problem of one mapped item.
         kinds (list): The kinds of the arguments: two of ``"x"``, ``"w"`` and ``"y"``.
         arrays (list(array)): The arguments.
-        axes (list(int)): Their mapped axes, None for one that all maps share.
+        axes (list(int)): Their mapped axes. None for an argument that all items share.
     """
     n = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
     unmapped = [kind for kind, axis in zip(kinds, axes, strict=True) if axis is None]
@@ -71,12 +71,12 @@ class _Batch:
 
 
 class _Channels:
-    """The mapped axis in front of the channels, which a weight has first: map by map."""
+    """The mapped axis in front of the channels, which are a weight's first axis."""
 
     @staticmethod
     def fold(kind: Kind, array: mx.array, axis: int | None, n_maps: int) -> mx.array:
         if axis is None:
-            wide = array.astype(summed_in(array.dtype))  # as its gradient is summed over the maps
+            wide = array.astype(summed_in(array.dtype))  # its gradient is a sum over the items
             array, axis = mx.broadcast_to(wide, (n_maps, *array.shape)), 0
         if kind == "w":
             return mx.moveaxis(array, axis, 0).flatten(0, 1)

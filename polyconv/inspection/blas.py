@@ -26,7 +26,7 @@ _NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 
 
 def in_force() -> str | None:
-    """The file of the BLAS that this process has loaded for all. None where none was."""
+    """The file of the BLAS that is loaded for all of this process. None if there is none."""
     symbol = getattr(ctypes.CDLL(None), "cblas_sgemm", None)
     if symbol is None:
         return None
@@ -39,8 +39,8 @@ def find() -> Path | None:
     """A fast BLAS of this machine that a process can be started with.
 
     In this order: what the environment variable ``POLYCONV_BLAS`` names, the wheel of the extra
-    ``openblas``, this Python environment's own (conda), the system's. Each is tried in a process of
-    its own first, as a library for another processor ends it.
+    ``openblas``, this Python environment's own (conda), the system's. Each is first tried in a
+    process of its own, since a library for another processor would end this one.
 
     Raises:
         ValueError: If what ``POLYCONV_BLAS`` names cannot be used.
@@ -66,7 +66,7 @@ def _of_wheel() -> Path | None:
     for folder in _folders():
         try:
             copy = _plain_copy(source, wheel.version, folder)
-        except (ValueError, OSError):  # built in another way than was seen; nothing can be written
+        except (ValueError, OSError):  # an unknown layout, or a folder without write access
             continue
         if _works(copy):
             return copy
@@ -74,7 +74,7 @@ def _of_wheel() -> Path | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where a copy may be kept: the user's cache, or where that cannot be, a folder for a day.
+    """Where a copy may be kept: the user's cache, or else a temporary folder.
 
     `LD_PRELOAD` takes no path with a space or a colon.
     """
@@ -97,7 +97,7 @@ def _plain_copy(source: Path, version: str, folder: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         part = copy.with_suffix(f".{os.getpid()}")
         part.write_bytes(without_prefix(source.read_bytes(), _PREFIX))
-        part.replace(copy)  # whole or not at all, whoever else makes it
+        part.replace(copy)  # no other process sees a part of it
     return copy
 
 
@@ -111,7 +111,7 @@ def _of_system() -> Path | None:
 
 
 def _works(path: Path) -> bool:
-    """Whether a process that is started with it has `cblas_sgemm` by it."""
+    """Whether a process that is started with this library finds `cblas_sgemm`."""
     code = "import ctypes; ctypes.CDLL(None).cblas_sgemm"
     command, env = [sys.executable, "-I", "-S", "-c", code], {**os.environ, "LD_PRELOAD": str(path)}
     done = subprocess.run(command, env=env, capture_output=True, check=False)

@@ -29,7 +29,7 @@ def without_prefix(library: bytes, prefix: bytes) -> bytes:
         bytes: As long as ``library``.
 
     Raises:
-        ValueError: If it is not such a file, or finds its names in another way.
+        ValueError: If it is not such a file, or has another kind of table of names.
     """
     if library[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not a 64-bit little-endian ELF file")
@@ -102,9 +102,10 @@ def _hash(name: bytes | bytearray) -> int:
 def _write_table(
     data: bytearray, table: int, hashes: list[int], first: int, n_words: int, shift: int
 ) -> None:
-    """All symbols in one bucket, since buckets want symbols in the order of their hashes.
+    """Puts all symbols into one bucket, since several would need the symbols in their order.
 
-    A name that is there is found by walking one chain; of others the filter says that they are not.
+    A name that exists is found by walking one chain. Of most other names the filter says before
+    that they do not exist.
     """
     words = [0] * n_words
     for value in hashes:

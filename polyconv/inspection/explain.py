@@ -1,4 +1,4 @@
-"""What would polyconv do, asked on this machine: with a call, and is the machine in order?"""
+"""What would polyconv do with a call, and is this machine in order?"""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def gpu_told() -> str:
     return f"{told}, {products_told(str(info['architecture']), macos)}"
 
 
-# From these on MLX multiplies matrices by the GPU's neural accelerators (mlx/backend/metal).
+# From these GPUs and this macOS on, MLX multiplies by neural accelerators (mlx/backend/metal).
 _ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
 
 
@@ -97,7 +97,7 @@ _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all bu
 
 
 def metal_named(name: str | None) -> Metal:
-    """The device of a name, or without one this Mac, or else an M4 Max."""
+    """The device of this name. Without a name: this Mac, or elsewhere an M4 Max."""
     present = device.present()
     if name is None and present is not None:
         return present

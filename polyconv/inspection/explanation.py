@@ -35,7 +35,7 @@ def explain_problem(
     notes: tuple[str, ...] = (),
     max_workspace: int | None = None,
 ) -> Explanation:
-    """Explains a convolution that is validated already, with further notes on the device."""
+    """Explains a problem. `call` is how it was asked for; `notes` come last."""
     chosen = plan(problem, op=op, device=metal)
     try:
         chosen, tiles = _tiles(op, chosen, metal, max_workspace)
@@ -57,7 +57,7 @@ def explain_problem(
 def _tiles(
     op: str, chosen: ConvPlan, metal: Metal, max_workspace: int | None
 ) -> tuple[ConvPlan, tuple[str, ...]]:
-    """The plan that is computed in tiles, if any is, and a note on these."""
+    """The plan that is taken, and a note if it is computed in tiles."""
     room = Room(metal.limits.max_buffer_bytes, metal.limits.working_set_bytes)
     limit = workspace(op, chosen.problem, "y", room, max_workspace)
     taken, tiling = arranged(op, chosen, "y", limit, others_than)

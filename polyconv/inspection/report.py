@@ -35,7 +35,7 @@ NO_GAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one method does; nothing where it cannot. `reason` is why it is not taken.
+    """What one method does; zeros if it cannot compute the problem. `reason`: why it is not taken.
 
     `taps` are those of the largest of its convolutions. `macs_on_zeros` are the multiplications
     beyond the ideal: on zeros between samples, zero taps, spare frames and padded channels.
@@ -103,7 +103,7 @@ def table(cells: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def notes(told: Explanation) -> list[str]:
-    """What a phase is, why each method has its kernel and is not taken, and what is known."""
+    """What a phase is; of each method its kernel, and why it is not taken; what this rests on."""
     phases = prod(told.n_phases)
     said = []
     if phases > 1:
@@ -127,7 +127,7 @@ def notes(told: Explanation) -> list[str]:
 def summary(told: list[tuple[str, str, int, Explanation]]) -> list[str]:
     """A line per transposed convolution of a model, largest first, and totals.
 
-    Each is told as where it is, whose op it calls, how often, and its explanation.
+    Each entry of `told` is where it is, whose op it calls, how often, and its explanation.
     """
     cells = [
         (
@@ -173,7 +173,7 @@ def exceeds(whole: int, metal: Metal) -> str:
 
 
 def in_tiles(tiling: Tiling, limit: int) -> str:
-    """Into what a convolution is cut, and what for."""
+    """The note on tiles: how large they are, and why."""
     along = tiling.plan.axes[tiling.axis]
     outputs = min(tiling.n_steps * along.n_phases, along.axis.output_size)
     return (

@@ -29,9 +29,9 @@ def convolve(
     method: str,
     max_workspace: int | None,
 ) -> mx.array:
-    """Any of the ops, called with the options that its signature has.
+    """Computes a call of any op. `given` are its options, in the order of its signature.
 
-    What such a call needs is worked out once and found again by the arguments as they are.
+    What a call needs is worked out once. Later calls look it up by the arguments as they are.
     """
     if max_workspace is not None or not arguments.is_exact(given):
         check_types(op, x, w, stream, method)
@@ -61,6 +61,7 @@ def convolve(
 def _read(
     op: str, x: mx.array, given: tuple[Any, ...], max_workspace: int | None
 ) -> tuple[tuple[Any, ...], int | None]:
+    """Options and workspace in one form that can be looked up: lists, say, become tuples."""
     options: Signature = SIGNATURES[op](*given)
     if max_workspace is not None:
         max_workspace = arguments.count(op, "max_workspace", max_workspace)
@@ -83,7 +84,7 @@ def _call_for(
     device: Device,
     exporting: bool,
 ) -> Call:
-    """What computes all calls with these options, shapes and types."""
+    """The function that computes all calls with these options, shapes and types."""
     _check_types(op, x_type, w_type, stream, method)
     signature: Signature = SIGNATURES[op](*given)
     options = signature.read(op, spatial_ndim(op, x_shape))
@@ -100,7 +101,7 @@ def _call_for(
 
 
 def check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:
-    """Refuses what has not the type of such an argument."""
+    """Refuses arguments of a wrong type."""
     _check_types(op, type(x), type(w), stream, method)
 
 
@@ -116,6 +117,6 @@ def _check_types(op: str, x: type, w: type, stream: Any, method: Any) -> None:
 
 
 def dtype_names(dtypes: tuple[mx.Dtype, mx.Dtype]) -> tuple[str, str]:
-    """As `spec` calls them."""
+    """The names of two dtypes, as a problem has them."""
     x, w = [str(dtype).removeprefix("mlx.core.") for dtype in dtypes]
     return x, w

@@ -1,6 +1,6 @@
 """The functions: `mx.conv1d/2d/3d`, by products on the CPU where MLX would loop or copy.
 
-On Metal they are MLX's own wherever these are safe; their gradients are polyconv's everywhere.
+On Metal they are MLX's own ops wherever those are safe. Gradients are polyconv's everywhere.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ def conv1d(
         dilation (int, optional): Samples from one tap to the next. Default: ``1``.
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): A method to force. Default: ``"auto"``.
+        method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"``, ``"taps"`` or
+            ``"native"`` (MLX's own op) to force one. Default: ``"auto"``.
         max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
             Default: what the device allows.
 
     Returns:
-        array: Of shape ``(N, L_out, C_out)``.
+        array: Of shape ``(N, L_out, C_out)`` with ``L_out = (L + 2 * padding
+        - dilation * (K - 1) - 1) // stride + 1``.
 
     Raises:
         ValueError: If an argument does not fit; the message says what must hold.
@@ -66,25 +68,16 @@ def conv2d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> mx.array:
-    """2D convolution, as :func:`mlx.core.conv2d`; arguments as in :func:`conv1d`.
+    """2D convolution, as :func:`mlx.core.conv2d`. What is not listed is as for :func:`conv1d`.
 
     Args:
         x (array): Input array of shape ``(N, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
-        stride (int or tuple(int), optional): Samples between outputs. Default: ``1``.
-        padding (int or tuple(int), optional): Zeros put at each end. Default: ``0``.
-        dilation (int or tuple(int), optional): Samples between taps. Default: ``1``.
-        groups (int, optional): Groups of channels. Default: ``1``.
-        stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): A method to force. Default: ``"auto"``.
-        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
-            Default: what the device allows.
+        stride, padding, dilation (int or tuple(int), optional): One int for both axes, or two, for
+            height and width.
 
     Returns:
-        array: Of shape ``(N, H_out, W_out, C_out)``.
-
-    Raises:
-        ValueError: If an argument does not fit; the message says what must hold.
+        array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
     """
     given = (stride, padding, dilation, groups)
     return convolve("conv2d", x, w, given, stream, method, max_workspace)
@@ -103,25 +96,18 @@ def conv3d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> mx.array:
-    """3D convolution, as :func:`mlx.core.conv3d`, with groups; arguments as in :func:`conv1d`.
+    """3D convolution, as :func:`mlx.core.conv3d`. What is not listed is as for :func:`conv1d`.
 
     Args:
         x (array): Input array of shape ``(N, D, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KD, KH, KW, C_in / groups)``.
-        stride (int or tuple(int), optional): Samples between outputs. Default: ``1``.
-        padding (int or tuple(int), optional): Zeros put at each end. Default: ``0``.
-        dilation (int or tuple(int), optional): Samples between taps. Default: ``1``.
-        groups (int, optional): Groups of channels. Default: ``1``.
-        stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): A method to force. Default: ``"auto"``.
-        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
-            Default: what the device allows.
+        stride, padding, dilation (int or tuple(int), optional): One int for all axes, or three,
+            for depth, height and width.
+        groups (int, optional): Groups of channels, which MLX refuses in 3D. Default: ``1``.
 
     Returns:
-        array: Of shape ``(N, D_out, H_out, W_out, C_out)``.
-
-    Raises:
-        ValueError: If an argument does not fit; the message says what must hold.
+        array: Of shape ``(N, D_out, H_out, W_out, C_out)``. Each size follows from those of its
+        axis.
     """
     given = (stride, padding, dilation, groups)
     return convolve("conv3d", x, w, given, stream, method, max_workspace)

@@ -17,11 +17,11 @@ Padding: TypeAlias = "int | Sequence[int] | tuple[Sequence[int], Sequence[int]]"
 
 
 def pack(w: mx.array) -> PackedWeight:
-    """Keeps what is cut out of a weight, for calls that use it again.
+    """Cuts a weight into taps once, for all calls that use it.
 
-    Cutting a weight into taps costs more than the convolution itself where the input is short.
-    Any function here takes the result in place of `w`; gradients of the input are as ever, the
-    weight itself has none.
+    Where the input is short, cutting a weight costs more than the convolution itself. Any function
+    here takes the result in place of `w`. The gradient of the input is as ever. The weight has a
+    gradient only if it is packed inside the function that is differentiated.
 
     Args:
         w (array): Weight array, ``(O, *K, C / groups)``.
@@ -99,28 +99,16 @@ def conv_transpose2d(
 ) -> mx.array:
     """2D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose2d`; options are an int or two, for height and width, and
-    otherwise as in :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose2d`. What is not listed is as for :func:`conv_transpose1d`.
 
     Args:
-        x (array): Input array of shape ``(N, H, W, C_in)``, float16, bfloat16 or float32.
+        x (array): Input array of shape ``(N, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
-        stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
-        padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
-        dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
-        output_padding (int or tuple(int), optional): Output samples added at the end.
-            Default: ``0``.
-        groups (int, optional): Groups of channels. Default: ``1``.
-        stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): A method to force. Default: ``"auto"``.
-        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
-            Default: what the device allows.
+        stride, padding, dilation, output_padding (int or tuple(int), optional): One int for both
+            axes, or two, for height and width.
 
     Returns:
-        array: Of shape ``(N, H_out, W_out, C_out)``.
-
-    Raises:
-        ValueError: If an argument does not fit; the message says what must hold.
+        array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose2d", x, w, given, stream, method, max_workspace)
@@ -142,28 +130,18 @@ def conv_transpose3d(
 ) -> mx.array:
     """3D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose3d`, and with ``groups``, which MLX refuses in 3D; options are
-    an int or three, for depth, height and width, and otherwise as in :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose3d`. What is not listed is as for :func:`conv_transpose1d`.
 
     Args:
-        x (array): Input array of shape ``(N, D, H, W, C_in)``, float16, bfloat16 or float32.
+        x (array): Input array of shape ``(N, D, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KD, KH, KW, C_in / groups)``.
-        stride (int or tuple(int), optional): Output samples per input sample. Default: ``1``.
-        padding (int or tuple(int), optional): Output samples dropped at each end. Default: ``0``.
-        dilation (int or tuple(int), optional): Output samples between taps. Default: ``1``.
-        output_padding (int or tuple(int), optional): Output samples added at the end.
-            Default: ``0``.
-        groups (int, optional): Groups of channels. Default: ``1``.
-        stream (Stream or Device, optional): Where to run. Default: MLX's default.
-        method (str, optional): A method to force. Default: ``"auto"``.
-        max_workspace (int, optional): Bytes that may be allocated besides arguments and result.
-            Default: what the device allows.
+        stride, padding, dilation, output_padding (int or tuple(int), optional): One int for all
+            axes, or three, for depth, height and width.
+        groups (int, optional): Groups of channels, which MLX refuses in 3D. Default: ``1``.
 
     Returns:
-        array: Of shape ``(N, D_out, H_out, W_out, C_out)``.
-
-    Raises:
-        ValueError: If an argument does not fit; the message says what must hold.
+        array: Of shape ``(N, D_out, H_out, W_out, C_out)``. Each size follows from those of its
+        axis.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose3d", x, w, given, stream, method, max_workspace)

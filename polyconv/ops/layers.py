@@ -1,7 +1,7 @@
 """The layers: `mlx.nn.ConvTranspose1d/2d/3d` with the convolution done by polyconv.
 
-A checkpoint of one loads into the other. Attributes are read when the layer is called, as MLX's
-own layers do, since models set some (`output_padding`, say) after construction.
+A checkpoint of either loads into the other. As in MLX's own layers, attributes are read in each
+call, since models set some after construction, such as `output_padding`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPS: dict[int, Callable[..., mx.array]] = {
     3: conv_transpose.conv_transpose3d,
 }
 
-
+# Defaults for layers that `convert` turned into this class, which lack these attributes.
 _DEFAULTS = {"groups": 1, "max_workspace": None}
 OPTIONS = ("stride", "padding", "dilation", "output_padding")
 
@@ -146,12 +146,11 @@ class PolyConvTranspose(nn.Module):
             self.max_workspace = arguments.count(name, "max_workspace", max_workspace)
 
     def __getattr__(self, key: str) -> Any:
-        """Arrays and tuples, which MLX keeps in the dict that a module is, and defaults.
+        """Looks up arrays and tuples, which MLX keeps in the dict that a module is, and defaults.
 
-        Layers that `convert` turned into this class lack some attributes. Attributes of the class
-        would hide what MLX keeps elsewhere.
+        The defaults are no attributes of the class: those would hide what the dict holds.
         """
-        kept = self.get(key)  # as MLX's own does, but here at once: a call asks for five of these
+        kept = self.get(key)  # MLX's own method would find it later; each call asks for five
         if kept is not None:
             return kept
         if key in _DEFAULTS and key not in self:
@@ -190,8 +189,8 @@ class PolyConvTranspose(nn.Module):
         return self.weight, getattr(self, "groups", 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        # Nothing that this class has and MLX's has not is asked for: another thread may `revert`
-        # the layer meanwhile.
+        # Another thread may `revert` the layer meanwhile. So each attribute that MLX's own layer
+        # lacks is asked for with a default.
         own = getattr(self, "_weight_and_groups", None)
         weight, groups = own() if own else (self.weight, 1)
         options = (self.stride, self.padding, self.dilation, self.output_padding, groups)
@@ -204,7 +203,7 @@ class PolyConvTranspose(nn.Module):
 
 
 class _Ranked(PolyConvTranspose):
-    """`mlx.nn`'s signature, with the groups last, for a rank that the class knows."""
+    """A layer of known rank, with the signature of `mlx.nn` and `groups` at its end."""
 
     _ndim: int
 
@@ -230,7 +229,7 @@ class _Ranked(PolyConvTranspose):
         )
 
     def _extra_repr(self) -> str:
-        # MLX's own words, which have changed between its versions.
+        # MLX's own text, which differs between its versions.
         if self.groups != 1:
             return super()._extra_repr()
         told: str = super(PolyConvTranspose, self)._extra_repr()
@@ -265,6 +264,7 @@ class PolyConvTranspose3d(_Ranked, nn.ConvTranspose3d):
 
 
 def _rank(name: str, ndim: int | None, options: dict[str, IntOrTuple]) -> int:
+    """The number of spatial axes: `ndim`, or else the one length of all tuples."""
     if ndim is None:
         told = sorted({len(v) for v in options.values() if isinstance(v, (tuple, list))})
         if len(told) != 1:

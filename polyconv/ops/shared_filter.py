@@ -1,4 +1,4 @@
-"""Calls with one filter for all channels: one matrix, or a filter for each channel."""
+"""Calls with one filter for all channels: it becomes one matrix, or is repeated per channel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from polyconv.problem.spec import ConvSpec
 
 
 class SharedFilter:
-    """What computes such calls, of the convolution of one channel."""
+    """Computes such calls. `request` is for a single channel."""
 
     def __init__(
         self, request: Request, channels: int, stream: StreamOrDevice, exporting: bool
@@ -48,6 +48,9 @@ class SharedFilter:
 
 
 def _for_each_channel(w: mx.array, spec: ConvSpec) -> mx.array:
-    """The filter once for each channel, halves as float32: its gradient is summed over them."""
+    """The filter, repeated for each channel.
+
+    Halves become float32, since the filter's gradient is a sum over channels.
+    """
     wide = w.astype(summed_in(w.dtype))
     return contiguous(mx.broadcast_to(wide, (spec.groups, *w.shape[1:])))

@@ -1,5 +1,7 @@
 """What docs/benchmarks/call.py has written by hand are the ops of the plans, and it runs."""
 
+import importlib
+import json
 import runpy
 from pathlib import Path
 
@@ -29,11 +31,32 @@ def test_by_hand_are_the_very_ops_of_a_packed_call(device):
             assert mx.array_equal(ours(), by_hand())
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_it_times_and_tells_ratios():
     call = runpy.run_path(str(SCRIPT))
-    least = call["microseconds"](call["calls_of"]("cpu"), rounds=1, repeats=2)
+    with polyconv.planning_for("cpu"):
+        least = call["microseconds"](call["calls_of"]("cpu"), rounds=1, repeats=2)
     assert min(least.values()) > 0
     assert set(call["ratios"](least)) >= {
         name for name in call["LIMITS"] if "1D" in name or "2D" in name
     }
     assert call["of_new_lengths"](5) > 0
+
+
+def test_the_page_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    call_page = importlib.import_module("call_page")
+    where = SCRIPT.parent
+    found = {
+        device: json.loads((where / f"call-{device}.json").read_text())
+        for device in call_page.DEVICES
+    }
+    assert [each["device"] for each in found.values()] == [*found]
+    limits = runpy.run_path(str(SCRIPT))["LIMITS"]
+    assert (where / "call.md").read_text() == call_page.page(found, limits)
+    assert {*limits} <= {*found["cpu"]["found"]}
+    for device, each in found.items():
+        for name, most in limits.items():
+            line = call_page._line(name, found, "found", limits)
+            column = line.split(" | ")[2 + call_page.DEVICES.index(device)]
+            assert ("missed" in column) == (each["found"][name] > most), (name, device)

@@ -141,6 +141,32 @@ def test_links_to_elsewhere_are_well_formed():
             assert not re.search(r"\s", target), f"{page.name}: {target}"
 
 
+def missing(text):
+    """Files of the package that a page names and that are not, and names that their file lacks."""
+    package = ROOT / "polyconv"
+    paths = set(re.findall(r"`((?:polyconv/)?\w+/\w+\.py)`", text))
+    lost = [path for path in paths if not (package / path.removeprefix("polyconv/")).exists()]
+    for name, path in re.findall(r"`(\w+)`\sof\s`(?:polyconv/)?(\w+/\w+\.py)`", text):
+        if path not in lost and not re.search(
+            rf"^\s*(def|class) {name}\b|^{name}\b.*=", (package / path).read_text(), re.M
+        ):
+            lost.append(f"{name} of {path}")
+    return lost
+
+
+def test_the_design_page_names_what_is_there():
+    text = (ROOT / "docs" / "design.md").read_text()
+    assert missing(text) == []
+    assert len(re.findall(r"`\sof\s`\w+/", text)) > 20
+    assert missing("`ops/none.py`, `none` of `ops/call.py`") == [
+        "ops/none.py",
+        "none of ops/call.py",
+    ]
+    assert missing("`polyconv/ops/none.py`, `convolve` of `ops/call.py`") == [
+        "polyconv/ops/none.py"
+    ]
+
+
 # What may tell of tests.
 TELLING = ("*.py", "*.md", "*.toml", "*.yml", "Makefile", ".ci/run")
 # What tells of tests that were, and of such as are not.
