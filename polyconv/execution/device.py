@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import mlx.core as mx
 
@@ -113,7 +113,8 @@ def planning_for(device: str) -> Iterator[None]:
         _PLANNING_FOR.reset(token)
 
 
-_EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
+Export: TypeAlias = 'Literal["", "computed", "as asked"]'
+_EXPORTING: ContextVar[Export] = ContextVar("exporting", default="")
 
 
 @contextmanager
@@ -124,15 +125,33 @@ def exporting() -> Iterator[None]:
     unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it.
     It is right where MLX's own op is taken, if the windows read every sample of the length traced.
     """
-    token = _EXPORTING.set(True)
+    token = _EXPORTING.set("computed")
     try:
         yield
     finally:
         _EXPORTING.reset(token)
 
 
-def is_exporting() -> bool:
+@contextmanager
+def exporting_as_asked() -> Iterator[None]:
+    """As `exporting`, and each convolution is MLX's own op, of whatever length.
+
+    For who reads the graph and computes it in another way: it tells what is asked for.
+    """
+    token = _EXPORTING.set("as asked")
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
+
+
+def export_of_now() -> Export:
+    """How calls are exported, if they are."""
     return _EXPORTING.get()
+
+
+def is_exporting() -> bool:
+    return _EXPORTING.get() != ""
 
 
 def device_for(stream: StreamOrDevice) -> Device:

@@ -7,15 +7,24 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.device import STREAM_TYPES, StreamOrDevice, device_for, is_exporting
+from polyconv.execution import unpatched
+from polyconv.execution.device import (
+    STREAM_TYPES,
+    Export,
+    StreamOrDevice,
+    device_for,
+    export_of_now,
+)
 from polyconv.execution.packing import PackedWeight
 from polyconv.gradients.bilinear import KEPT, Call, call_of
 from polyconv.ops.shared_filter import SharedFilter
 from polyconv.planning.devices import Device
+from polyconv.planning.forms import options_of
 from polyconv.planning.request import Request
-from polyconv.planning.shared_filter import is_shared
+from polyconv.planning.shared_filter import is_shared, of_all_channels
 from polyconv.problem import arguments
 from polyconv.problem.signatures import SIGNATURES, Signature, spatial_ndim
+from polyconv.problem.spec import ConvSpec
 
 Weight: TypeAlias = "mx.array | PackedWeight"
 
@@ -50,7 +59,7 @@ def convolve(
             method,
             max_workspace,
             device_for(stream),
-            is_exporting(),
+            export_of_now(),
         )
     except (AttributeError, TypeError):
         check_types(op, x, w, stream, method)
@@ -82,7 +91,7 @@ def _call_for(
     method: str,
     max_workspace: int | None,
     device: Device,
-    exporting: bool,
+    export: Export,
 ) -> Call:
     """The function that computes all calls with these options, shapes and types."""
     _check_types(op, x_type, w_type, stream, method)
@@ -94,10 +103,28 @@ def _call_for(
             must = "method must be 'auto' for a filter that all channels share"
             arguments.refuse(op, must, arguments.shown(method))
         one = options._replace(groups=1).spec(op, (*x_shape[:2], 1), w_shape, names)
+        if export == "as asked":
+            return _as_asked(of_all_channels(one, x_shape[2]))
         request = Request(op, one, method, device, max_workspace)
-        return SharedFilter(request, x_shape[2], stream, exporting)
+        return SharedFilter(request, x_shape[2], stream, export != "")
     spec = options.spec(op, x_shape, w_shape, names)
-    return call_of(Request(op, spec, method, device, max_workspace), stream, w_type, exporting)
+    if export == "as asked":
+        return _as_asked(spec)
+    return call_of(Request(op, spec, method, device, max_workspace), stream, w_type, export != "")
+
+
+def _as_asked(problem: ConvSpec) -> Call:
+    """MLX's own op, for a graph that tells what is asked for and is computed in another way."""
+    dtype = getattr(mx, problem.dtype)
+    kernel = tuple([axis.kernel_size for axis in problem.axes])
+    shape = (problem.out_channels, *kernel, problem.in_channels // problem.groups)
+
+    def convolve(x: mx.array, w: Weight) -> mx.array:
+        plain = w.array if isinstance(w, PackedWeight) else w
+        plain = mx.broadcast_to(plain.astype(dtype), shape)  # of a filter that all channels share
+        return unpatched.conv_general(x.astype(dtype), plain, *options_of(problem))
+
+    return convolve
 
 
 def check_types(op: str, x: Any, w: Any, stream: Any, method: Any) -> None:

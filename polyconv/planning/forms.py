@@ -76,15 +76,20 @@ class Issued:
     @cached_property
     def options(self) -> tuple[object, ...]:
         """The arguments of `mx.conv_general` after input and weight."""
-        axes = self.spec.axes
-        return (
-            tuple([axis.stride for axis in axes]),
-            (tuple([a.padding_lo for a in axes]), tuple([a.padding_hi for a in axes])),
-            tuple([axis.kernel_dilation for axis in axes]),
-            tuple([axis.input_dilation for axis in axes]),
-            self.spec.groups,
-            self.spec.flip,
-        )
+        return options_of(self.spec)
+
+
+def options_of(spec: ConvSpec) -> tuple[object, ...]:
+    """The arguments of `mx.conv_general` for a convolution, after input and weight."""
+    axes = spec.axes
+    return (
+        tuple([axis.stride for axis in axes]),
+        (tuple([a.padding_lo for a in axes]), tuple([a.padding_hi for a in axes])),
+        tuple([axis.kernel_dilation for axis in axes]),
+        tuple([axis.input_dilation for axis in axes]),
+        spec.groups,
+        spec.flip,
+    )
 
 
 @lru_cache(4096)

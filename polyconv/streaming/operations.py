@@ -580,7 +580,12 @@ def periodic(arrays: Sequence[mx.array], at: int) -> tuple[mx.array, mx.array, m
         if np.array_equal(middle, np.tile(period, (more // size, *[1] * (a.ndim - 1)))):
             if not np.array_equal(longer, c):
                 return None
-            parts = (a[:begin], period, a[begin:])
+            first, last = a[:begin], a[begin:]
+            while len(first) >= size and np.array_equal(first[-size:], period):
+                first = first[:-size]
+            while len(last) >= size and np.array_equal(last[:size], period):
+                last = last[size:]
+            parts = (first, period, last)
             dtype = arrays[0].dtype
             return tuple([mx.array(np.moveaxis(each, 0, at), dtype) for each in parts])
     return None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from polyconv.execution.device import exporting
+from polyconv.execution.device import exporting_as_asked
 
 
 class Operation(NamedTuple):
@@ -54,7 +54,7 @@ def trace(function: Callable[..., Any], *inputs: mx.array) -> Trace:
     """
     messages: list[dict[str, Any]] = []
     # On a CPU norms and attention arrive as the operations that they are made of.
-    with exporting(), mx.stream(mx.cpu):
+    with exporting_as_asked(), mx.stream(mx.cpu):
         mx.export_function(messages.append, function, *inputs)
     return _read(messages)
 
