@@ -17,6 +17,7 @@ import mlx.core as mx
 from polyconv.streaming import nodes
 from polyconv.streaming.nodes import Line, Node
 from polyconv.streaming.program import Program, Slot
+from polyconv.streaming.recurrent import Marked
 from polyconv.streaming.traced import Trace
 
 Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
@@ -99,8 +100,8 @@ def refuse(text: str) -> NoReturn:
 class Lowering:
     """Lowers traces of one function at several lengths into a program."""
 
-    def __init__(self, traces: Sequence[Trace], at: int) -> None:
-        self.traces = traces
+    def __init__(self, traces: Sequence[Trace], at: int, marked: Marked) -> None:
+        self.traces, self.marked = traces, marked
         self.program = Program()
         self._n_clocks = 0
         first = traces[0]

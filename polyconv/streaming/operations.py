@@ -268,10 +268,21 @@ class Step:
         return self._apply(function, signal.at)[0]
 
     def _matmul(self) -> Value:
+        weight, signal = self.inputs[1], self.inputs[0]
+        if isinstance(weight, Constant) and isinstance(signal, Signal):
+            node = self.lowering.marked.node_of(weight.array)
+            if node is not None:
+                return self._recurrent(node, self.lowering.whole(signal))
         function = self._known()
         return self._apply(function, self._time_of_product())[0]
 
     _addmm = _matmul
+
+    def _recurrent(self, node: nodes.Node, signal: Signal) -> Value:
+        if signal.at != len(self.into[0][0]) - 2 or signal.outer > 1:
+            refuse("a recurrent layer over another axis than time")
+        (slot,) = self.lowering.node(node, [signal.slot])
+        return replace(signal, slot=slot, clock=self.lowering.new_clock())
 
     def _time_of_product(self) -> int:
         """The axis of time in a matrix product, in which it must not be summed over."""

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from polyconv.execution.modules import names_of
+from polyconv.streaming.recurrent import marked
 from polyconv.streaming.traced import trace
 
 
@@ -45,7 +46,8 @@ def path_of(
         return [y, *[array for _, array in returned]]
 
     try:
-        found = trace(run, example)
+        with marked():
+            found = trace(run, example)
     except Exception:  # the path is a help, and no more
         return "the model"
     operations = {number: i for i, each in enumerate(found.operations) for number in each.outputs}

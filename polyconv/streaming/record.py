@@ -22,6 +22,7 @@ from polyconv.streaming.graph import Built, StreamedModel
 from polyconv.streaming.lowering import Lowering, RefusedError
 from polyconv.streaming.operations import Step
 from polyconv.streaming.paths import path_of
+from polyconv.streaming.recurrent import Marked, marked
 from polyconv.streaming.state import Kept, modules_of, untouched
 from polyconv.streaming.traced import Trace, trace
 
@@ -152,9 +153,9 @@ class _Builder:
 
     def _built(self, example: mx.array) -> Built:
         with untouched(self._roots):
-            lengths, traces = _traced(self._model, example, self._axis)
+            lengths, traces, found = _traced(self._model, example, self._axis)
             try:
-                lowering = Lowering(traces, self._axis)
+                lowering = Lowering(traces, self._axis, found)
                 out = lowering.run(lambda lowering, i: Step(lowering, i).lowered())
             except RefusedError as error:
                 shaped = _of_length(example, self._axis, lengths[0])
@@ -191,19 +192,23 @@ def _of_length(example: mx.array, axis: int, n: int) -> mx.array:
 
 def _traced(
     model: Callable[..., Any], example: mx.array, axis: int
-) -> tuple[tuple[int, ...], list[Trace]]:
+) -> tuple[tuple[int, ...], list[Trace], Marked]:
     """Traces at three lengths that the model takes, alike in their operations."""
     size = example.shape[axis]
     told = ""
     for lengths in (_LENGTHS, *[tuple([m * size for m in each]) for each in _MULTIPLES]):
+        traces = []
         try:
-            traces = [trace(_only(model), _of_length(example, axis, n)) for n in lengths]
+            with marked() as found:
+                for n in lengths:
+                    found.begin()
+                    traces.append(trace(_only(model), _of_length(example, axis, n)))
         except Exception as error:
             told = told or f"{type(error).__name__}: {error}"
             continue
         names = {each.names for each in traces}
         if len(names) == 1:
-            return lengths, traces
+            return lengths, traces, found
         told = f"its code takes another way at another length{_difference(traces)}"
     must = "the model must be one that MLX can trace at several lengths"
     arguments.refuse("stream", must, told)
