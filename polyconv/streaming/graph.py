@@ -75,7 +75,8 @@ class StreamedModel:
         built = self._built
         assert built is not None
         y = self._run(built, x if x.shape[self._axis] else None, False, x)
-        self._template = x[(*[slice(None)] * self._axis, slice(0, 0))]
+        nothing = (*[slice(None)] * self._axis, slice(0, 0))
+        self._template = x[nothing]
         return y
 
     def flush(self) -> mx.array:
@@ -114,7 +115,7 @@ class StreamedModel:
             self._built = self._build(x)
         elif _beside(x, self._axis) != _beside(known, self._axis):
             shape = list(known.shape)
-            shape[self._axis] = "L"  # type: ignore[call-overload]
+            shape[self._axis] = "L"
             must = f"x must be of shape ({', '.join(map(str, shape))})"
             arguments.refuse("stream", must, str(x.shape))
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from polyconv.streaming import nodes
+from polyconv.streaming import end_nodes, nodes
 from polyconv.streaming.lowering import Constant, Lowering, Part, Piece, Signal, refuse
 
 
@@ -99,7 +99,7 @@ def _early(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constan
         if stop <= size:
             return _of_part(lowering, part, signal.at, slice(start, stop))
     whole = lowering.whole(replace(signal, behind=()))
-    (slot,) = lowering.node(nodes.Early(whole.line, start, stop), [whole.slot])
+    (slot,) = lowering.node(end_nodes.Early(whole.line, start, stop), [whole.slot])
     return Piece(slot)
 
 
@@ -108,7 +108,7 @@ def _late(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constant
         if start <= size:
             return _of_part(lowering, part, signal.at, slice(size - start, size - stop))
     whole = lowering.whole(replace(signal, front=()))
-    (slot,) = lowering.node(nodes.Late(whole.line, start, stop), [whole.slot])
+    (slot,) = lowering.node(end_nodes.Late(whole.line, start, stop), [whole.slot])
     return Piece(slot)
 
 

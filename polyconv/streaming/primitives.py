@@ -137,13 +137,15 @@ def _reduce(code: int, axes: tuple[int, ...]) -> Compute:
 
 
 def _slice(start: Any, stop: Any, strides: Any) -> Compute:
-    return lambda a: a[tuple(slices(start, stop, strides, a.shape))]
+    return lambda a: a[tuple(slices((start, stop, strides), a.shape))]
 
 
-def slices(
-    start: tuple[int, ...], stop: tuple[int, ...], strides: tuple[int, ...], shape: tuple[int, ...]
-) -> list[slice]:
-    """Of each axis the samples that a Slice takes, as Python says it."""
+def slices(arguments: tuple[Any, ...], shape: tuple[int, ...]) -> list[slice]:
+    """Of each axis the samples that a Slice takes, as Python says it.
+
+    `arguments` are where it starts, where it stops, and its strides.
+    """
+    start, stop, strides = arguments
     found = []
     for a, b, step, size in zip(start, stop, strides, shape, strict=True):
         if step > 0:
@@ -156,7 +158,7 @@ def slices(
 
 def _slice_update(mode: int, start: Any, stop: Any, strides: Any) -> Compute:
     def update(a: mx.array, b: mx.array) -> mx.array:
-        at = tuple(slices(start, stop, strides, a.shape))
+        at = tuple(slices((start, stop, strides), a.shape))
         if mode == 2:
             return a.at[at].add(b)
         out = mx.array(a)

@@ -20,7 +20,7 @@ from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
 from polyconv.streaming.graph import Built, StreamedModel
 from polyconv.streaming.lowering import Lowering, RefusedError
-from polyconv.streaming.operations import Step
+from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of
 from polyconv.streaming.recurrent import Marked, marked
 from polyconv.streaming.state import Kept, modules_of, untouched
@@ -46,9 +46,9 @@ def stream(
 
     MLX traces the model's own code at three lengths, and chunks go through the operations that it
     tells. These may be convolutions along time, functions of each sample, sums and norms over other
-    axes, matrix products, transposes, reshapes that change the rate, pads, crops and delays. Attention
-    over time, norms over time and random numbers are refused by name. A short random input, whole
-    and in chunks, proves the stream before it is given.
+    axes, matrix products, transposes, reshapes that change the rate, pads, crops and delays.
+    Attention over time, norms over time and random numbers are refused by name. A short random
+    input, whole and in chunks, proves the stream before it is given.
 
     Args:
         model (Module or callable): The model, or any function of one array. It is not changed. The
@@ -156,7 +156,7 @@ class _Builder:
             lengths, traces, found = _traced(self._model, example, self._axis)
             try:
                 lowering = Lowering(traces, self._axis, found)
-                out = lowering.run(lambda lowering, i: Step(lowering, i).lowered())
+                out = lowering.run(lower)
             except RefusedError as error:
                 shaped = _of_length(example, self._axis, lengths[0])
                 where = path_of(self._model, shaped, error.index, self._roots)
@@ -261,8 +261,8 @@ def _in_chunks(built: Built, x: mx.array, rng: random.Random) -> Iterator[mx.arr
     at, start = built.at, 0
     while start < x.shape[at]:
         n = rng.choice((1, 3, 8, 13))
-        chunk = x[(*[slice(None)] * at, slice(start, start + n))]
-        y = built.run(chunk, False, x)
+        part = (*[slice(None)] * at, slice(start, start + n))
+        y = built.run(x[part], False, x)
         mx.eval(y)
         yield y
         start += n
