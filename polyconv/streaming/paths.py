@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -23,9 +24,9 @@ def path_of(
     The modules are those whose `__call__` returns while the function runs. What they return are
     made outputs of the trace, so that it tells which operations come before.
     """
-    names: dict[int, str] = {}
-    for root in roots:
-        names |= names_of(root)
+    if index < 0:  # of no operation
+        return "the model"
+    names = _names(roots)
     returned: list[tuple[str, mx.array]] = []
 
     def note(frame: FrameType, event: str, result: Any) -> None:
@@ -33,8 +34,7 @@ def path_of(
             return
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and isinstance(result, mx.array):
-            path = names.get(id(module), "model")
-            returned.append((f"{path} ({type(module).__name__})", result))
+            returned.append((_told(module, names), result))
 
     def run(x: mx.array) -> Any:
         before = sys.getprofile()
@@ -55,3 +55,24 @@ def path_of(
         if operations.get(number, -1) >= index:
             return path
     return returned[-1][0] if returned else "the model"
+
+
+def raised_in(error: Exception, roots: list[nn.Module]) -> str:
+    """The path and class of the innermost module in whose code an error was raised."""
+    names, found = _names(roots), "the model"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            found = _told(module, names)
+    return found
+
+
+def _names(roots: list[nn.Module]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for root in roots:
+        names |= names_of(root)
+    return names
+
+
+def _told(module: nn.Module, names: dict[int, str]) -> str:
+    return f"{names.get(id(module), 'model')} ({type(module).__name__})"
