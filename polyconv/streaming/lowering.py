@@ -135,8 +135,10 @@ class Lowering:
                     self.values[number] = value
         (number,) = first.outputs
         out = self.values[number]
-        if not isinstance(out, Signal) or out.outer > 1:
+        if not isinstance(out, Signal):
             refuse("the output does not grow with the input")
+        if out.outer > 1:
+            refuse("the output has samples of all times one behind the other, more than once")
         return self.whole(out)
 
     def new_clock(self) -> tuple[int, int]:

@@ -36,6 +36,8 @@ def cut_out(
     if len(steps) > 1:
         refuse("Slice by steps that depend on the length")
     (step,) = steps
+    if step < 0 and len({stop - start for start, stop, _ in read}) > 1:
+        refuse("Slice turns time around")
     if step < 0:  # the same samples from the first to the last, and turned
         read = [(stop + 1, start + 1, 1) for start, stop, _ in read]
     starts, stops = [a for a, _, _ in read], [b for _, b, _ in read]

@@ -21,7 +21,7 @@ from polyconv.problem import arguments
 from polyconv.streaming.graph import Built, StreamedModel
 from polyconv.streaming.lowering import Lowering, RefusedError
 from polyconv.streaming.operations import lower
-from polyconv.streaming.paths import path_of
+from polyconv.streaming.paths import path_of, raised_in
 from polyconv.streaming.recurrent import Marked, marked
 from polyconv.streaming.state import Kept, modules_of, untouched
 from polyconv.streaming.traced import Trace, trace
@@ -153,7 +153,7 @@ class _Builder:
 
     def _built(self, example: mx.array) -> Built:
         with untouched(self._roots):
-            lengths, traces, found = _traced(self._model, example, self._axis)
+            lengths, traces, found = _traced(self._model, example, self._axis, self._roots)
             try:
                 lowering = Lowering(traces, self._axis, found)
                 out = lowering.run(lower)
@@ -191,7 +191,7 @@ def _of_length(example: mx.array, axis: int, n: int) -> mx.array:
 
 
 def _traced(
-    model: Callable[..., Any], example: mx.array, axis: int
+    model: Callable[..., Any], example: mx.array, axis: int, roots: list[nn.Module]
 ) -> tuple[tuple[int, ...], list[Trace], Marked]:
     """Traces at three lengths that the model takes, alike in their operations."""
     size = example.shape[axis]
@@ -202,9 +202,12 @@ def _traced(
             with marked() as found:
                 for n in lengths:
                     found.begin()
-                    traces.append(trace(_only(model), _of_length(example, axis, n)))
+                    with untouched(roots):  # by the traces before, too
+                        traces.append(trace(_only(model), _of_length(example, axis, n)))
+        except _NotOneArrayError as error:
+            arguments.refuse("stream", "the model must give one array", str(error))
         except Exception as error:
-            told = told or f"{type(error).__name__}: {error}"
+            told = told or f"{raised_in(error, roots)}: {_why(error)}"
             continue
         names = {each.names for each in traces}
         if len(names) == 1:
@@ -214,6 +217,12 @@ def _traced(
     arguments.refuse("stream", must, told)
 
 
+def _why(error: Exception) -> str:
+    if "[eval] Attempting to eval" in str(error):  # by `.item()`, `if`, NumPy and so on
+        return "its code looks at the numbers of the signal"
+    return f"{type(error).__name__}: {error}"
+
+
 def _difference(traces: Sequence[Trace]) -> str:
     for names in zip(*[each.names for each in traces]):
         if len(set(names)) > 1:
@@ -221,11 +230,15 @@ def _difference(traces: Sequence[Trace]) -> str:
     return f": {', '.join(str(len(each.names)) for each in traces)} operations"
 
 
+class _NotOneArrayError(Exception):
+    """What the model gives instead."""
+
+
 def _only(model: Callable[..., Any]) -> Callable[[mx.array], mx.array]:
     def call(x: mx.array) -> mx.array:
         y = model(x)
         if not isinstance(y, mx.array):
-            arguments.refuse("stream", "the model must give one array", type(y).__name__)
+            raise _NotOneArrayError(type(y).__name__)
         return y
 
     return call

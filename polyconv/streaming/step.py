@@ -41,7 +41,7 @@ class Step:
 
     def of_constants(self) -> list[Value]:
         if self.name in primitives.RANDOM and not self._is_drawn_alike():
-            reason = "random numbers are drawn, which are others in each chunk"
+            reason = "random numbers are drawn, which are others in each call"
             return [Unknown(reason)] * len(self.out)
         if self.name in ("Broadcast", "Full") and isinstance(self.inputs[0], Constant):
             return [Constant(mx.broadcast_to(self.inputs[0].array, self._still(0)))]
@@ -62,7 +62,9 @@ class Step:
         return [still(Varying(arrays), shapes) for arrays, shapes in zip(zip(*found), self.out)]
 
     def _is_drawn_alike(self) -> bool:
-        """Whether random numbers are those of one key, and as many at each length."""
+        """Whether random numbers are those of a key of the model, and as many at each length."""
+        if any(trace.draws for trace in self.lowering.traces):
+            return False
         return isinstance(self.inputs[0], Constant) and not self.grows(self.out[0])
 
     def of_pieces(self) -> list[Value]:

@@ -26,7 +26,8 @@ class Operation(NamedTuple):
 class Trace(NamedTuple):
     """The operations of a function for inputs of certain shapes, in an order to compute them in.
 
-    Values are numbered: the inputs, then the constants, then what the operations make.
+    Values are numbered: the inputs, then the constants, then what the operations make. `draws` says
+    whether random numbers were drawn that are others in each call.
     """
 
     n_inputs: int
@@ -35,6 +36,7 @@ class Trace(NamedTuple):
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[mx.Dtype, ...]
+    draws: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,10 +55,11 @@ def trace(function: Callable[..., Any], *inputs: mx.array) -> Trace:
             say.
     """
     messages: list[dict[str, Any]] = []
+    key = mx.random.state[0]
     # On a CPU norms and attention arrive as the operations that they are made of.
     with exporting_as_asked(), mx.stream(mx.cpu):
         mx.export_function(messages.append, function, *inputs)
-    return _read(messages)
+    return _read(messages)._replace(draws=mx.random.state[0] is not key)
 
 
 def _read(messages: Sequence[dict[str, Any]]) -> Trace:
