@@ -14,27 +14,28 @@ from audio_models import DILATIONS, HIGH_RATE, KERNELS, Made
 from decoders import decoder, noise
 
 
-@decoder("bigvgan_snake_amp2", (1, 80, None), gain=0.9, part=8)
+@decoder("bigvgan_22khz_amp2", (1, 80, None), gain=0.9, part=8)
 def bigvgan_amp2(part: int = 1) -> nn.Module:
-    """BigVGAN with its other residual blocks and activation, at 22 kHz, ending in a tanh."""
+    """BigVGAN with its other residual blocks, as nvidia/bigvgan_base_22khz_80band, its tanh too."""
     from mlx_audio.codec.models.bigvgan.bigvgan import BigVGAN, BigVGANConfig
 
     rates, sizes = [8, 8, 2, 2], [16, 16, 4, 4]
-    blocks = ("2", KERNELS, [[1, 3]] * 3, "snake", False)
+    blocks = ("2", KERNELS, [[1, 3]] * 3, "snakebeta", True)
     return BigVGAN(BigVGANConfig(80, rates, sizes, 512 // part, *blocks))
 
 
 @decoder("indextts_bigvgan", (1, 1280, None), gain=0.9, part=8)
 def indextts(part: int = 1) -> Made:
-    """mlx_audio.tts.models.indextts.bigvgan, conditioned on a fixed recording."""
+    """mlx_audio.tts.models.indextts.bigvgan, for a fixed speaker, whose encoder is left out."""
     from mlx_audio.tts.models.indextts import bigvgan
 
     rates, sizes = [4, 4, 4, 4, 2, 2], [8, 8, 4, 4, 4, 4]
     blocks = ("1", KERNELS, DILATIONS, "snakebeta", True)
     more = {"gpt_dim": 1280, "speaker_embedding_dim": 512}
     config = bigvgan.BigVGANConditioningConfig(100, rates, sizes, 1536 // part, *blocks, **more)
-    model, recording = bigvgan.BigVGANConditioning(config), noise(1, 100, 20).transpose(0, 2, 1)
-    return model, lambda latents: model(latents, recording)
+    model, speaker = bigvgan.BigVGANConditioning(config), noise(1, 1, 512)
+    model.speaker_encoder = lambda _: speaker
+    return model, lambda latents: model(latents, speaker)
 
 
 class _Holder(nn.Module):
@@ -57,7 +58,7 @@ def confucius4(part: int = 1) -> nn.Module:
 
     def conv(name: str, out: int, size: int, into: int, transposed: bool = False) -> None:
         shape = (into, out, size) if transposed else (out, into, size)
-        W[f"{name}.weight"] = mx.random.normal(shape) * 0.9 / (into * size) ** 0.5
+        W[f"{name}.weight"] = mx.random.normal(shape) * 1.1 / (into * size) ** 0.5
         W[f"{name}.bias"] = mx.zeros((out,))
 
     def activation(name: str, channels: int) -> None:
@@ -83,7 +84,7 @@ def confucius4(part: int = 1) -> nn.Module:
     return _Holder(model)
 
 
-@decoder("dramabox_48khz_amp", (1, 2, None, 64), gain=0.75, part=4)
+@decoder("dramabox_48khz_amp", (1, 2, None, 64), gain=1.0, part=4)
 def dramabox_amp(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.dramabox.vocoder, its extension to 48 kHz by itself."""
     from mlx_audio.tts.models.dramabox.vocoder import Vocoder
@@ -93,7 +94,7 @@ def dramabox_amp(part: int = 1) -> nn.Module:
     return Vocoder(None, *HIGH_RATE, None, 512 // part, **blocks, **ends)
 
 
-@decoder("dramabox_24khz_hifigan", (1, 2, None, 64), gain=0.9, part=4)
+@decoder("dramabox_24khz_hifigan", (1, 2, None, 64), gain=1.2, part=4)
 def dramabox_hifigan(part: int = 1) -> nn.Module:
     """The same class with HiFi-GAN's blocks, as its defaults have it."""
     from mlx_audio.tts.models.dramabox.vocoder import Vocoder
@@ -178,7 +179,7 @@ def pocket_tts() -> Made:
     return model, model.decode_from_latent
 
 
-@decoder("higgs_audio_dac", (1, None, 256), gain=0.85, part=1)
+@decoder("higgs_audio_dac", (1, None, 256), gain=0.75)
 def higgs_audio() -> nn.Module:
     """mlx_audio.codec.models.higgs_audio, its acoustic decoder, whose sizes are fixed there."""
     from mlx_audio.codec.models.higgs_audio.dac import AcousticDecoder
@@ -224,7 +225,7 @@ def arktts_decoder() -> nn.Module:
     return ArkttsDecoder()
 
 
-@decoder("qwen3_tts_behind_transformer", (1, 1024, None), gain=0.9, part=4)
+@decoder("qwen3_tts_behind_transformer", (1, None, 1024), gain=0.9, part=4)
 def qwen3_tts_decoder(part: int = 1) -> Made:
     """mlx_audio.tts.models.qwen3_tts, what stands behind the transformer of its tokenizer."""
     from mlx_audio.tts.models.qwen3_tts.config import Qwen3TTSTokenizerDecoderConfig
@@ -251,11 +252,9 @@ def spark(part: int = 1) -> nn.Module:
     return WaveGenerator(1024, 1536 // part, [8, 5, 4, 2], [16, 11, 8, 4])
 
 
-@decoder("spark_feature_decoder", (1, 1024, None))
-def spark_features() -> nn.Module:
-    """mlx_audio.tts.models.spark, its feature decoder, that upsamples by a loop over frames."""
-    from mlx_audio.tts.models.spark.modules.encoder_decoder.feat_decoder import Decoder
+@decoder("spark_upsample", (1, 384, None), gain=0.85)
+def spark_upsample() -> nn.Module:
+    """mlx_audio.tts.models.spark, its sampling block, which repeats frames in a Python loop."""
+    from mlx_audio.tts.models.spark.modules.blocks.sampler import SamplingBlock
 
-    return Decoder(1024, 384, 2048, 12, 1024, sample_ratios=[2, 2])
-
-
+    return SamplingBlock(384, groups=384, upsample_scale=2)

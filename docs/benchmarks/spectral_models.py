@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from audio_models import DILATIONS, KERNELS, Made, text_and_curves, apart
+from audio_models import DILATIONS, KERNELS, Made, apart, text_and_curves
 from decoders import decoder, noise
 
 
@@ -49,7 +49,7 @@ def _first(found: Any) -> mx.array:
     return found[0] if isinstance(found, tuple) else found
 
 
-@decoder("hift_decoder_alone", (1, 80 + 18, None))
+@decoder("hift_without_source", (1, 80, None), gain=0.9)
 def hift_decoder() -> Made:
     """The HiFT generator's upsampling and blocks, the source left out, up to the spectrum."""
     from mlx_audio.codec.models.stepaudio2.hift import StepAudio2HiFTGenerator
@@ -57,7 +57,7 @@ def hift_decoder() -> Made:
     model = StepAudio2HiFTGenerator()
 
     def run(x: mx.array) -> mx.array:
-        y = model.conv_pre(x[:, :80].swapaxes(1, 2))
+        y = model.conv_pre(x.swapaxes(1, 2))
         for stage, up in enumerate(model.ups):
             y = up(nn.leaky_relu(y, model.lrelu_slope)).swapaxes(1, 2)
             blocks = model.resblocks[stage * model.num_kernels : (stage + 1) * model.num_kernels]
