@@ -87,9 +87,12 @@ def streamed(entry: Entry, decoder: Decoder) -> dict[str, Any]:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return {"refused": kind + str(error)}
     built = time.perf_counter() - start
-    parts = [stream.step(chunk) for chunk in chunks(x, axis, cycle(RAGGED))]
-    y = mx.concatenate([*parts, stream.flush()], axis=out)
-    found = {"built_seconds": round(built, 2), "latency": repr(stream.latency)}
+    found = {"built_seconds": round(built, 2), "latency": repr(getattr(stream, "latency", None))}
+    try:
+        parts = [stream.step(chunk) for chunk in chunks(x, axis, cycle(RAGGED))]
+        y = mx.concatenate([*parts, stream.flush()], axis=out)
+    except Exception as error:  # a stream that was given must run
+        return {**found, "wrong": f"{type(error).__name__}: {error}"}
     if y.shape != whole.shape:
         return {**found, "wrong": f"{y.shape} where the whole is {whole.shape}"}
     third = whole.shape[out] // 3
@@ -189,7 +192,8 @@ def told(name: str, streams: bool) -> dict[str, Any]:
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
     what = [f"mlx-audio {importlib.metadata.version('mlx-audio')}"]
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    text = json.dumps({"what": [*explain.doctor().splitlines(), *what]}, indent=1)
+    doctor = explain.doctor().replace(str(Path.home()), "~")
+    text = json.dumps({"what": [*doctor.splitlines(), *what]}, indent=1)
     out.write_text(f'{text[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
 
 

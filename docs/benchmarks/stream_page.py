@@ -7,13 +7,13 @@ from typing import Any
 ABOUT = """# Decoders that nobody here wrote, streamed
 
 {count} decoders and vocoders of mlx-audio, and pieces of them, as functions of one array, with
-their own code and random weights. *input* is the example that they were traced with, `L` its axis of
-time. *part* is how many times fewer channels or layers a large one has here than in the published
-model. *layers* is how many transposed convolutions `polyconv.convert` took over, and how many it
-left alone. *converted* and *patched* are the largest differences from MLX's own ops, over the
-largest sample, in a run of 12 frames. *stream* is that of `polyconv.stream` in ragged chunks from
-60 frames processed whole, and of the middle third alone; *built* is how long it took to make one.
-`docs/benchmarks/stream_models.py` writes this (`make stream-models`).
+their own code and random weights. *input* is the example that they were traced with, `L` its axis
+of time. *part* is how many times fewer channels or layers a large one has here than in the
+published model. *layers* is how many transposed convolutions `polyconv.convert` took over, and how
+many it left alone. *converted* and *patched* are the largest differences from MLX's own ops, over
+the largest sample, in a run of 12 frames. *stream* is that of `polyconv.stream` in ragged chunks
+from 60 frames processed whole, and of the middle third alone; *built* is how long it took to make
+one. `docs/benchmarks/stream_models.py` writes this (`make stream-models`).
 
 {streamed} are streamed, {refused} refused, {wrong} wrong.
 
