@@ -233,12 +233,26 @@ def minimax_music3(part: int = 1) -> nn.Module:
     return Vocoder(config)
 
 
-@decoder("arktts_codec_44khz", (1, 10, None), frames=2, gain=0.85, codes=1024)
-def arktts() -> Made:
+def narrow_arktts(part: int) -> nn.Module:
+    """Its decoder behind the transformer, with fewer channels than it has there."""
+    from mlx_audio.tts.models.arktts import codec
+
+    sizes = [1536 // part // 2**stage for stage in range(5)]
+    blocks = map(codec.ArkttsDecoderBlock, sizes, sizes[1:], (8, 8, 4, 2))
+    first = codec.ArkttsCausalConv1d(1024, sizes[0], kernel_size=7)
+    last = codec.ArkttsCausalConv1d(sizes[-1], 1, kernel_size=7)
+    model = codec.ArkttsDecoder()
+    model.model = [first, *blocks, codec.ArkttsSnake1d(sizes[-1]), last]
+    return model
+
+
+@decoder("arktts_codec_44khz", (1, 10, None), frames=2, gain=0.85, codes=1024, part=4)
+def arktts(part: int = 1) -> Made:
     """mlx_audio.tts.models.arktts.codec, decoding codes, whose sizes are fixed there."""
     from mlx_audio.tts.models.arktts.codec import ArkttsCodec
 
     model = ArkttsCodec()
+    model.decoder = narrow_arktts(part) if part > 1 else model.decoder
     return model, model.decode
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from audio_models import DILATIONS, HIGH_RATE, KERNELS, Made
+from audio_models import DILATIONS, HIGH_RATE, KERNELS, Made, narrow_arktts
 from decoders import decoder, noise
 
 
@@ -217,12 +217,12 @@ def voxtral_tts(part: int = 1) -> Made:
     return model, lambda codes: model.decode(codes + 2)  # the first two are no sound
 
 
-@decoder("arktts_decoder", (1, None, 1024), gain=0.85)
-def arktts_decoder() -> nn.Module:
+@decoder("arktts_decoder", (1, None, 1024), gain=0.85, part=4)
+def arktts_decoder(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.arktts.codec, its decoder behind the transformer."""
     from mlx_audio.tts.models.arktts.codec import ArkttsDecoder
 
-    return ArkttsDecoder()
+    return ArkttsDecoder() if part == 1 else narrow_arktts(part)
 
 
 @decoder("qwen3_tts_behind_transformer", (1, None, 1024), gain=0.9, part=4)

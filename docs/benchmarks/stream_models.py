@@ -31,7 +31,7 @@ from polyconv.inspection import explain
 HERE = Path(__file__).parent
 FILES = (audio_models, more_audio_models, spectral_models)  # each enters its decoders
 TOLERANCE = 1e-4
-SHORT, LONG = 12, 60  # frames: of the runs that take MLX's own ops, and of a stream
+SHORT, LONG = 8, 60  # frames: of the runs that take MLX's own ops, and of a stream
 RAGGED = (1, 7, 2, 13, 3, 1, 1, 8)
 # Timed at the published size, with the samples of a second.
 TIMED = {

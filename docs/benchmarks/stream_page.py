@@ -11,7 +11,7 @@ their own code and random weights. *input* is the example that they were traced 
 of time. *part* is how many times fewer channels or layers a large one has here than in the
 published model. *layers* is how many transposed convolutions `polyconv.convert` took over, and how
 many it left alone. *converted* and *patched* are the largest differences from MLX's own ops, over
-the largest sample, in a run of 12 frames. *stream* is that of `polyconv.stream` in ragged chunks
+the largest sample, in a run of 8 frames. *stream* is that of `polyconv.stream` in ragged chunks
 from 60 frames processed whole, and of the middle third alone; *built* is how long it took to make
 one. `docs/benchmarks/stream_models.py` writes this (`make stream-models`).
 
