@@ -43,7 +43,7 @@ def encodec() -> nn.Module:
     return EncodecDecoder(EncodecConfig(upsampling_ratios=[8, 5, 4, 2]))
 
 
-@decoder("dac_44khz", (1, None, 1024), frames=4, gain=0.85, part=4)
+@decoder("dac_44khz", (1, None, 1024), frames=4, gain=0.85, part=8)
 def dac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.descript, its decoder, as descript/dac_44khz."""
     from mlx_audio.codec.models.descript.dac import Decoder
@@ -51,7 +51,7 @@ def dac(part: int = 1) -> nn.Module:
     return Decoder(1024, 1536 // part, [8, 8, 4, 2])
 
 
-@decoder("snac_24khz", (1, None, 768), frames=8, gain=0.7, part=4, noisy=True)
+@decoder("snac_24khz", (1, None, 768), frames=8, gain=0.7, part=8, noisy=True)
 def snac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.snac, its decoder, as hubertsiuzdak/snac_24khz."""
     from mlx_audio.codec.models.snac.layers import Decoder
@@ -74,7 +74,7 @@ def mimi() -> Made:
     return model, run
 
 
-@decoder("dacvae", (1, None, 1024), frames=2, gain=0.9, part=4)
+@decoder("dacvae", (1, None, 1024), frames=2, gain=0.9, part=16)
 def dacvae(part: int = 1) -> Made:
     """mlx_audio.codec.models.dacvae, its decoder without a watermark, as `DACVAEConfig` has it."""
     from mlx_audio.codec.models.dacvae.codec import DACVAEConfig, Decoder
@@ -128,7 +128,7 @@ def chatterbox() -> Made:
     return model, lambda mel: model(mel)[0]
 
 
-@decoder("voxcpm_44khz", (1, None, 64), frames=3, gain=0.9, part=4)
+@decoder("voxcpm_44khz", (1, None, 64), frames=3, gain=0.9, part=8)
 def voxcpm(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.voxcpm.audio_vae, its decoder, as its config has it (44.1 kHz)."""
     from mlx_audio.tts.models.voxcpm.audio_vae import CausalDecoder
@@ -139,7 +139,7 @@ def voxcpm(part: int = 1) -> nn.Module:
     return CausalDecoder(*sizes, depthwise=True)
 
 
-@decoder("longcat_audiodit_vae", (1, None, 64), frames=2, gain=0.5, part=4)
+@decoder("longcat_audiodit_vae", (1, None, 64), frames=2, gain=0.5, part=8)
 def longcat(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.longcat_audiodit.vae, its decoder, as `VaeConfig` has it."""
     from mlx_audio.tts.models.longcat_audiodit.config import VaeConfig
@@ -150,7 +150,7 @@ def longcat(part: int = 1) -> nn.Module:
     return VaeDecoder(config)
 
 
-@decoder("fish_s1_dac_44khz", (1, 1024, None), frames=4, gain=0.8, part=4)
+@decoder("fish_s1_dac_44khz", (1, 1024, None), frames=4, gain=0.8, part=8)
 def fish_s1_dac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.fish_s1_dac, its decoder, as `build_ae` has it."""
     from mlx_audio.codec.models.fish_s1_dac.fish_s1_dac import Decoder
@@ -158,7 +158,7 @@ def fish_s1_dac(part: int = 1) -> nn.Module:
     return Decoder(1024, 1536 // part, [8, 8, 4, 2], causal=True)
 
 
-@decoder("qwen3_tts_12hz", (1, 16, None), frames=2, gain=0.9, codes=2048, part=4)
+@decoder("qwen3_tts_12hz", (1, 16, None), frames=2, gain=0.9, codes=2048, part=8)
 def qwen3_tts(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.qwen3_tts, decoder of its speech tokenizer, as its config has it."""
     from mlx_audio.tts.models.qwen3_tts.config import Qwen3TTSTokenizerDecoderConfig
@@ -174,7 +174,7 @@ LOW_RATE = ([5, 2, 2, 2, 2, 2], [11, 4, 4, 4, 4, 4])
 HIGH_RATE = ([6, 5, 2, 2, 2], [12, 11, 4, 4, 4])
 
 
-@decoder("dramabox_vocoder", (1, 2, None, 64), frames=4, gain=0.75, part=4)
+@decoder("dramabox_vocoder", (1, 2, None, 64), frames=4, gain=0.75, part=8)
 def dramabox(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.dramabox.vocoder, with its extension to 48 kHz, as it is built there."""
     from mlx_audio.tts.models.dramabox import vocoder
@@ -191,7 +191,7 @@ def dramabox(part: int = 1) -> nn.Module:
     return model
 
 
-@decoder("vibevoice_acoustic", (1, 64, None), frames=5, gain=1.2, part=4)
+@decoder("vibevoice_acoustic", (1, 64, None), frames=5, gain=1.2, part=8)
 def vibevoice(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.vibevoice.acoustic_tokenizer, its decoder, as its config has it."""
     from mlx_audio.tts.models.vibevoice.acoustic_tokenizer import TokenizerDecoder
@@ -214,7 +214,7 @@ def melotts() -> Made:
     return model, lambda latents: model(latents, speaker)
 
 
-@decoder("tada_dac_24khz", (1, None, 1024), frames=10, gain=0.8, part=4)
+@decoder("tada_dac_24khz", (1, None, 1024), frames=10, gain=0.8, part=8)
 def tada(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.tada.codec, its DAC decoder, as its defaults have it."""
     from mlx_audio.tts.models.tada.codec import DACDecoder
@@ -222,7 +222,7 @@ def tada(part: int = 1) -> nn.Module:
     return DACDecoder(96 // part)
 
 
-@decoder("minimax_music3_vocoder", (1, 128, None), frames=3, gain=0.85, part=4)
+@decoder("minimax_music3_vocoder", (1, 128, None), frames=3, gain=0.85, part=8)
 def minimax_music3(part: int = 1) -> nn.Module:
     """mlx_audio.music.models.minimax_music3.vocoder, in stereo, as its config has it."""
     from mlx_audio.music.models.minimax_music3.config import ModelConfig
@@ -246,7 +246,7 @@ def narrow_arktts(part: int) -> nn.Module:
     return model
 
 
-@decoder("arktts_codec_44khz", (1, 10, None), frames=2, gain=0.85, codes=1024, part=4)
+@decoder("arktts_codec_44khz", (1, 10, None), frames=2, gain=0.85, codes=1024, part=8)
 def arktts(part: int = 1) -> Made:
     """mlx_audio.tts.models.arktts.codec, decoding codes, whose sizes are fixed there."""
     from mlx_audio.tts.models.arktts.codec import ArkttsCodec
@@ -256,7 +256,7 @@ def arktts(part: int = 1) -> Made:
     return model, model.decode
 
 
-@decoder("nemotron_voicechat_codec", (1, None, 512), frames=5, part=4)
+@decoder("nemotron_voicechat_codec", (1, None, 512), frames=5, part=8)
 def nemotron(part: int = 1) -> Made:
     """mlx_audio.codec.models.nemotron_voicechat, decoding latents, as its config has it."""
     from mlx_audio.codec.models.nemotron_voicechat import codec

@@ -84,7 +84,7 @@ def confucius4(part: int = 1) -> nn.Module:
     return _Holder(model)
 
 
-@decoder("dramabox_48khz_amp", (1, 2, None, 64), gain=1.0, part=4)
+@decoder("dramabox_48khz_amp", (1, 2, None, 64), gain=1.0, part=8)
 def dramabox_amp(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.dramabox.vocoder, its extension to 48 kHz by itself."""
     from mlx_audio.tts.models.dramabox.vocoder import Vocoder
@@ -94,7 +94,7 @@ def dramabox_amp(part: int = 1) -> nn.Module:
     return Vocoder(None, *HIGH_RATE, None, 512 // part, **blocks, **ends)
 
 
-@decoder("dramabox_24khz_hifigan", (1, 2, None, 64), gain=1.2, part=4)
+@decoder("dramabox_24khz_hifigan", (1, 2, None, 64), gain=1.2, part=8)
 def dramabox_hifigan(part: int = 1) -> nn.Module:
     """The same class with HiFi-GAN's blocks, as its defaults have it."""
     from mlx_audio.tts.models.dramabox.vocoder import Vocoder
@@ -128,7 +128,7 @@ def encodec_not_causal() -> nn.Module:
     return EncodecDecoder(EncodecConfig(upsampling_ratios=[8, 5, 4, 4], **rest))
 
 
-@decoder("dac_24khz", (1, None, 1024), gain=0.85, part=4)
+@decoder("dac_24khz", (1, None, 1024), gain=0.85, part=8)
 def dac_24khz(part: int = 1) -> nn.Module:
     """Descript's decoder as descript/dac_24khz: one of its strides is odd."""
     from mlx_audio.codec.models.descript.dac import Decoder
@@ -136,7 +136,7 @@ def dac_24khz(part: int = 1) -> nn.Module:
     return Decoder(1024, 1536 // part, [8, 5, 4, 2])
 
 
-@decoder("snac_without_noise", (1, None, 768), gain=0.7, part=4)
+@decoder("snac_without_noise", (1, None, 768), gain=0.7, part=8)
 def snac_without_noise(part: int = 1) -> nn.Module:
     """SNAC's decoder without its noise blocks and with plain convolutions."""
     from mlx_audio.codec.models.snac.layers import Decoder
@@ -187,7 +187,7 @@ def higgs_audio() -> nn.Module:
     return AcousticDecoder()
 
 
-@decoder("voxcpm2_48khz", (1, None, 64), gain=0.9, part=4)
+@decoder("voxcpm2_48khz", (1, None, 64), gain=0.9, part=8)
 def voxcpm2(part: int = 1) -> Made:
     """mlx_audio.tts.models.voxcpm2.audio_vae, its decoder at 48 kHz, as its config has it."""
     from mlx_audio.tts.models.voxcpm2.audio_vae import CausalDecoder
@@ -217,7 +217,7 @@ def voxtral_tts(part: int = 1) -> Made:
     return model, lambda codes: model.decode(codes + 2)  # the first two are no sound
 
 
-@decoder("arktts_decoder", (1, None, 1024), gain=0.85, part=4)
+@decoder("arktts_decoder", (1, None, 1024), gain=0.85, part=8)
 def arktts_decoder(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.arktts.codec, its decoder behind the transformer."""
     from mlx_audio.tts.models.arktts.codec import ArkttsDecoder
@@ -225,7 +225,7 @@ def arktts_decoder(part: int = 1) -> nn.Module:
     return ArkttsDecoder() if part == 1 else narrow_arktts(part)
 
 
-@decoder("qwen3_tts_behind_transformer", (1, None, 1024), gain=0.9, part=4)
+@decoder("qwen3_tts_behind_transformer", (1, None, 1024), gain=0.9, part=8)
 def qwen3_tts_decoder(part: int = 1) -> Made:
     """mlx_audio.tts.models.qwen3_tts, what stands behind the transformer of its tokenizer."""
     from mlx_audio.tts.models.qwen3_tts.config import Qwen3TTSTokenizerDecoderConfig
@@ -244,7 +244,7 @@ def qwen3_tts_decoder(part: int = 1) -> Made:
     return model, run
 
 
-@decoder("spark_wave_generator", (1, 1024, None), gain=0.85, part=4)
+@decoder("spark_wave_generator", (1, 1024, None), gain=0.85, part=8)
 def spark(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.spark, its wave generator, as SparkAudio/Spark-TTS-0.5B."""
     from mlx_audio.tts.models.spark.modules.encoder_decoder.wave_generator import WaveGenerator
