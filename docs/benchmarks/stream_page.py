@@ -12,16 +12,18 @@ of time. *part* is how many times fewer channels or layers a large one has here 
 published model. *layers* is how many transposed convolutions `polyconv.convert` took over, and how
 many it left alone. *converted* and *patched* are the largest differences from MLX's own ops, over
 the largest sample, in a run of 8 frames. *stream* is that of `polyconv.stream` in ragged chunks
-from 60 frames processed whole, and of the middle third alone; *built* is how long it took to make
-one. `docs/benchmarks/stream_models.py` writes this (`make stream-models`).
+from 60 frames processed whole, and of the middle third alone; *end* is how much of the output
+`flush` alone gave; *built* is how long it took to make a stream.
+`docs/benchmarks/stream_models.py` writes this (`make stream-models`).
 
-{streamed} are streamed, {refused} refused, {wrong} wrong.
+{told}
 
 """
 
 COLUMNS = (
-    "| decoder | input | part | layers | converted | patched | stream, all / middle | built |\n"
-    f"|---|---{'|---:' * 6}|\n"
+    "| decoder | input | part | layers | converted | patched | stream, all / middle | end "
+    "| built |\n"
+    f"|---|---{'|---:' * 7}|\n"
 )
 
 REFUSALS = """
@@ -46,9 +48,11 @@ def page(found: dict[str, Any]) -> str:
     rows = found["rows"]
     refused = [row for row in rows if "refused" in row["stream"]]
     wrong = [row for row in rows if "wrong" in row["stream"]]
-    counts = {"count": len(rows), "refused": len(refused), "wrong": len(wrong)}
     streamed = sum("error" in row["stream"] for row in rows)
-    text = ABOUT.format(streamed=streamed, **counts) + COLUMNS + "".join(map(_line, rows))
+    told = f"{streamed} are streamed, {len(refused)} refused, {len(wrong)} wrong."
+    if not any(row["stream"] for row in rows):
+        told = "Streams were left out here (`--without-streams`)."
+    text = ABOUT.format(count=len(rows), told=told) + COLUMNS + "".join(map(_line, rows))
     if refused:
         text += REFUSALS
         text += "".join(
@@ -65,15 +69,15 @@ def page(found: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     sizes = ["L" if axis == row["axis"] else str(n) for axis, n in enumerate(row["input"])]
     stream = row["stream"]
-    told, built = "refused" if "refused" in stream else "-", "-"
+    told, rest = "refused" if "refused" in stream else "-", ("-", "-")
     if "wrong" in stream:
         told = f"**{_cell(stream['wrong'])}**"
     elif "error" in stream:
         told = f"{stream['error']:.0e} / {stream['error middle']:.0e}"
-        built = f"{stream['built_seconds']:.1f} s"
+        rest = (f"{stream['at_the_end']:.0%}", f"{stream['built_seconds']:.1f} s")
     layers = f"{len(row['converted'])} / {len(row['left'])}"
     errors = (f"{row['error converted']:.0e}", f"{row['error patched']:.0e}")
-    cells = (row["name"], f"({', '.join(sizes)})", str(row["part"]), layers, *errors, told, built)
+    cells = (row["name"], f"({', '.join(sizes)})", str(row["part"]), layers, *errors, told, *rest)
     return f"| {' | '.join(cells)} |\n"
 
 
