@@ -128,7 +128,7 @@ def chatterbox() -> Made:
     return model, lambda mel: model(mel)[0]
 
 
-@decoder("voxcpm_44khz", (1, None, 64), frames=3, gain=0.9, part=8)
+@decoder("voxcpm_44khz", (1, None, 64), frames=3, gain=0.9, part=8, narrow_gain=0.8)
 def voxcpm(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.voxcpm.audio_vae, its decoder, as its config has it (44.1 kHz)."""
     from mlx_audio.tts.models.voxcpm.audio_vae import CausalDecoder

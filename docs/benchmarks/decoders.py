@@ -35,14 +35,16 @@ class Entry(NamedTuple):
     gain: float | None
     part: int
     noisy: bool
+    narrow_gain: float | None
 
     def build(self, frames: int | None = None, narrow: bool = False) -> Decoder:
         """The decoder; where `narrow`, with a `part`-th of the published channels or layers."""
         mx.random.seed(0)
         made = self.factory(self.part) if narrow and self.part > 1 else self.factory()
         model, function = made if isinstance(made, tuple) else (made, made)
-        if self.gain is not None:
-            draw(model, self.gain)
+        gain = self.narrow_gain if narrow and self.narrow_gain else self.gain
+        if gain is not None:
+            draw(model, gain)
         model.eval()
         mx.eval(model.parameters())  # not in the first run
         if self.noisy:
@@ -63,6 +65,7 @@ def decoder(
     example: Callable[[int], mx.array] | None = None,
     part: int = 1,
     noisy: bool = False,
+    narrow_gain: float | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enters a factory in `DECODERS`. It returns a model, or a model and the function to run.
 
@@ -75,6 +78,7 @@ def decoder(
         example: Makes the input of a length, where it is no plain noise.
         part: How many times fewer channels or layers there are where the decoder is to be narrow.
         noisy: Whether it adds random numbers, which are the same in every run then.
+        narrow_gain: Instead of `gain` where narrow, so that rounding errors do not grow.
     """
     axis = shape.index(None)
 
@@ -83,7 +87,9 @@ def decoder(
         return noise(*sizes) if codes is None else indices(codes, *sizes)
 
     def enter(factory: Callable[..., Any]) -> Callable[..., Any]:
-        DECODERS[name] = Entry(factory, example or plain, axis, frames, gain, part, noisy)
+        DECODERS[name] = Entry(
+            factory, example or plain, axis, frames, gain, part, noisy, narrow_gain
+        )
         return factory
 
     return enter
