@@ -56,7 +56,8 @@ def path_of(
     depend, numbers = _depending(found, index), iter(found.outputs[1:])
     for path, into, out in calls:
         reached = [next(numbers) in depend for _ in into]
-        if any([next(numbers) in depend for _ in out]) and not any(reached):
+        given = [next(numbers) in depend for _ in out]
+        if any(given) and not any(reached):
             return path
     return "the model"
 
