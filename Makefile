@@ -10,7 +10,7 @@ RUN := $(BIN)/polyconv run
 
 .SECONDARY:
 .PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
-.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda models clean
+.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda models stream-models clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ BENCHMARKS := docs/benchmarks
 
 models: $(STAMP)-models ## models of mlx-audio, natively, converted and patched; writes docs/benchmarks/models.json
 	PYTHONPATH=. $(RUN) $(BENCHMARKS)/models.py
+
+stream-models: $(STAMP)-models ## decoders of mlx-audio, converted, patched and streamed; writes docs/benchmarks/stream_models.json
+	PYTHONPATH=. $(RUN) $(BENCHMARKS)/stream_models.py
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py

@@ -4,168 +4,114 @@
 convolutions and can be run, and a function that runs it once on a short random input and returns
 the audio, evaluated. Layers are as large as in the published model; weights are random. The same
 numbers come out of every run. Needs mlx-audio (written for 0.6.2), which a factory imports when it
-is called.
+is called. The factories enter the same models in `decoders.DECODERS`, as functions of one array.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
+from decoders import DECODERS, Entry, Function, decoder, noise
 
 Run: TypeAlias = "Callable[[], mx.array]"
 Factory: TypeAlias = "Callable[[], tuple[nn.Module, Run]]"
-
-MODELS: dict[str, Factory] = {}
+Made: TypeAlias = "tuple[nn.Module, Function]"
 
 # The residual blocks of HiFi-GAN V1, which many vocoders have kept.
-_KERNELS = [3, 7, 11]
-_DILATIONS = [[1, 3, 5]] * 3
+KERNELS = [3, 7, 11]
+DILATIONS = [[1, 3, 5]] * 3
 
 
-def _model(name: str, gain: float | None = None) -> Callable[[Factory], Factory]:
-    """Enters a factory in `MODELS`, seeded, and with a gain its convolutions drawn with it."""
-
-    def enter(factory: Factory) -> Factory:
-        @functools.wraps(factory)
-        def seeded() -> tuple[nn.Module, Run]:
-            mx.random.seed(0)
-            model, run = factory()
-            if gain is not None:
-                _draw(model, gain)
-            model.eval()
-            mx.eval(model.parameters())  # not in the first run
-
-            def evaluated() -> mx.array:
-                mx.random.seed(1)  # of the noise that some models add to their signal
-                audio = run()
-                mx.eval(audio)
-                return audio
-
-            return model, evaluated
-
-        MODELS[name] = seeded
-        return seeded
-
-    return enter
-
-
-def _noise(*shape: int) -> mx.array:
-    """An input: a spectrogram, or what a model has instead."""
-    return mx.random.normal(shape, key=mx.random.key(2))
-
-
-def _codes(size: int, *shape: int) -> mx.array:
-    """An input of indices into codebooks."""
-    return mx.random.randint(0, size, shape, key=mx.random.key(2))
-
-
-def _draw(model: nn.Module, gain: float) -> None:
-    """Draws the weights of all convolutions anew, each filter with a norm of about `gain`.
-
-    For models whose weights begin as zeros or ones, or so small that next to nothing of the signal
-    is left. The gains were tried out: audio of a standard deviation of 0.05 to 0.5, hardly clipped.
-    """
-    for module in model.modules():
-        for name in ("weight", "weight_v"):
-            old = module.get(name)
-            if not isinstance(old, mx.array) or old.ndim < 3:
-                continue
-            new = mx.random.normal(old.shape) * (gain / math.sqrt(math.prod(old.shape[1:])))
-            changes = {name: new}
-            if name == "weight_v":
-                norm = module["weight_g"]
-                axes = [axis for axis, size in enumerate(norm.shape) if size == 1]
-                changes["weight_g"] = mx.sqrt(mx.sum(new * new, axis=axes, keepdims=True))
-            module.update(changes)
-
-
-@_model("bigvgan_44khz_128", gain=0.9)
-def bigvgan() -> tuple[nn.Module, Run]:
+@decoder("bigvgan_44khz_128", (1, 128, None), frames=3, gain=0.9, part=8)
+def bigvgan(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.bigvgan, as nvidia/bigvgan_v2_44khz_128band_512x."""
     from mlx_audio.codec.models.bigvgan.bigvgan import BigVGAN, BigVGANConfig
 
     rates, sizes = [8, 4, 2, 2, 2, 2], [16, 8, 4, 4, 4, 4]
-    blocks = ("1", _KERNELS, _DILATIONS, "snakebeta", True)
-    config = BigVGANConfig(128, rates, sizes, 1536, *blocks, False, False)
-    model, mel = BigVGAN(config), _noise(1, 128, 3)
-    return model, lambda: model(mel)
+    blocks = ("1", KERNELS, DILATIONS, "snakebeta", True)
+    return BigVGAN(BigVGANConfig(128, rates, sizes, 1536 // part, *blocks, False, False))
 
 
-@_model("encodec_24khz", gain=1.0)
-def encodec() -> tuple[nn.Module, Run]:
+@decoder("encodec_24khz", (1, None, 128), frames=100, gain=1.0)
+def encodec() -> nn.Module:
     """mlx_audio.codec.models.encodec, its decoder, as facebook/encodec_24khz."""
     from mlx_audio.codec.models.encodec.encodec import EncodecConfig, EncodecDecoder
 
-    model = EncodecDecoder(EncodecConfig(upsampling_ratios=[8, 5, 4, 2]))
-    latents = _noise(1, 100, 128)
-    return model, lambda: model(latents)
+    return EncodecDecoder(EncodecConfig(upsampling_ratios=[8, 5, 4, 2]))
 
 
-@_model("dac_44khz", gain=0.85)
-def dac() -> tuple[nn.Module, Run]:
+@decoder("dac_44khz", (1, None, 1024), frames=4, gain=0.85, part=8)
+def dac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.descript, its decoder, as descript/dac_44khz."""
     from mlx_audio.codec.models.descript.dac import Decoder
 
-    model, latents = Decoder(1024, 1536, [8, 8, 4, 2]), _noise(1, 4, 1024)
-    return model, lambda: model(latents)
+    return Decoder(1024, 1536 // part, [8, 8, 4, 2])
 
 
-@_model("snac_24khz", gain=0.7)
-def snac() -> tuple[nn.Module, Run]:
+@decoder("snac_24khz", (1, None, 768), frames=8, gain=0.7, part=8, noisy=True)
+def snac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.snac, its decoder, as hubertsiuzdak/snac_24khz."""
     from mlx_audio.codec.models.snac.layers import Decoder
 
-    model = Decoder(768, 1024, [8, 8, 4, 2], noise=True, depthwise=True, attn_window_size=None)
-    latents = _noise(1, 8, 768)
-    return model, lambda: model(latents)
+    sizes = (768, 1024 // part, [8, 8, 4, 2])
+    return Decoder(*sizes, noise=True, depthwise=True, attn_window_size=None)
 
 
-@_model("mimi", gain=1.2)
-def mimi() -> tuple[nn.Module, Run]:
+@decoder("mimi", (1, 512, None), frames=10, gain=1.2)
+def mimi() -> Made:
     """mlx_audio.codec.models.mimi, decoding latents, as kyutai/mimi (`mimi_202407`)."""
     from mlx_audio.codec.models.mimi.mimi import Mimi, mimi_202407
 
-    model, latents = Mimi(mimi_202407(32)), _noise(1, 512, 10)
+    model = Mimi(mimi_202407(32))
 
-    def run() -> mx.array:
+    def run(latents: mx.array) -> mx.array:
         cache = model.decoder_transformer.make_cache()
         return model.decoder(model.decoder_transformer(model.upsample(latents), cache=cache)[0])
 
     return model, run
 
 
-@_model("dacvae", gain=0.9)
-def dacvae() -> tuple[nn.Module, Run]:
+@decoder("dacvae", (1, None, 1024), frames=2, gain=0.9, part=16)
+def dacvae(part: int = 1) -> Made:
     """mlx_audio.codec.models.dacvae, its decoder without a watermark, as `DACVAEConfig` has it."""
     from mlx_audio.codec.models.dacvae.codec import DACVAEConfig, Decoder
 
     config = DACVAEConfig()
-    model = Decoder(config.latent_dim, config.decoder_dim, config.decoder_rates)
-    latents = _noise(1, 2, config.latent_dim)
-    return model, lambda: model.decode_with_watermark(model(latents))
+    model = Decoder(config.latent_dim, config.decoder_dim // part, config.decoder_rates)
+    return model, lambda latents: model.decode_with_watermark(model(latents))
 
 
-@_model("kokoro_82m", gain=0.6)
-def kokoro() -> tuple[nn.Module, Run]:
+def text_and_curves(frames: int) -> mx.array:
+    """Text in 512 channels, then the pitch (in Hz, voiced) and the loudness, two values a frame."""
+    pitch = mx.linspace(150.0, 250.0, 2 * frames).reshape(1, frames, 2)
+    curves = mx.concatenate([pitch, noise(1, 2 * frames).reshape(1, frames, 2)], axis=2)
+    return mx.concatenate([noise(1, 512, frames), curves.transpose(0, 2, 1)], axis=1)
+
+
+def apart(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Text, pitch and loudness of an input of `text_and_curves`."""
+    text, pitch, loudness = mx.split(x, [512, 514], axis=1)
+    return text, pitch.transpose(0, 2, 1).reshape(1, -1), loudness.transpose(0, 2, 1).reshape(1, -1)
+
+
+@decoder("kokoro_82m", (1, 516, None), frames=10, gain=0.6, example=text_and_curves, noisy=True)
+def kokoro() -> Made:
     """mlx_audio.tts.models.kokoro.istftnet, its decoder, as hexgrad/Kokoro-82M."""
     from mlx_audio.tts.models.kokoro.istftnet import Decoder
 
     sizes: dict[str, Any] = {"upsample_rates": [10, 6], "upsample_kernel_sizes": [20, 12]}
-    blocks = {"resblock_kernel_sizes": _KERNELS, "resblock_dilation_sizes": _DILATIONS}
+    blocks = {"resblock_kernel_sizes": KERNELS, "resblock_dilation_sizes": DILATIONS}
     istft = {"gen_istft_n_fft": 20, "gen_istft_hop_size": 5}
     model = Decoder(512, 128, 80, upsample_initial_channel=512, **sizes, **blocks, **istft)
-    text, loudness, style = _noise(1, 512, 10), _noise(1, 20), _noise(1, 128)
-    pitch = mx.linspace(150.0, 250.0, 20)[None]  # in Hz, voiced
-    return model, lambda: model(text, pitch, loudness, style)
+    style = noise(1, 128)
+    return model, lambda x: model(*apart(x), style)
 
 
-@_model("chatterbox_hift")
-def chatterbox() -> tuple[nn.Module, Run]:
+@decoder("chatterbox_hift", (1, 80, None), frames=20, noisy=True)
+def chatterbox() -> Made:
     """mlx_audio.tts.models.chatterbox.s3gen, its HiFT generator, as ResembleAI/chatterbox."""
     from mlx_audio.tts.models.chatterbox.s3gen.f0_predictor import ConvRNNF0Predictor
     from mlx_audio.tts.models.chatterbox.s3gen.hifigan import HiFTGenerator
@@ -175,124 +121,165 @@ def chatterbox() -> tuple[nn.Module, Run]:
         upsample_rates=[8, 5, 3],
         upsample_kernel_sizes=[16, 11, 7],
         source_resblock_kernel_sizes=[7, 7, 11],
-        source_resblock_dilation_sizes=_DILATIONS,
+        source_resblock_dilation_sizes=DILATIONS,
         f0_predictor=ConvRNNF0Predictor(),
     )
     model.f0_predictor.classifier.bias = mx.array([200.0])  # Hz: voiced, whatever the weights
-    mel = _noise(1, 80, 20)
-    return model, lambda: model(mel)[0]
+    return model, lambda mel: model(mel)[0]
 
 
-@_model("voxcpm_44khz", gain=0.9)
-def voxcpm() -> tuple[nn.Module, Run]:
+@decoder("voxcpm_44khz", (1, None, 64), frames=3, gain=0.9, part=8, narrow_gain=0.8)
+def voxcpm(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.voxcpm.audio_vae, its decoder, as its config has it (44.1 kHz)."""
     from mlx_audio.tts.models.voxcpm.audio_vae import CausalDecoder
     from mlx_audio.tts.models.voxcpm.config import AudioVAEConfig
 
     config = AudioVAEConfig()
-    sizes = (config.latent_dim, config.decoder_dim, config.decoder_rates)
-    model, latents = CausalDecoder(*sizes, depthwise=True), _noise(1, 3, config.latent_dim)
-    return model, lambda: model(latents)
+    sizes = (config.latent_dim, config.decoder_dim // part, config.decoder_rates)
+    return CausalDecoder(*sizes, depthwise=True)
 
 
-@_model("longcat_audiodit_vae", gain=0.5)
-def longcat() -> tuple[nn.Module, Run]:
+@decoder("longcat_audiodit_vae", (1, None, 64), frames=2, gain=0.5, part=8)
+def longcat(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.longcat_audiodit.vae, its decoder, as `VaeConfig` has it."""
     from mlx_audio.tts.models.longcat_audiodit.config import VaeConfig
     from mlx_audio.tts.models.longcat_audiodit.vae import VaeDecoder
 
     config = VaeConfig()
-    model, latents = VaeDecoder(config), _noise(1, 2, config.latent_dim)
-    return model, lambda: model(latents)
+    config.channels //= part
+    return VaeDecoder(config)
 
 
-@_model("fish_s1_dac_44khz", gain=0.8)
-def fish_s1_dac() -> tuple[nn.Module, Run]:
+@decoder("fish_s1_dac_44khz", (1, 1024, None), frames=4, gain=0.8, part=8)
+def fish_s1_dac(part: int = 1) -> nn.Module:
     """mlx_audio.codec.models.fish_s1_dac, its decoder, as `build_ae` has it."""
     from mlx_audio.codec.models.fish_s1_dac.fish_s1_dac import Decoder
 
-    model, latents = Decoder(1024, 1536, [8, 8, 4, 2], causal=True), _noise(1, 1024, 4)
-    return model, lambda: model(latents)
+    return Decoder(1024, 1536 // part, [8, 8, 4, 2], causal=True)
 
 
-@_model("qwen3_tts_12hz", gain=0.9)
-def qwen3_tts() -> tuple[nn.Module, Run]:
+@decoder("qwen3_tts_12hz", (1, 16, None), frames=2, gain=0.9, codes=2048, part=8)
+def qwen3_tts(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.qwen3_tts, decoder of its speech tokenizer, as its config has it."""
     from mlx_audio.tts.models.qwen3_tts.config import Qwen3TTSTokenizerDecoderConfig
     from mlx_audio.tts.models.qwen3_tts.speech_tokenizer import Qwen3TTSSpeechTokenizerDecoder
 
     config = Qwen3TTSTokenizerDecoderConfig()
-    model = Qwen3TTSSpeechTokenizerDecoder(config)
-    codes = _codes(config.codebook_size, 1, config.num_quantizers, 2)
-    return model, lambda: model(codes)
+    config.decoder_dim //= part
+    return Qwen3TTSSpeechTokenizerDecoder(config)
 
 
-@_model("dramabox_vocoder", gain=0.75)
-def dramabox() -> tuple[nn.Module, Run]:
+# Upsampling and kernel sizes of the two vocoders in it, which are built by a function.
+LOW_RATE = ([5, 2, 2, 2, 2, 2], [11, 4, 4, 4, 4, 4])
+HIGH_RATE = ([6, 5, 2, 2, 2], [12, 11, 4, 4, 4])
+
+
+@decoder("dramabox_vocoder", (1, 2, None, 64), frames=4, gain=0.75, part=8)
+def dramabox(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.dramabox.vocoder, with its extension to 48 kHz, as it is built there."""
-    from mlx_audio.tts.models.dramabox.vocoder import build_dramabox_vocoder
+    from mlx_audio.tts.models.dramabox import vocoder
 
-    model, mel = build_dramabox_vocoder(), _noise(1, 2, 4, 64)
+    model = vocoder.build_dramabox_vocoder()
+    if part > 1:  # both over again
+        blocks: dict[str, Any] = {"resblock": "AMP1", "activation": "snakebeta"}
+        blocks |= {"use_tanh_at_final": False, "use_bias_at_final": False}
+        model.vocoder = vocoder.Vocoder(None, *LOW_RATE, None, 1536 // part, **blocks)
+        model.bwe_generator = vocoder.Vocoder(None, *HIGH_RATE, None, 512 // part, **blocks)
     # Zeros until a checkpoint is loaded: the extension would not hear the vocoder.
     model.mel_stft.mel_basis = mx.random.uniform(shape=(64, 257))
     model.mel_stft.stft_fn.forward_basis = mx.random.normal((514, 1, 512))
-    return model, lambda: model(mel)
+    return model
 
 
-@_model("vibevoice_acoustic", gain=1.2)
-def vibevoice() -> tuple[nn.Module, Run]:
+@decoder("vibevoice_acoustic", (1, 64, None), frames=5, gain=1.2, part=8)
+def vibevoice(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.vibevoice.acoustic_tokenizer, its decoder, as its config has it."""
     from mlx_audio.tts.models.vibevoice.acoustic_tokenizer import TokenizerDecoder
     from mlx_audio.tts.models.vibevoice.config import AcousticTokenizerConfig
 
     config = AcousticTokenizerConfig()
-    model, latents = TokenizerDecoder(config), _noise(1, config.vae_dim, 5)
-    return model, lambda: model(latents)
+    if part > 1:
+        config.decoder_n_filters = (config.decoder_n_filters or 32) // part
+    return TokenizerDecoder(config)
 
 
-@_model("melotts_hifigan", gain=1.2)
-def melotts() -> tuple[nn.Module, Run]:
+@decoder("melotts_hifigan", (1, 192, None), frames=16, gain=1.2)
+def melotts() -> Made:
     """mlx_audio.tts.models.melotts.hifigan, as myshell-ai/MeloTTS-English."""
     from mlx_audio.tts.models.melotts.hifigan import Generator
 
     rates, sizes = [8, 8, 2, 2, 2], [16, 16, 8, 2, 2]
-    model = Generator(192, "1", _KERNELS, _DILATIONS, rates, 512, sizes, gin_channels=256)
-    latents, speaker = _noise(1, 192, 16), _noise(1, 256, 1)
-    return model, lambda: model(latents, speaker)
+    model = Generator(192, "1", KERNELS, DILATIONS, rates, 512, sizes, gin_channels=256)
+    speaker = noise(1, 256, 1)
+    return model, lambda latents: model(latents, speaker)
 
 
-@_model("tada_dac_24khz", gain=0.8)
-def tada() -> tuple[nn.Module, Run]:
+@decoder("tada_dac_24khz", (1, None, 1024), frames=10, gain=0.8, part=8)
+def tada(part: int = 1) -> nn.Module:
     """mlx_audio.tts.models.tada.codec, its DAC decoder, as its defaults have it."""
     from mlx_audio.tts.models.tada.codec import DACDecoder
 
-    model, latents = DACDecoder(), _noise(1, 10, 1024)
-    return model, lambda: model(latents)
+    return DACDecoder(96 // part)
 
 
-@_model("minimax_music3_vocoder", gain=0.85)
-def minimax_music3() -> tuple[nn.Module, Run]:
+@decoder("minimax_music3_vocoder", (1, 128, None), frames=3, gain=0.85, part=8)
+def minimax_music3(part: int = 1) -> nn.Module:
     """mlx_audio.music.models.minimax_music3.vocoder, in stereo, as its config has it."""
     from mlx_audio.music.models.minimax_music3.config import ModelConfig
     from mlx_audio.music.models.minimax_music3.vocoder import Vocoder
 
-    model, latents = Vocoder(ModelConfig()), _noise(1, 128, 3)
-    return model, lambda: model(latents)
+    config = ModelConfig()
+    config.vocoder_hidden_dim //= part
+    return Vocoder(config)
 
 
-@_model("arktts_codec_44khz", gain=0.85)
-def arktts() -> tuple[nn.Module, Run]:
+def narrow_arktts(part: int) -> nn.Module:
+    """Its decoder behind the transformer, with fewer channels than it has there."""
+    from mlx_audio.tts.models.arktts import codec
+
+    sizes = [1536 // part // 2**stage for stage in range(5)]
+    blocks = map(codec.ArkttsDecoderBlock, sizes, sizes[1:], (8, 8, 4, 2))
+    first = codec.ArkttsCausalConv1d(1024, sizes[0], kernel_size=7)
+    last = codec.ArkttsCausalConv1d(sizes[-1], 1, kernel_size=7)
+    model = codec.ArkttsDecoder()
+    model.model = [first, *blocks, codec.ArkttsSnake1d(sizes[-1]), last]
+    return model
+
+
+@decoder("arktts_codec_44khz", (1, 10, None), frames=2, gain=0.85, codes=1024, part=8)
+def arktts(part: int = 1) -> Made:
     """mlx_audio.tts.models.arktts.codec, decoding codes, whose sizes are fixed there."""
     from mlx_audio.tts.models.arktts.codec import ArkttsCodec
 
-    model, codes = ArkttsCodec(), _codes(1024, 1, 10, 2)
-    return model, lambda: model.decode(codes)
+    model = ArkttsCodec()
+    model.decoder = narrow_arktts(part) if part > 1 else model.decoder
+    return model, model.decode
 
 
-@_model("nemotron_voicechat_codec")
-def nemotron() -> tuple[nn.Module, Run]:
+@decoder("nemotron_voicechat_codec", (1, None, 512), frames=5, part=8)
+def nemotron(part: int = 1) -> Made:
     """mlx_audio.codec.models.nemotron_voicechat, decoding latents, as its config has it."""
-    from mlx_audio.codec.models.nemotron_voicechat.codec import NemotronVoiceChatCodec
+    from mlx_audio.codec.models.nemotron_voicechat import codec
 
-    model, latents = NemotronVoiceChatCodec(), _noise(1, 5, 512)
-    return model, lambda: model.decode_latents(latents)
+    config = codec.NemotronVoiceChatCodecConfig()
+    config.base_channels //= part
+    model = codec.NemotronVoiceChatCodec(config)
+    return model, model.decode_latents
+
+
+def _whole(entry: Entry) -> Factory:
+    def factory() -> tuple[nn.Module, Run]:
+        model, function, example, _ = entry.build()
+
+        def evaluated() -> mx.array:
+            mx.random.seed(1)  # of the noise that some models add to their signal
+            audio = function(example)
+            mx.eval(audio)
+            return audio
+
+        return model, evaluated
+
+    return factory
+
+
+MODELS: dict[str, Factory] = {name: _whole(entry) for name, entry in DECODERS.items()}

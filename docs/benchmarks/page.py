@@ -167,7 +167,7 @@ def plot_lengths(rows: Sequence[dict[str, Any]]) -> None:
 def readme_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "| layer | `mx.conv_transpose*` | polyconv | packed once | best other framework | "
-        "faster than MLX / than it | max abs error, ours / PyTorch's |",
+        "packed once, times as fast as MLX / as that other | max abs error, ours / PyTorch's |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:

@@ -139,7 +139,7 @@ def _backend() -> str:
     metal = device.present()
     if metal is None:
         if mx.default_device().type == mx.gpu:
-            return "CUDA; plans are made for it, by rates measured on an H200"
+            return "CUDA; plans are made for it. polyconv's own rates were set by hand to an H200"
         return "no Metal; plans are made for the CPU (polyconv.planning_for(...) for a Mac's)"
     limits = metal.limits
     return (

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from polyconv.metal.kernels import KernelChoice, predict
 from polyconv.metal.rules import fits_in, fits_out, up16
 from polyconv.planning.cached_property import cached_property
-from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.devices import Device, Metal
 from polyconv.planning.rates import METAL_RATES, Cost
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
@@ -94,14 +94,14 @@ def options_of(spec: ConvSpec) -> tuple[object, ...]:
 
 @lru_cache(4096)
 def issue(spec: ConvSpec, device: Device) -> Issued:
-    """The cheapest safe form of an undilated convolution. Away from Metal it is the plainest.
+    """The cheapest safe form of an undilated convolution; the plainest if no kernel is predicted.
 
     A form is safe if its kernel unfolds nothing and has no hazard. There always is one: channels
     can be padded until they fill the tiles, and every hazard needs padding behind.
     """
-    if isinstance(device, Host):
+    if not device.backend.predicts_kernels:
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
-        return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), None)
+        return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), device)
     safe = []
     for form in _forms(spec):
         each = _issued(spec, form, device)
@@ -114,14 +114,15 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
 
 def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
     """A convolution as MLX's own op issues it, safe or not."""
-    if isinstance(device, Host):
-        return _issued(spec, Form(whole=_is_cropped_before(spec, device)), None)
+    if not device.backend.predicts_kernels:
+        return _issued(spec, Form(whole=_is_cropped_before(spec, device)), device)
     return _issued(spec, AS_IT_STANDS, device)
 
 
-def _is_cropped_before(spec: ConvSpec, host: Host) -> bool:
+def _is_cropped_before(spec: ConvSpec, device: Device) -> bool:
     """Whether what negative padding drops is cut off before, row by row in memory."""
-    return host.backend.crops_before and any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
+    is_cropped = any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
+    return device.backend.crops_before and is_cropped
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:
@@ -185,12 +186,11 @@ def _forms(spec: ConvSpec) -> Iterator[Form]:
                 yield Form(extra_in, extra_out, pad_hi, lift)
 
 
-def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
+def _issued(spec: ConvSpec, form: Form, device: Device) -> Issued:
     given = apply(spec, form)
     depth = spec.axes[0]
     n_convs = depth.kernel_size if form.lift == "frames" else 1
-    whole = not _crops_inside(spec)
-    kernel = predict(given, metal.limits, metal.rules, contiguous=(whole, True)) if metal else None
+    kernel = _kernel(given, device, is_whole=not _crops_inside(spec))
     itemsize = ITEMSIZE[given.dtype]
     outputs, inputs = n_convs * given.n_outputs, given.n_inputs
     moved = n_convs * kernel.temporary_bytes if kernel else 0
@@ -205,6 +205,14 @@ def _issued(spec: ConvSpec, form: Form, metal: Metal | None) -> Issued:
             moved += itemsize * inputs
     cost = Cost(n_convs * macs(given, kernel), n_convs, moved)
     return Issued(form, given, n_convs, kernel, cost, macs(spec))
+
+
+def _kernel(given: ConvSpec, device: Device, is_whole: bool) -> KernelChoice | None:
+    """The kernel that MLX takes, where it is predicted. `is_whole`: the input is contiguous."""
+    if not device.backend.predicts_kernels:
+        return None
+    assert isinstance(device, Metal)  # no other device has limits and rules to predict by
+    return predict(given, device.limits, device.rules, contiguous=(is_whole, True))
 
 
 def _crops_inside(spec: ConvSpec) -> bool:

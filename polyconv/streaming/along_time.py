@@ -10,7 +10,16 @@ import mlx.core as mx
 from polyconv.problem.spec import Axis
 from polyconv.streaming import end_nodes, primitives
 from polyconv.streaming.convolution_node import Convolution
-from polyconv.streaming.lowering import Constant, Piece, Signal, Unknown, Value, Varying, refuse
+from polyconv.streaming.lowering import (
+    Constant,
+    Part,
+    Piece,
+    Signal,
+    Unknown,
+    Value,
+    Varying,
+    refuse,
+)
 from polyconv.streaming.periods import overlapping
 from polyconv.streaming.pieces import cropped, cut_out, filled
 from polyconv.streaming.step import Step
@@ -29,20 +38,20 @@ def concatenate(step: Step) -> Value:
 
 def _joined(step: Step, axis: int) -> Value:
     """Pieces in front of a signal and behind it."""
-    where = [i for i, each in enumerate(step.inputs) if isinstance(each, Signal)]
-    if len(where) != 1:
-        refuse("Concatenate puts one signal behind another")
-    parts = []
-    for value, shapes in zip(step.inputs, step.into):
-        if not isinstance(value, Signal):
-            if step.grows(shapes):
-                refuse("Concatenate puts as much as the signal is long in front or behind")
-            value = filled_of(step, value, shapes[0])
-        parts.append((shapes[0][axis], value))
-    signal = step.inputs[where[0]]
-    if not isinstance(signal, Signal) or signal.outer > 1:
-        refuse("Concatenate along several lines at once")
-    front, behind = parts[: where[0]], parts[where[0] + 1 :]
+    signal: Signal | None = None
+    front: list[Part] = []
+    behind: list[Part] = []
+    for value, shapes in zip(step.inputs, step.into, strict=True):
+        if isinstance(value, Signal):
+            if signal is not None or value.outer > 1:
+                refuse("Concatenate puts one signal behind another")
+            signal = value
+            continue
+        if step.grows(shapes):
+            refuse("Concatenate puts as much as the signal is long in front or behind")
+        part = (shapes[0][axis], filled_of(step, value, shapes[0]))
+        (front if signal is None else behind).append(part)
+    assert signal is not None
     return replace(signal, front=(*front, *signal.front), behind=(*signal.behind, *behind))
 
 

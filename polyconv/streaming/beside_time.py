@@ -37,6 +37,10 @@ def pointwise(step: Step, function: Callable[..., Any]) -> Value:
     signals = [each for each in step.inputs if isinstance(each, Signal)]
     if len({(each.at, each.outer) for each in signals}) > 1:
         refuse(f"{step.name} combines every sample with every other")
+    exponent = step.inputs[1] if step.name == "Power" else None
+    if isinstance(exponent, Constant) and mx.all(exponent.array == 2).item():
+        step.inputs = step.inputs[:1]
+        function = mx.square  # as Snake has it; a power takes ten times as long on a CPU
     return step.apply(function, signals[0].at)[0]
 
 

@@ -13,11 +13,10 @@ from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
 from polyconv.problem import arguments, shapes, spec
-from polyconv.problem.signatures import General, Plain, Transposed
+from polyconv.problem.signatures import SIGNATURES, Plain, Signature, Transposed
 from polyconv.streaming.timeline import Piece, Timeline
 
-_TRANSPOSED = "conv_transpose1d"
-_OPS = (_TRANSPOSED, "conv1d", "conv_general")
+_OPS = ("conv_transpose1d", "conv1d", "conv_general")
 
 
 class StreamState(NamedTuple):
@@ -78,29 +77,27 @@ def stream_init(
 def _read(
     op: str, w_shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> tuple[Timeline, int, bool]:
-    kernel = w_shape[1]
+    kernel, names = w_shape[1], ("stride", "input_dilation", "kernel_dilation")
     try:
-        if op == _TRANSPOSED:
-            stride, padding, dilation, output_padding, groups = Transposed(**options).read(op, 1)
-            pair = spec.transposed_padding((kernel,), padding, dilation, output_padding)
-            given = (1, stride[0], dilation[0], pair[0][0], pair[1][0])
-            flip = True
-        elif op == "conv1d":
-            stride, padding, dilation, groups = Plain(**options).read(op, 1)
-            given = (stride[0], 1, dilation[0], padding[0], padding[0])
-            flip = False
-        else:
-            read = General(**options).read(op, 1)
-            step, (lo, hi), kernel_dilation, input_dilation, groups, flip = read
-            given = (step[0], input_dilation[0], kernel_dilation[0], lo[0], hi[0])
+        signature: Signature = SIGNATURES[op](**options)
+        given = signature.read(op, 1)
     except TypeError as error:
         arguments.refuse("stream_init", f"options must be those of {op}", str(error))
-    names = ("stride", "input_dilation", "kernel_dilation")
-    if op == _TRANSPOSED:
-        names = ("stride", "stride", "dilation")
-    for name, value in zip(names, given):
+    flip = False
+    if isinstance(given, Transposed):
+        names, flip = ("stride", "stride", "dilation"), True
+        steps = (1, given.stride[0], given.dilation[0])
+        pads = given.padding, given.dilation, given.output_padding
+        (lo,), (hi,) = spec.transposed_padding((kernel,), *pads)
+    elif isinstance(given, Plain):
+        steps = (given.stride[0], 1, given.dilation[0])
+        (lo,), (hi,) = given.padding, given.padding
+    else:
+        steps = (given.stride[0], given.input_dilation[0], given.kernel_dilation[0])
+        ((lo,), (hi,)), flip = given.padding, given.flip
+    for name, value in zip(names, steps):
         arguments.positive(op, name, value)
-    return Timeline(kernel, *given), groups, flip
+    return Timeline(kernel, *steps, lo, hi), given.groups, flip
 
 
 def stream_step(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from math import ceil
 from typing import Any, NoReturn
 
 import mlx.core as mx
@@ -13,14 +15,24 @@ from polyconv.streaming.lowering import Signal
 from polyconv.streaming.nodes import EndError
 from polyconv.streaming.program import Program
 
+# Chunks in which the output fell no further behind, until its latency is taken for known.
+_TRIED, _MOST_TRIED = 64, 1024
+
 
 class Built:
     """The program of a model for chunks of one shape, and where it takes and gives time."""
 
     def __init__(
-        self, program: Program, at: int, out: Signal, shape: tuple[int, ...], dtype: mx.Dtype
+        self,
+        program: Program,
+        at: int,
+        out: Signal,
+        shape: tuple[int, ...],
+        dtype: mx.Dtype,
+        rate: Fraction,
     ) -> None:
         self.program, self.at, self.out = program, at, out
+        self.rate = rate  # samples of the output for one of the input
         # Of what is given, with any number of samples.
         self.out_shape, self.out_dtype = shape, dtype
 
@@ -34,7 +46,26 @@ class Built:
         return zeros_for(like, tuple(shape), self.out_dtype)
 
     def copied(self) -> Built:
-        return Built(self.program.copied(), self.at, self.out, self.out_shape, self.out_dtype)
+        program = self.program.copied()
+        return Built(program, self.at, self.out, self.out_shape, self.out_dtype, self.rate)
+
+    def latency(self, like: mx.array) -> tuple[int, int]:
+        """How far the output is behind at most, found by a run that nobody evaluates."""
+        trial = self.copied()
+        trial.program.reset()
+        shape = [*like.shape]
+        shape[self.at] = self.rate.denominator
+        chunk = mx.zeros(shape, like.dtype)
+        given = came = 0
+        behind: list[int] = []
+        while len(behind) < _TRIED or behind[-1] != behind[-_TRIED]:
+            came += self.rate.denominator
+            given += trial.run(chunk, False, chunk).shape[self.out.at]
+            late = int(self.rate * came) - given
+            behind.append(max(late, behind[-1] if behind else late))
+            if len(behind) >= _MOST_TRIED:
+                break
+        return behind[-1], max(0, ceil(behind[-1] / self.rate))
 
 
 class StreamedModel:
@@ -44,14 +75,16 @@ class StreamedModel:
     whole input. An object runs one stream at a time; make another object for another stream.
     """
 
-    def __init__(self, build: Callable[[mx.array], Built], built: Built | None, axis: int) -> None:
-        self._build, self._built, self._axis = build, built, axis
+    def __init__(
+        self, build: Callable[[mx.array], Built], built: Built, axis: int, like: mx.array
+    ) -> None:
+        self._build, self._built, self._axis, self._like = build, built, axis, like
         self._template: mx.array | None = None
+        self._latency: tuple[int, int] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
         """A second stream, at the same point of the input."""
-        built = None if self._built is None else self._built.copied()
-        made = StreamedModel(self._build, built, self._axis)
+        made = StreamedModel(self._build, self._built.copied(), self._axis, self._like)
         made._template = self._template
         return made
 
@@ -72,11 +105,9 @@ class StreamedModel:
             ValueError: If the chunk has another batch or other channels than the stream.
         """
         self._begin(x)
-        built = self._built
-        assert built is not None
-        y = self._run(built, x if x.shape[self._axis] else None, False, x)
+        y = self._run(self._built, x if x.shape[self._axis] else None, False, x)
         nothing = (*[slice(None)] * self._axis, slice(0, 0))
-        self._template = x[nothing]
+        self._like = self._template = x[nothing]
         return y
 
     def flush(self) -> mx.array:
@@ -86,24 +117,30 @@ class StreamedModel:
             ValueError: If there was no `step` to tell the batch and the channels, or the input must
                 not end here.
         """
-        if self._template is None or self._built is None:
+        if self._template is None:
             arguments.refuse("stream", "flush must come after a step", "none")
         y = self._run(self._built, None, True, self._template)
         self.reset_state()
         return y
 
     @property
+    def latency(self) -> tuple[int, int]:
+        """By how many samples of the output, and of the input, the output is behind at most."""
+        if self._latency is None:
+            self._latency = self._built.latency(self._like)
+        return self._latency
+
+    @property
     def state(self) -> list[mx.array]:
         """The samples that the stream holds. After `mx.eval` of them another thread may go on."""
         held = [] if self._template is None else [self._template]
-        held += [] if self._built is None else self._built.program.held
+        held += self._built.program.held
         return [mx.array(each) for each in held]
 
     def reset_state(self) -> None:
         """Begins anew."""
         self._template = None
-        if self._built is not None:
-            self._built.program.reset()
+        self._built.program.reset()
 
     def _begin(self, x: Any) -> None:
         known = self._template

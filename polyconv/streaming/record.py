@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import mlx.core as mx
@@ -28,7 +29,7 @@ from polyconv.streaming.traced import Trace, trace
 
 # Lengths to trace, in samples: prime to each other, and apart by more than what most models take
 # together. Where a model does not take these, it is traced at multiples of the example's.
-_LENGTHS = (61, 67, 79)
+_LENGTHS = (61, 68, 79)
 _MULTIPLES = ((1, 2, 3), (3, 4, 6), (8, 11, 14))
 # At most so much of the scale of the whole may a stream differ from it, by type.
 _CLOSE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}
@@ -86,7 +87,7 @@ def stream(
         arguments.refuse("stream", "axis must be one of the example's, with samples", str(axis))
     builder = _Builder(model, example, axis, check)
     first = builder(example)
-    return StreamedModel(builder.again if is_any else builder.same, first, axis)
+    return StreamedModel(builder.again if is_any else builder.same, first, axis, example)
 
 
 def _has_call(model: nn.Module) -> bool:
@@ -165,7 +166,9 @@ class _Builder:
             lowering.program.evaluate()
             (number,) = traces[0].outputs
             shape, dtype = traces[0].shapes[number], traces[0].dtypes[number]
-            built = Built(lowering.program, self._axis, out, shape, dtype)
+            outputs = [each.shapes[each.outputs[0]][out.at] for each in traces]
+            rate = Fraction(outputs[2] - outputs[0], lengths[2] - lengths[0])
+            built = Built(lowering.program, self._axis, out, shape, dtype, rate)
             if self._check:
                 _prove(self._model, built, example, lengths)
         return built

@@ -83,7 +83,7 @@ class Kept:
         finally:
             for container, was in before:
                 _fill(container, was)
-            mx.random.state[0][...] = key
+            _set_key(key)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def untouched(roots: list[nn.Module]) -> Iterator[None]:
     finally:
         for container, was in before:
             _fill(container, was)
-        mx.random.state[0][...] = key
+        _set_key(key)
 
 
 def _key() -> mx.array:
@@ -105,6 +105,15 @@ def _key() -> mx.array:
     key = handle_of(mx.random.state[0])
     mx.eval(key)
     return key
+
+
+def _set_key(key: mx.array) -> None:
+    """In a list before MLX 0.32, and in place from then on."""
+    state = mx.random.state
+    if isinstance(state, list):
+        state[0] = key
+    else:
+        state[0][:] = key
 
 
 def _copied(container: Any) -> Any:

@@ -49,6 +49,18 @@ def test_the_page_of_the_distributed_vocoder_is_what_was_measured(monkeypatch):
     assert figures.in_words(found) in (ROOT / "docs" / "distributed.md").read_text()
 
 
+def test_the_page_of_streamed_decoders_is_what_was_measured(monkeypatch):
+    where = ROOT / "docs" / "benchmarks"
+    monkeypatch.syspath_prepend(str(where))
+    found = json.loads((where / "stream_models.json").read_text())
+    page = importlib.import_module("stream_page")
+    assert (where / "stream_models.md").read_text() == page.page(found)
+    names = [row["name"] for row in found["rows"]]
+    for each in ("audio_models", "more_audio_models", "spectral_models"):
+        importlib.import_module(each)
+    assert names == list(importlib.import_module("decoders").DECODERS)
+
+
 @pytest.fixture
 def pages(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

@@ -1,5 +1,7 @@
 """The forms in which convolutions are issued on Metal: each met, none changes a number."""
 
+import dataclasses
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from polyconv.execution import device, unpatched
 from polyconv.execution.cutting import pack
 from polyconv.execution.device import pads_explicitly
 from polyconv.metal.kernels import predict
+from polyconv.planning import forms
 from polyconv.planning.choose import plan
-from polyconv.planning.devices import CPU, CUDA
+from polyconv.planning.devices import BACKENDS, CPU, CUDA
 from polyconv.planning.forms import issue
 from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED, integers, named
@@ -57,6 +60,17 @@ def test_what_would_read_outside_its_input_is_issued_otherwise(path):
     assert not issued.kernel.hazard
     assert not issued.kernel.is_explicit
     assert issued.spec.output_shape[1 : 1 + spec.ndim] == spec.output_sizes or issued.form.lift
+
+
+def test_the_backend_says_whether_kernels_are_predicted_not_the_class_of_the_device(monkeypatch):
+    problem = undilated((1, 20, 3), (5, 4, 3), ([1], [2]))
+    for make in (issue.__wrapped__, forms.as_it_stands):  # without what other tests have found
+        assert make(problem, METAL).kernel is not None
+    unknown = dataclasses.replace(METAL.backend, predicts_kernels=False)
+    monkeypatch.setitem(BACKENDS, "metal", unknown)
+    for make in (issue.__wrapped__, forms.as_it_stands):
+        assert make(problem, METAL) == make(problem, CPU)
+        assert make(problem, METAL).kernel is None
 
 
 @pytest.mark.parametrize("device", [CPU, METAL], ids=["cpu", "m4-max"])

@@ -39,6 +39,7 @@ TAKES_ARRAYS = {
     "polyconv.execution.run_tiled",
     "polyconv.streaming.boundary",
     "polyconv.streaming.filter_design",
+    "polyconv.streaming.periods",
     "polyconv.streaming.resample",
     "polyconv.streaming.resample_stream",
 }
