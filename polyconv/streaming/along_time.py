@@ -146,11 +146,10 @@ def slice_update(step: Step) -> Value:
 
 def _updated_beside(step: Step, index: list[list[slice]], at: int) -> Value:
     """In other axes than time, at all times."""
-    if any(
-        [*each[:at], *each[at + 1 :]] != [*index[0][:at], *index[0][at + 1 :]] for each in index
-    ):
+    parts = [(*each[:at], slice(None), *each[at + 1 :]) for each in index]
+    if any(each != parts[0] for each in parts):
         refuse("SliceUpdate beside time by numbers that depend on the length")
-    part = (*index[0][:at], slice(None), *index[0][at + 1 :])
+    part = parts[0]
 
     def update(base: mx.array, new: mx.array) -> mx.array:
         n = max(base.shape[at], new.shape[at])

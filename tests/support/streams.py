@@ -16,9 +16,11 @@ def chunks(model: Any, x: mx.array, sizes: Sequence[int], axis: int = 1) -> Iter
     beside = (slice(None),) * axis
     start = 0
     for size in sizes:
-        yield model.step(x[(*beside, slice(start, start + size))])
+        part = (*beside, slice(start, start + size))
+        yield model.step(x[part])
         start += size
-    yield model.step(x[(*beside, slice(start, None))])
+    rest = (*beside, slice(start, None))
+    yield model.step(x[rest])
     yield model.flush()
 
 
