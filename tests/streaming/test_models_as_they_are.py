@@ -295,6 +295,18 @@ def test_a_model_of_channels_first_streams_along_axis_2():
     assert polyconv.stream(ChannelsFirst(), x, axis=-1).step(x).ndim == 3
 
 
+@pytest.mark.parametrize("padding", [([-1], [0]), ([0], [-3]), ([-3], [-2]), ([-4], [5])])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_negative_padding_crops_the_dilated_input(padding, dilation):
+    """MLX crops the input itself. What is traced must be what polyconv computes."""
+    w = integers(4, 3, 4)
+
+    def model(x):
+        return polyconv.conv_general(x, w, 2, padding, 2, dilation)
+
+    assert_streams(model, X, SIZES, example=X)
+
+
 def test_time_may_be_in_another_axis_of_the_output():
     model = Model(lambda y: y.transpose(1, 0, 2)[:, :, None])
     assert_streams(model, X, SIZES, example=X, axes=(1, 0))
