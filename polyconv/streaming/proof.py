@@ -19,17 +19,22 @@ _CLOSE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}
 
 
 def prove(
-    model: Callable[..., Any], built: Built, example: mx.array, lengths: Sequence[int]
+    model: Callable[..., Any],
+    built: Built,
+    example: mx.array,
+    usual: Sequence[int],
+    lengths: Sequence[int],
 ) -> None:
     """Refuses a stream that does not give what the model gives, in chunks of any lengths.
 
-    `lengths` are those that were traced, where the model does not take all.
+    `lengths` are those that were traced. Where they are not the `usual` ones, the model does not
+    take these, or takes another way there.
     """
     rng = random.Random(0)
-    for n in _SHORT:
-        # A model that takes these only now and then may take another way there.
-        _prove_at(model, built, _drawn(example, built.at, n), rng, not lengths)
-    if lengths:
+    is_usual = lengths == usual
+    for n in _SHORT if is_usual else (*_SHORT, *usual):
+        _prove_at(model, built, _drawn(example, built.at, n), rng, is_usual)
+    if not is_usual:
         for n in (lengths[0], 2 * lengths[1] - lengths[0]):
             _prove_at(model, built, _drawn(example, built.at, n), rng, True)
 

@@ -150,6 +150,12 @@ class _Builder:
             must = "the stream must be made inside the function whose gradient is taken"
             arguments.refuse("stream", must, "one made before, which keeps the weights of then")
 
+    def _of_now(self, x: mx.array) -> mx.array:
+        """What the model gives, without what earlier calls left."""
+        with untouched(self._roots):
+            y: mx.array = self._model(x)
+        return y
+
     def _built(self, example: mx.array) -> Built:
         with untouched(self._roots):
             lengths, traces, found = _traced(
@@ -170,7 +176,7 @@ class _Builder:
             rate = Fraction(outputs[2] - outputs[0], lengths[2] - lengths[0])
             built = Built(lowering.program, self._axis, out, shape, dtype, rate)
             if self._check:
-                prove(self._model, built, example, () if lengths == _LENGTHS else lengths)
+                prove(self._of_now, built, example, _LENGTHS, lengths)
         return built
 
 
@@ -212,8 +218,7 @@ def _traced(
         except Exception as error:
             told = told or f"{raised_in(error, roots)}: {_why(error)}"
             continue
-        names = {each.names for each in traces}
-        if len(names) == 1:
+        if len({(each.names, each.wires) for each in traces}) == 1:
             return lengths, traces, found
         told = f"its code takes another way at another length{_difference(traces)}"
         if not check:  # nobody would see it
@@ -232,7 +237,8 @@ def _difference(traces: Sequence[Trace]) -> str:
     for names in zip(*[each.names for each in traces]):
         if len(set(names)) > 1:
             return f": {', '.join(sorted(set(names)))} at one place"
-    return f": {', '.join(str(len(each.names)) for each in traces)} operations"
+    counts = [len(each.names) for each in traces]
+    return f": {', '.join(map(str, counts))} operations" if len(set(counts)) > 1 else ""
 
 
 class _NotOneArrayError(Exception):

@@ -26,8 +26,9 @@ class Operation(NamedTuple):
 class Trace(NamedTuple):
     """The operations of a function for inputs of certain shapes, in an order to compute them in.
 
-    Values are numbered: the inputs, then the constants, then what the operations make. `draws` says
-    whether random numbers were drawn that are others in each call.
+    Values are numbered: the inputs, then the constants, then what the operations make. Each use of
+    a constant has a number of its own. `draws` says whether random numbers were drawn that are
+    others in each call.
     """
 
     n_inputs: int
@@ -41,6 +42,11 @@ class Trace(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple([each.name for each in self.operations])
+
+    @property
+    def wires(self) -> tuple[Any, ...]:
+        """What reads what, which is the same at another length if the code takes the same way."""
+        return (*[(each.inputs, each.outputs) for each in self.operations], self.outputs)
 
 
 def trace(function: Callable[..., Any], *inputs: mx.array) -> Trace:
@@ -85,13 +91,46 @@ def _read(messages: Sequence[dict[str, Any]]) -> Trace:
             inputs = tuple([numbers[name] for name, *_ in each["inputs"]])
             outputs = tuple([number(*output) for output in each["outputs"]])
             operations.append(Operation(each["name"], _plain(each["arguments"]), inputs, outputs))
-    return Trace(
+    found = Trace(
         len(told["inputs"]["inputs"]),
         tuple(constants),
         tuple(operations),
         tuple([numbers[name] for name, *_ in told["outputs"]["outputs"]]),
         tuple(shapes),
         tuple(dtypes),
+    )
+    return _unmerged(found)
+
+
+def _unmerged(trace: Trace) -> Trace:
+    """With each use of a constant as one of its own: MLX merges numbers that are alike."""
+    n_inputs, n = trace.n_inputs, len(trace.constants)
+    uses = [
+        number
+        for numbers in (*[each.inputs for each in trace.operations], trace.outputs)
+        for number in numbers
+        if n_inputs <= number < n_inputs + n
+    ]
+    order = [*range(n_inputs), *uses, *range(n_inputs + n, len(trace.shapes))]
+    used = iter(range(n_inputs, n_inputs + len(uses)))
+
+    def renumbered(numbers: tuple[int, ...]) -> tuple[int, ...]:
+        more = len(uses) - n
+        return tuple(
+            [a if a < n_inputs else next(used) if a < n_inputs + n else a + more for a in numbers]
+        )
+
+    return trace._replace(
+        constants=tuple([trace.constants[number - n_inputs] for number in uses]),
+        operations=tuple(
+            [
+                each._replace(inputs=renumbered(each.inputs), outputs=renumbered(each.outputs))
+                for each in trace.operations
+            ]
+        ),
+        outputs=renumbered(trace.outputs),
+        shapes=tuple([trace.shapes[number] for number in order]),
+        dtypes=tuple([trace.dtypes[number] for number in order]),
     )
 
 

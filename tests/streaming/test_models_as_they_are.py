@@ -468,6 +468,26 @@ def test_a_branch_on_the_length_is_not_overlooked(length, least):
             polyconv.stream(model, mx.zeros((1, length, 4)), check=False)
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_a_branch_of_the_same_operations_is_not_overlooked(check):
+    def model(x):
+        return mx.exp(x) - mx.sin(x) if x.shape[1] < 65 else mx.exp(x) - mx.sin(mx.exp(x))
+
+    with pytest.raises(ValueError, match="chunks must give" if check else "another way at"):
+        polyconv.stream(model, X, check=check)
+
+
+def test_a_number_made_of_the_length_may_be_alike_another():
+    """As 79 % 5 = 4, and MLX merges both."""
+    w = integers(4, 4)
+    for model in (
+        lambda x: x * 4 + x.shape[1] % 5,
+        lambda x: mx.addmm(w[0], x * 4, w) + x.shape[1],
+    ):
+        with pytest.raises(ValueError, match="Add meets numbers|another way at another length"):
+            polyconv.stream(model, X, check=False)
+
+
 def test_a_branch_between_the_traced_lengths_is_found_by_the_proof():
     def model(x):
         return x * 2 if 25 < x.shape[1] < 35 else x * 3

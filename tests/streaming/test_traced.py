@@ -47,6 +47,24 @@ def test_several_outputs_of_an_operation_have_numbers_each():
     assert [found.shapes[i] for i in split.outputs] == [(1, 8, 2)] * 2
 
 
+def test_each_use_of_a_constant_has_a_number_of_its_own():
+    """MLX merges numbers that happen to be alike, which they need not be at another length."""
+    first, second = [trace(lambda a, n=n: a * 4 + n, mx.array(1.0)) for n in (4, 5)]
+    assert [each.tolist() for each in first.constants] == [4, 4]
+    assert [each.tolist() for each in second.constants] == [4, 5]
+    assert first.wires == second.wires
+    assert first.shapes == second.shapes
+    (made,) = trace(lambda a: X, X).constants
+    assert made.shape == X.shape
+
+
+def test_wires_tell_ways_of_the_same_operations_apart():
+    ways = [lambda a: mx.exp(a) - mx.sin(a), lambda a: mx.exp(a) - mx.sin(mx.exp(a))]
+    first, second = [trace(way, X) for way in ways]
+    assert first.names == second.names
+    assert first.wires != second.wires
+
+
 def test_the_input_may_be_the_output():
     found = trace(lambda a: a, X)
     assert found == Trace(1, (), (), (0,), ((1, 8, 4),), (mx.float32,))

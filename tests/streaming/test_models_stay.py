@@ -1,0 +1,154 @@
+"""A model is as it was after `stream`, also where it was refused or failed in the middle."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import polyconv
+from tests.support.cases import integers
+
+X = integers(1, 20, 4)
+
+
+class Storing(nn.Module):
+    """Stores what it computed, changes arrays in place, adds attributes and lists."""
+
+    def __init__(self, wrong=None):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.bn = nn.BatchNorm(4)
+        self.bn.eval()
+        self.count, self.buffer = mx.array(0), mx.zeros((3, 4))
+        self._hidden = mx.ones((4,))
+        self.cache = None
+        self.lists = [mx.zeros((2,)), {"a": mx.ones((4,)), "b": [1, 2]}]
+        self.pair = (mx.zeros((1,)), nn.Linear(4, 4))
+        self._wrong = wrong
+
+    def __call__(self, x):
+        self.count += 1
+        self.buffer[:] = x[0, :3]
+        self._hidden = self._hidden + x[0, 0]
+        self.lists[0] = x
+        self.lists[1]["a"][1:3] = x[0, 0, :2]
+        self.lists[1]["b"].append(x.shape[1])
+        self.lists.append(x)
+        self.added = [x]
+        y = self.pair[1](self.bn(self.conv(x)))
+        self.bn.running_mean = self.bn.running_mean + x.sum((0, 1))
+        self.cache = y
+        if self._wrong is not None:
+            y = self._wrong(y)
+        self.after = y
+        return y
+
+
+def raising(y):
+    raise KeyError("in the middle")
+
+
+CASES = {
+    "streamed": (None, ""),
+    "refused": (lambda y: y - y.mean(1, keepdims=True), "Reduce over time"),
+    "not traced": (lambda y: y * y.sum().item(), "looks at the numbers"),
+    "raising": (raising, "in the middle"),
+    "disproved": (lambda y: y * 2 if y.shape[1] == 40 else y, "chunks must give"),
+    "drawing": (lambda y: y + mx.random.normal((4,)), "random numbers"),
+    "another way": (lambda y: mx.tanh(y) if y.shape[1] == 66 else y, "chunks must give|way"),
+}
+
+
+def seen(value):
+    """All that is in a value, as values that can be compared. Evaluates every array."""
+    if isinstance(value, mx.array):
+        return (value.shape, str(value.dtype), value.tolist())
+    if isinstance(value, nn.Module):
+        inside = {name: each for name, each in vars(value).items() if name != "_wrong"}
+        return (type(value), seen(dict(value)), seen(inside))
+    if isinstance(value, dict):
+        return {name: seen(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (type(value), [seen(each) for each in value])
+    return value
+
+
+def stream(model, told, **kwargs):
+    if told:
+        with pytest.raises(ValueError, match=told):
+            polyconv.stream(model, X, **kwargs)
+        return None
+    return polyconv.stream(model, X, **kwargs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_is_as_it_was(name):
+    function, told = CASES[name]
+    model = Storing(function)
+    before = seen(model)
+    kept = [model.lists, model.lists[1], model.lists[1]["b"], model.pair, model.conv, model.bn]
+    mine = [model.count, model.buffer, model._hidden, model.lists[0], model.lists[1]["a"]]
+    numbers = [each.tolist() for each in mine]
+    streamed = stream(model, told)
+    assert seen(model) == before
+    now = [model.lists, model.lists[1], model.lists[1]["b"], model.pair, model.conv, model.bn]
+    assert all(a is b for a, b in zip(now, kept, strict=True))
+    # Those who hold its arrays hold them still, with their numbers.
+    now = [model.count, model.buffer, model._hidden, model.lists[0], model.lists[1]["a"]]
+    assert all(a is b for a, b in zip(now, mine, strict=True))
+    assert [each.tolist() for each in mine] == numbers
+    if streamed is not None:
+        streamed.step(X)
+        streamed.flush()
+        assert seen(model) == before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_random_numbers_are_drawn_as_without(name):
+    function, told = CASES[name]
+    model = Storing(function)
+    mx.random.seed(7)
+    mx.random.normal((3,))
+    expected = [mx.random.normal((5,)).tolist() for _ in range(2)]
+    mx.random.seed(7)
+    mx.random.normal((3,))
+    found = [mx.random.normal((5,)).tolist()]
+    stream(model, told)
+    found.append(mx.random.normal((5,)).tolist())
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["streamed", "refused", "raising"])
+def test_a_function_leaves_the_modules_that_it_holds_as_they_were(name):
+    function, told = CASES[name]
+    models = [Storing(function), Storing()]
+    before = [seen(model) for model in models]
+
+    def both(x, second=models[1]):
+        return models[0](x) + second(x)
+
+    stream(both, told)
+    assert [seen(model) for model in models] == before
+
+
+def test_a_model_may_be_called_trained_and_streamed_again_afterwards():
+    model = Storing()
+    expected = Storing()
+    expected.update(model.parameters())
+    for _ in range(2):
+        polyconv.stream(model, X)
+    assert mx.array_equal(model(X), expected(X))
+    assert model.count.item() == 1
+    assert [type(each) for _, each in model.named_modules()] == [
+        type(each) for _, each in expected.named_modules()
+    ]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_lazy_weights_stay_lazy_or_are_evaluated_but_are_the_same(check):
+    model = nn.Sequential(nn.Conv1d(4, 4, 3))
+    weight = model.layers[0].weight = integers(4, 3, 4) * 2
+    polyconv.stream(model, X, check=check)
+    assert model.layers[0].weight is weight
+    assert mx.array_equal(weight, integers(4, 3, 4) * 2)
