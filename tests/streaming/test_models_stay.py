@@ -133,9 +133,10 @@ def test_a_function_leaves_the_modules_that_it_holds_as_they_were(name):
 
 
 def test_a_model_may_be_called_trained_and_streamed_again_afterwards():
+    mx.random.seed(3)
     model = Storing()
+    mx.random.seed(3)
     expected = Storing()
-    expected.update(model.parameters())
     for _ in range(2):
         polyconv.stream(model, X)
     assert mx.array_equal(model(X), expected(X))
