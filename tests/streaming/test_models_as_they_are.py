@@ -479,12 +479,9 @@ def test_a_branch_of_the_same_operations_is_not_overlooked(check):
 
 def test_a_number_made_of_the_length_may_be_alike_another():
     """As 79 % 5 = 4, and MLX merges both."""
-    w = integers(4, 4)
-    for model in (
-        lambda x: x * 4 + x.shape[1] % 5,
-        lambda x: mx.addmm(w[0], x * 4, w) + x.shape[1],
-    ):
-        with pytest.raises(ValueError, match="Add meets numbers|another way at another length"):
+    told = r"Add meets numbers|another way at another length"
+    for model in (lambda x: x * 4 + x.shape[1] % 5, lambda x: mx.clip(x, -8, 4) + x.shape[1] % 5):
+        with pytest.raises(ValueError, match=told):
             polyconv.stream(model, X, check=False)
 
 
