@@ -56,8 +56,8 @@ def path_of(
     depend, numbers = _depending(found, index), iter(found.outputs[1:])
     for path, into, out in calls:
         reached = [next(numbers) in depend for _ in into]
-        given = [next(numbers) in depend for _ in out]
-        if any(given) and not any(reached):
+        made = [next(numbers) in depend for _ in out]
+        if any(made) and not any(reached):
             return path
     return "the model"
 
