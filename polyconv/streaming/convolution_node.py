@@ -47,6 +47,7 @@ class Convolution(Node):
             return None
         n, line = self._line.count(x), self._line
         samples = x if self._tail is None else line.join([self._tail, x])
+        samples = self._tail if samples is None else samples
         if samples is None:
             return None  # it ended before it began
         y = None
@@ -58,7 +59,7 @@ class Convolution(Node):
             self._position = piece.position
             kept = self._timeline.history
             whole = line.count(samples)
-            samples = self._tail = line.cut(samples, whole - kept, whole) if kept else None
+            samples = self._tail = self._cut(samples, whole - kept, whole)
         if ended:
             piece = self._timeline.flush(self._position)
             y = line.join([y, self._convolved(samples, piece)])
@@ -69,12 +70,16 @@ class Convolution(Node):
         widths[self._line.at] = (self._timeline.history, 0)
         return mx.pad(samples, widths) if self._timeline.history else samples
 
+    def _cut(self, samples: mx.array, start: int, stop: int) -> mx.array:
+        """Samples, maybe none: padding alone may be behind the last."""
+        return samples[(*[slice(None)] * self._line.at, slice(start, stop))]
+
     def _convolved(self, samples: Chunk, piece: Piece) -> Chunk:
         if not piece.n_outputs:
             return None
         line, time = self._line, self._time
-        read = line.cut(samples, piece.first, piece.first + piece.n_samples)
-        assert read is not None
+        assert samples is not None
+        read = self._cut(samples, piece.first, piece.first + piece.n_samples)
         missing = piece.n_samples - line.count(read)
         if missing:
             widths = [(0, 0)] * read.ndim

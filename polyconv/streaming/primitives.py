@@ -186,17 +186,13 @@ def _split(indices: tuple[int, ...], axis: int) -> Compute:
     return lambda a: mx.split(a, list(indices), axis)
 
 
-def _gather(axes: tuple[int, ...], sizes: tuple[int, ...]) -> Compute:
-    """Of one axis: `(*indices.shape, *sizes)`."""
-    if len(axes) != 1:
-        raise NotImplementedError
+def _gather(axes: tuple[int, ...], _: tuple[int, ...]) -> Compute:
+    """`(*I, *S)` with 1 in the axes that the indices, each of shape `I`, are of."""
 
-    def gather(a: mx.array, indices: mx.array) -> mx.array:
-        (axis,) = axes
-        taken = mx.take(a, indices, axis)
-        order = [*range(axis, axis + indices.ndim), *range(axis)]
-        order += range(axis + indices.ndim, taken.ndim)
-        return mx.expand_dims(mx.transpose(taken, order), indices.ndim + axis)
+    def gather(a: mx.array, *indices: mx.array) -> mx.array:
+        others = [axis for axis in range(a.ndim) if axis not in axes]
+        taken = mx.transpose(a, [*axes, *others])[indices]
+        return mx.expand_dims(taken, [indices[0].ndim + axis for axis in axes])
 
     return gather
 

@@ -129,7 +129,7 @@ class Halving(nn.Module):
     [
         (
             nn.Sequential(Attending()),
-            r"layers\.0\.inner \(MultiHeadAttention\): Matmul combines every",
+            r"layers\.0\.inner \(MultiHeadAttention\): Matmul comb",
         ),
         (nn.Sequential(nn.Linear(4, 4), Averaging()), r"layers\.1 \(Averaging\): Reduce over time"),
         (nn.Sequential(nn.GroupNorm(2, 4)), r"layers\.0 \(GroupNorm\): Reduce over time"),
