@@ -29,15 +29,20 @@ class _Place(NamedTuple):
     path: str
     name: str
     function: str
+    names: dict[str, Any] | None  # of a module; those of a class are not written to directly
 
     def exchange(self, before: Functions, after: Functions) -> None:
         """Puts one function in the place of another, and nothing in that of anything else."""
-        owner = self.owner()
-        held = (_names(owner) or _NO_NAMES).get(self.name)
-        plain = held.__func__ if type(held) is staticmethod else held
-        if plain is not before[self.function]:
+        old, new = before[self.function], after[self.function]
+        if self.names is not None:
+            if self.names.get(self.name) is old:
+                self.names[self.name] = new
             return
-        new = after[self.function]
+        owner = self.owner()
+        held = None if owner is None else vars(owner).get(self.name)
+        plain = held.__func__ if type(held) is staticmethod else held
+        if plain is not old:
+            return
         try:
             setattr(owner, self.name, staticmethod(new) if plain is not held else new)
         except (AttributeError, TypeError):  # some classes cannot be changed
@@ -118,11 +123,10 @@ class Bindings:
         if not thorough and end == self._end:
             return False
         self.walked = []
-        now = list(sys.modules.items())
-        if self._is_as_it_was([module for _, module in now]):
+        if self._is_as_it_was(list(sys.modules.values())):
             self._walk("__main__", sys.modules.get("__main__"))
         else:
-            self._walk_new(now)
+            self._walk_new(list(sys.modules.items()))
         self._end = end
         return True
 
@@ -155,13 +159,14 @@ class Bindings:
                 plain = value.__func__ if type(value) is staticmethod else value
                 function = self._known.get(id(plain))
                 if function is not None:
-                    place = _Place(_reference(owner), owner_path, name, function)
+                    of_module = None if issubclass(type(owner), type) else _names(owner)
+                    place = _Place(_reference(owner), owner_path, name, function, of_module)
                     self._places[id(owner), name] = place
 
 
 def _names(owner: Any) -> dict[str, Any] | None:
-    """What a module or class holds by name. It is not asked by `vars`, which loads lazy modules."""
-    if isinstance(owner, type):
+    """What a module or class holds by name. `isinstance` and `vars` would load lazy modules."""
+    if issubclass(type(owner), type):
         return vars(owner)  # type: ignore[return-value]  # read only
     try:
         names = object.__getattribute__(owner, "__dict__")

@@ -31,11 +31,11 @@ def calls_transposed(cls: type) -> bool:
 
 
 def kept_functions(module: nn.Module, cls: type) -> list[str]:
-    """The attributes, default arguments and free variables that hold MLX's transposed convolutions.
+    """Attributes, default arguments, free variables and tables with MLX's transposed convolutions.
 
     What is called through these is MLX's: no other function can stand there.
     """
-    kept = [name for name, value in {**vars(module), **module}.items() if _is_mlx_s(value)]
+    kept = [name for name, value in {**vars(module), **module}.items() if _holds_mlx_s(value)]
     for base in own_classes(cls):
         for function in _functions_of(base):
             kept += _kept_by(function)
@@ -99,7 +99,21 @@ def _kept_by(function: FunctionType) -> list[str]:
     named = code.co_varnames[code.co_argcount - n_defaults : code.co_argcount]
     held = dict(zip(named, function.__defaults__ or ()))
     held |= function.__kwdefaults__ or {}
-    return [name for name, value in (held | _free_variables(function)).items() if _is_mlx_s(value)]
+    held |= _free_variables(function)
+    kept = [name for name, value in held.items() if _holds_mlx_s(value)]
+    used = {name: function.__globals__.get(name) for name in code.co_names}
+    return kept + [name for name, value in used.items() if _is_table(value)]
+
+
+def _holds_mlx_s(value: Any) -> bool:
+    return _is_mlx_s(value) or _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it is a dict, list or tuple with one of MLX's transposed convolutions."""
+    if type(value) not in (dict, list, tuple):
+        return False
+    return any(map(_is_mlx_s, value.values() if isinstance(value, dict) else value))
 
 
 def _is_mlx_s(value: Any) -> bool:

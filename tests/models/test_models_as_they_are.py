@@ -29,12 +29,12 @@ X = integers(1, 5, 4)
 
 
 class Holding(nn.Module):
-    """A weight, and a convolution by it in a method."""
-
     def __init__(self):
         super().__init__()
         self.weight = integers(3, 4, 4)
 
+
+class Raising(Holding):
     def up(self, x):
         return mx.conv_transpose1d(x, self.weight, 2)
 
@@ -141,7 +141,7 @@ class ByAStaticMethod(Holding):
         return self.upsampled(x, self.weight)
 
 
-class ByAMethodOfItsBase(Holding):
+class ByAMethodOfItsBase(Raising):
     """`super()` finds the base's method behind what a subclass made for it could wrap."""
 
     def up(self, x):
@@ -417,7 +417,7 @@ def test_a_layer_that_the_predicate_excludes_is_mlx_s_in_a_converted_one_too():
     assert type(model.child) is nn.ConvTranspose1d
 
 
-class KeepingTheFunction(Holding):
+class KeepingTheFunction(Raising):
     def __init__(self):
         super().__init__()
         self.function = mx.conv_transpose1d
@@ -438,8 +438,39 @@ def test_what_convert_cannot_reach_is_told():
     assert "it ran, and none of its transposed convolutions came to polyconv" in str(report)
 
 
+TABLE = {1: mx.conv_transpose1d}
+
+
+class CallingByATable(Holding):
+    def __call__(self, x):
+        return TABLE[1](x, self.weight, 2)
+
+
+class WithAChildOfThatName(Holding):
+    """Not a call of MLX's: an attribute has the name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_transpose1d = nn.ConvTranspose1d(4, 3, 4, 2)
+
+    def __call__(self, x):
+        return mx.abs(self.conv_transpose1d(x))
+
+
+def test_a_function_in_a_table_is_left_alone_with_a_reason():
+    with pytest.warns(UserWarning, match="kept in `TABLE`, which is not reached"):
+        (told,) = polyconv.convert(CallingByATable())
+    assert told.left_alone
+    assert told.saving is None
+
+
+def test_an_attribute_by_that_name_is_no_call():
+    report = polyconv.convert(WithAChildOfThatName())
+    assert [each.path for each in report] == ["conv_transpose1d"]
+
+
 def test_another_thread_calls_mlx_while_a_converted_model_runs():
-    model, go_on, entered = Holding(), threading.Event(), threading.Event()
+    go_on, entered = threading.Event(), threading.Event()
 
     class Pausing(Holding):
         def __call__(self, x):
