@@ -165,9 +165,7 @@ class Bindings:
 
 
 def _names(owner: Any) -> dict[str, Any] | None:
-    """What a module or class holds by name. `isinstance` and `vars` would load lazy modules."""
-    if issubclass(type(owner), type):
-        return vars(owner)  # type: ignore[return-value]  # read only
+    """What a module holds by name. `isinstance` and `vars` would load lazy modules."""
     try:
         names = object.__getattribute__(owner, "__dict__")
     except AttributeError:

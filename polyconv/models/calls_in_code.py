@@ -62,7 +62,8 @@ def _collect(value: Any, found: dict[int, FunctionType]) -> None:
         found[id(value)] = value
         for inner in _free_variables(value).values():
             _collect(inner, found)
-        _collect(vars(value).get("__wrapped__"), found)
+    elif value is not None:  # an object that decorates, and says what
+        _collect(getattr(value, "__dict__", {}).get("__wrapped__"), found)
 
 
 def _calls(function: FunctionType) -> bool:

@@ -45,6 +45,9 @@ class LayerCount(Count):
         super().__init__()
         self.layer = ref(layer)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Count, (self.runs, self.answered)
+
 
 def original_class(module: nn.Module) -> type | None:
     """The class that a converted layer had, None if its class was not exchanged."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import importlib
 import itertools
+import pickle
 import sys
 import threading
 import warnings
@@ -21,6 +23,7 @@ import pytest
 import polyconv
 from polyconv.execution.unpatched import ORIGINALS
 from polyconv.gradients import observing
+from polyconv.models import converted_classes
 from tests.support.cases import integers
 
 SCALE = 3.0
@@ -89,6 +92,25 @@ class Decorated(Holding):
 
 class DecoratedWithoutAWord(Holding):
     @unnamed
+    def __call__(self, x):
+        return mx.conv_transpose1d(x, self.weight, 2)
+
+
+class Timer:
+    """A decorator that is an object."""
+
+    def __init__(self, method):
+        functools.update_wrapper(self, method)
+
+    def __get__(self, module, cls=None):
+        return self if module is None else functools.partial(self, module)
+
+    def __call__(self, *args):
+        return 2 * self.__wrapped__(*args)
+
+
+class DecoratedByAnObject(Holding):
+    @Timer
     def __call__(self, x):
         return mx.conv_transpose1d(x, self.weight, 2)
 
@@ -178,6 +200,7 @@ MODELS = (
     Counting,
     Decorated,
     DecoratedWithoutAWord,
+    DecoratedByAnObject,
     Explicit,
     ByAnotherName,
     ImportingInside,
@@ -199,7 +222,7 @@ def told_ops():
 def agrees_converted(model, *inputs):
     """Converted a model gives the same, by polyconv alone, and reverted by MLX alone."""
     expected, cls = model(*inputs), type(model)
-    own = vars(cls).copy()
+    own, attributes = vars(cls).copy(), vars(model).copy()
     report = polyconv.convert(model)
     ops, seen = told_ops()
     with seen:
@@ -216,6 +239,9 @@ def agrees_converted(model, *inputs):
         assert mx.array_equal(model(*inputs), expected)
     assert not ops
     assert type(model) is cls
+    assert vars(model) == attributes
+    gc.collect()
+    assert not cls.__subclasses__()
     assert {name: getattr(mx, name) for name in ORIGINALS} == ORIGINALS
 
 
@@ -467,6 +493,18 @@ def test_a_function_in_a_table_is_left_alone_with_a_reason():
 def test_an_attribute_by_that_name_is_no_call():
     report = polyconv.convert(WithAChildOfThatName())
     assert [each.path for each in report] == ["conv_transpose1d"]
+
+
+def test_calls_are_counted_for_the_layer_of_the_report_alone():
+    one, other = Raising(), Raising()
+    (told,) = polyconv.convert(one)
+    polyconv.convert(other)
+    converted_classes._COUNTS[id(other)] = told.count  # as if it stood where a dead one had stood
+    other.up(X)
+    assert told.calls == 0
+    one.up(X)
+    assert told.calls == 1
+    assert pickle.loads(pickle.dumps(told)).calls == 1
 
 
 def test_another_thread_calls_mlx_while_a_converted_model_runs():

@@ -113,6 +113,8 @@ class WeightNorm(Weighted):
 
 
 class _Layer(nn.ConvTranspose1d):
+    weight: mx.array
+
     def __init__(self, rng: random.Random) -> None:
         super().__init__(CHANNELS, CHANNELS, rng.randrange(1, 6), rng.randrange(1, 4))
         self.weight, self.bias = _weight(rng, *self.weight.shape), _weight(rng, CHANNELS)
