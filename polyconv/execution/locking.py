@@ -15,15 +15,9 @@ ALONE = threading.RLock()
 EXCHANGING = threading.RLock()
 
 
-def _acquire() -> None:
-    ALONE.acquire()  # first, as everywhere
-    EXCHANGING.acquire()
-
-
-def _release() -> None:
-    EXCHANGING.release()
-    ALONE.release()
-
-
+# What was registered last is done first before a fork, and last behind it.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_acquire, after_in_parent=_release, after_in_child=_release)
+    for _lock in (EXCHANGING, ALONE):
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
