@@ -85,7 +85,7 @@ DIVIDED = {
     "inspection": ("inspection.explain",),
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
-    "models.converting": ("models.converted_classes",),
+    "models.converting": ("models.converted_classes", "models.conversion"),
     "planning.axis_plan": ("planning.axis_methods",),
     "planning.plan": ("planning.choose", "planning.methods"),
     "problem.spec": ("problem.shapes",),

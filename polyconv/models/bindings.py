@@ -33,20 +33,27 @@ class _Place(NamedTuple):
 
     def exchange(self, before: Functions, after: Functions) -> None:
         """Puts one function in the place of another, and nothing in that of anything else."""
-        old, new = before[self.function], after[self.function]
-        if self.names is not None:
-            if self.names.get(self.name) is old:
-                self.names[self.name] = new
+        if not self.holds(before):
             return
+        new = after[self.function]
+        if self.names is not None:
+            self.names[self.name] = new
+            return
+        owner = self.owner()
+        is_static = type(vars(owner)[self.name]) is staticmethod
+        try:
+            setattr(owner, self.name, staticmethod(new) if is_static else new)
+        except (AttributeError, TypeError):  # some classes cannot be changed
+            return
+
+    def holds(self, functions: Functions) -> bool:
+        """Whether its function of these stands there."""
+        if self.names is not None:
+            return self.names.get(self.name) is functions[self.function]
         owner = self.owner()
         held = None if owner is None else vars(owner).get(self.name)
         plain = held.__func__ if type(held) is staticmethod else held
-        if plain is not old:
-            return
-        try:
-            setattr(owner, self.name, staticmethod(new) if plain is not held else new)
-        except (AttributeError, TypeError):  # some classes cannot be changed
-            return
+        return plain is functions[self.function]
 
 
 class Bindings:
@@ -103,8 +110,8 @@ class Bindings:
     def names(self) -> list[str]:
         """Where they stand, without those of `mlx.core` itself."""
         with EXCHANGING:
-            told = [f"{p.path}.{p.name}" for p in self._places.values() if p.path != "mlx.core"]
-        return told
+            there = [each for each in self._places.values() if each.holds(self._others)]
+        return [f"{each.path}.{each.name}" for each in there if each.path != "mlx.core"]
 
     def _exchange(self, before: Functions, after: Functions) -> None:
         for place in list(self._places.values()):

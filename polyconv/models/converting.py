@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +22,7 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.models.block_diagonal import blocks_of
 from polyconv.models.calls_in_code import kept_functions
+from polyconv.models.conversion import Conversion, Converted
 from polyconv.models.converted_classes import (
     give_class,
     is_candidate,
@@ -31,7 +32,6 @@ from polyconv.models.converted_classes import (
     restore_class,
     runs_methods,
 )
-from polyconv.models.dispatching import Count
 from polyconv.models.known_weights import KnownWeight
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
@@ -48,60 +48,6 @@ _PACKED = (
 class _Options(NamedTuple):
     sparse: bool
     packed: bool
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A layer that was converted, or why it was not.
-
-    `path` is where the model has it, or several paths if it is shared. `saving` is how many times
-    fewer multiply-accumulates it needs than with zeros between its inputs, None if its stride is
-    not known before it runs. `left_alone` says why it was not converted, and is empty if it was.
-    `note` says what else a user should know. `count` goes on: it counts what the layer calls.
-    """
-
-    path: str
-    layer: str
-    saving: float | None = None
-    left_alone: str = ""
-    note: str = ""
-    count: Count = field(default_factory=Count, compare=False, repr=False)
-
-    @property
-    def calls(self) -> int:
-        """How many transposed convolutions polyconv has computed for the layer since then."""
-        return self.count.answered
-
-    @property
-    def is_not_reached(self) -> bool:
-        """Whether it was called since then, and polyconv has computed nothing for it."""
-        return self.count.runs > 0 and not self.count.answered
-
-    def __str__(self) -> str:
-        saving = f", {self.saving:.3g} times fewer multiply-accumulates" if self.saving else ""
-        done = f"left alone: {self.left_alone}" if self.left_alone else f"converted{saving}"
-        told = [f"{self.path}: {self.layer} {done}", self.note]
-        if self.is_not_reached:
-            told.append("it ran, and none of its transposed convolutions came to polyconv")
-        return "; ".join(filter(None, told))
-
-
-class Conversion(tuple[Converted, ...]):
-    """What `convert` did: a `Converted` for each layer. It prints a line for each."""
-
-    __slots__ = ()
-
-    @property
-    def converted(self) -> list[Converted]:
-        return [each for each in self if not each.left_alone]
-
-    @property
-    def not_reached(self) -> list[Converted]:
-        """Those that were called since then without a transposed convolution by polyconv."""
-        return [each for each in self if each.is_not_reached]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "nothing converted"
 
 
 def convert(
@@ -222,11 +168,11 @@ def _decided(
     if not (kept or is_ours):
         return None
     told = Converted(", ".join(paths), cls.__name__)
-    if predicate is not None and not any(predicate(each, module) for each in paths):
-        return _Decision(module, replace(told, left_alone=_EXCLUDED))
     where = f"MLX's own function is kept in {', '.join(f'`{name}`' for name in kept)}"
     if not is_ours:
         return _Decision(module, replace(told, left_alone=f"{where}, which is not reached"))
+    if predicate is not None and not any(predicate(each, module) for each in paths):
+        return _Decision(module, replace(told, left_alone=_EXCLUDED))
     known, notes = _known_weights(module, options)
     if kept:
         notes.append(f"{where}, and what is called by that stays MLX's")
@@ -239,7 +185,8 @@ def _decided(
 def _done(decision: _Decision) -> Converted:
     """Converts a layer, if that is what was decided."""
     module, told, known = decision
-    restore_class(module)
+    if original_class(module):
+        restore_class(module)
     if told.left_alone:
         return told
     try:

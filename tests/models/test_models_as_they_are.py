@@ -485,7 +485,7 @@ class WithAChildOfThatName(Holding):
 
 def test_a_function_in_a_table_is_left_alone_with_a_reason():
     with pytest.warns(UserWarning, match="kept in `TABLE`, which is not reached"):
-        (told,) = polyconv.convert(CallingByATable())
+        (told,) = polyconv.convert(CallingByATable(), lambda path, layer: 1 / 0)
     assert told.left_alone
     assert told.saving is None
 
