@@ -68,7 +68,7 @@ def is_candidate(cls: type) -> bool:
 
 def runs_methods(module: nn.Module) -> bool:
     """Whether a converted layer runs methods of its own class."""
-    return isinstance(module, _Unseen)
+    return bool(vars(type(module))["_runs_methods"])
 
 
 def register(layer_type: type, call: Callable[..., Any]) -> None:
@@ -122,6 +122,7 @@ def _new_class(cls: type, is_answered: bool) -> type:
     members: dict[str, Any] = {
         "_converted_from": cls,
         "_is_answered": is_answered,
+        "_runs_methods": True,
         "__reduce_ex__": _reduce,
     }
     if not is_answered:
@@ -130,7 +131,8 @@ def _new_class(cls: type, is_answered: bool) -> type:
     ranked = next((_RANKED[base] for base in cls.__mro__ if base in _RANKED), None)
     members |= {"_weight_and_groups": _weight_and_groups} if ranked else {}
     if registered is None and cls in _RANKED:
-        return _made((_RANKED[cls],), _RANKED[cls], members)
+        members["_runs_methods"] = False
+        return _made((_Unseen, _RANKED[cls]), _RANKED[cls], members)
     # polyconv's layer stands right behind the class, where its `super()` finds it.
     bases = (_Unseen, cls, *([ranked] if ranked and registered is None else []))
     return _made(bases, cls, members | _methods(cls, registered, is_answered))

@@ -5,6 +5,7 @@ Each model here was computed wrongly, or refused, when methods were made again w
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import functools
 import gc
@@ -14,6 +15,7 @@ import pickle
 import sys
 import threading
 import warnings
+from typing import Generic, TypeVar
 
 import mlx.core as mx
 import mlx.core as renamed
@@ -371,6 +373,43 @@ def test_a_metaclass_that_keeps_its_classes_does_not_see_them():
 
     agrees_converted(Mine(), X)
     assert made == ["Mine", "Mine"]
+
+
+def test_a_hook_that_somebody_gave_all_modules_does_not_see_them(monkeypatch):
+    seen = []
+    hook = classmethod(lambda cls, **options: seen.append(cls))
+    monkeypatch.setattr(nn.Module, "__init_subclass__", hook, raising=False)
+    layer = nn.ConvTranspose1d(4, 3, 4, 2)
+    polyconv.convert(layer)
+    assert isinstance(layer, polyconv.PolyConvTranspose1d)
+    assert not seen
+
+
+T = TypeVar("T")
+
+
+class Abstract(Holding, abc.ABC, Generic[T]):
+    @abc.abstractmethod
+    def up(self, x: T) -> T: ...
+
+    def __call__(self, x):
+        return self.up(x)
+
+
+class Concrete(Abstract[mx.array]):
+    def up(self, x):
+        return mx.conv_transpose1d(x, self.weight, 2)
+
+
+def test_abstract_and_generic_classes():
+    model = Concrete()
+    agrees_converted(model, X)
+    polyconv.convert(model)
+    assert isinstance(model, Abstract)
+    assert isinstance(model, type(model))
+    twin = pickle.loads(pickle.dumps(model))
+    assert mx.array_equal(twin(X), model(X))
+    assert polyconv.revert(twin) == ["(model)"]
 
 
 def in_a_thread(call):
