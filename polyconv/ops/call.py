@@ -118,11 +118,23 @@ def _as_asked(problem: ConvSpec) -> Call:
     dtype = getattr(mx, problem.dtype)
     kernel = tuple([axis.kernel_size for axis in problem.axes])
     shape = (problem.out_channels, *kernel, problem.in_channels // problem.groups)
+    stride, _, *options = options_of(problem)
+    # MLX would crop the input by negative padding, and not the dilated input. A crop of m there is
+    # one of ceil(m / dilation) samples, and zeros for what is too much.
+    axes = problem.axes
+    first = [-(min(0, axis.padding_lo) // axis.input_dilation) for axis in axes]
+    last = [-(min(0, axis.padding_hi) // axis.input_dilation) for axis in axes]
+    padding = (
+        [axis.padding_lo + axis.input_dilation * n for axis, n in zip(axes, first, strict=True)],
+        [axis.padding_hi + axis.input_dilation * n for axis, n in zip(axes, last, strict=True)],
+    )
+    rest = (slice(None), *[slice(n, -m or None) for n, m in zip(first, last, strict=True)])
 
     def convolve(x: mx.array, w: Weight) -> mx.array:
         plain = w.array if isinstance(w, PackedWeight) else w
         plain = mx.broadcast_to(plain.astype(dtype), shape)  # of a filter that all channels share
-        return unpatched.conv_general(x.astype(dtype), plain, *options_of(problem))
+        x = x[rest] if any((*first, *last)) else x
+        return unpatched.conv_general(x.astype(dtype), plain, stride, padding, *options)
 
     return convolve
 

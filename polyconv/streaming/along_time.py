@@ -133,6 +133,8 @@ def slice_update(step: Step) -> Value:
         for arguments, shapes in zip(step.arguments, step.into[0], strict=True)
     ]
     sizes = [shapes[at] for shapes in step.into[0]]
+    if all(each[at].indices(n) == (0, n, 1) for each, n in zip(index, sizes)):
+        return _updated_beside(step, index, at)
     for each, shapes in zip(index, step.into[0], strict=True):
         for a, part in enumerate(each):
             if a != at and part.indices(shapes[a]) != (0, shapes[a], 1):
@@ -140,6 +142,22 @@ def slice_update(step: Step) -> Value:
     return _updated(
         step, base, update, [each[at].indices(n) for each, n in zip(index, sizes)], sizes, at
     )
+
+
+def _updated_beside(step: Step, index: list[list[slice]], at: int) -> Value:
+    """In other axes than time, at all times."""
+    parts = [(*each[:at], slice(None), *each[at + 1 :]) for each in index]
+    if any(each != parts[0] for each in parts):
+        refuse("SliceUpdate beside time by numbers that depend on the length")
+    part = parts[0]
+
+    def update(base: mx.array, new: mx.array) -> mx.array:
+        n = max(base.shape[at], new.shape[at])
+        out = mx.array(mx.broadcast_to(base, (*base.shape[:at], n, *base.shape[at + 1 :])))
+        out[part] = new
+        return out
+
+    return step.apply(update, at)[0]
 
 
 def _updated(

@@ -130,7 +130,7 @@ OTHERS = [
     ("SliceUpdate", lambda a: _set(a, a * 2), X),
     ("SliceUpdate", lambda a: mx.zeros((2, 8, 4)).at[:, 1:7].add(a), X),
     ("ArgPartition", lambda a: mx.sort(mx.argpartition(a, 2, -1)[..., :2], -1), X),
-    ("ArgReduce", lambda a: mx.argmin(a, -1) + mx.argmax(a, 1, keepdims=True), X),
+    ("ArgReduce", lambda a: mx.argmin(a, -1, keepdims=True) + mx.argmax(a, 1, keepdims=True), X),
     ("ArgSort", lambda a: mx.argsort(a, -1), X),
     ("Partition", lambda a: mx.sort(mx.partition(a, 2, -1)[..., :2], -1), X),
     ("Scan", lambda a: mx.cumsum(a, 1) + mx.cummax(a, 2, reverse=True), X),
@@ -199,7 +199,8 @@ def test_each_known_primitive_is_among_these():
     assert known - {case[0] for case in CASES} <= {
         "Copy",
         "StopGradient",
-    }  # which no trace tells today
+        "QuantizedMatmul",  # tests/whole/test_empty_operands.py streams one
+    }  # which no trace tells today, or not of integers
 
 
 def test_a_compiled_function_is_told_as_what_it_is_made_of():

@@ -12,19 +12,32 @@ import polyconv
 from tests.support.cases import integers
 
 
-def chunks(model: Any, x: mx.array, sizes: Sequence[int]) -> Iterator[mx.array]:
-    at = 0
+def chunks(model: Any, x: mx.array, sizes: Sequence[int], axis: int = 1) -> Iterator[mx.array]:
+    beside = (slice(None),) * axis
+    start = 0
     for size in sizes:
-        yield model.step(x[:, at : at + size])
-        at += size
-    yield model.step(x[:, at:])
+        part = (*beside, slice(start, start + size))
+        yield model.step(x[part])
+        start += size
+    rest = (*beside, slice(start, None))
+    yield model.step(x[rest])
     yield model.flush()
 
 
-def assert_streams(model: Any, x: mx.array, sizes: Sequence[int], tolerance: float = 0.0) -> None:
-    whole, streamed = np.array(model(x)), polyconv.stream(model)
+def assert_streams(
+    model: Any,
+    x: mx.array,
+    sizes: Sequence[int],
+    tolerance: float = 0.0,
+    example: mx.array | None = None,
+    axes: tuple[int, int] = (1, 1),
+) -> None:
+    """Compares with the whole. `axes` are those of time, in the input and in the output."""
+    whole = np.array(model(x).astype(mx.float32))
+    streamed = polyconv.stream(model, example, axis=axes[0])
     for _ in range(2):  # it begins anew behind the end
-        got = np.concatenate([np.array(y) for y in chunks(streamed, x, sizes)], 1)
+        found = chunks(streamed, x, sizes, axes[0])
+        got = np.concatenate([np.array(y.astype(mx.float32)) for y in found], axes[1])
         assert got.shape == whole.shape
         assert np.abs(got - whole).max() <= tolerance * np.abs(whole).max()
 
