@@ -44,9 +44,10 @@ def pointwise(step: Step, function: Callable[..., Any]) -> Value:
     if isinstance(exponent, Constant) and _is_two(exponent.array):
         step.inputs = step.inputs[:1]
         function = mx.square  # as Snake has it; a power takes ten times as long on a CPU
-    bias = next((each for each in step.inputs if isinstance(each, Constant)), None)
-    if step.name == "Add" and bias is not None and is_traced([bias.array]):
-        return _with_bias(step, bias.array)
+    biases = [each.spread for each in step.inputs if isinstance(each, Constant)]
+    for bias in biases if step.name == "Add" else ():
+        if bias is not None and bias.ndim == 1 and is_traced([bias]):
+            return _with_bias(step, bias)
     return step.apply(function, signals[0].at)[0]
 
 
@@ -58,9 +59,7 @@ def _with_bias(step: Step, bias: mx.array) -> Value:
     """A bias that is trained: its gradient is summed in float32 for halves."""
     (signal,) = [each for each in step.inputs if isinstance(each, Signal)]
     step.inputs = [signal]
-    if bias.size == bias.shape[-1]:
-        return step.apply(lambda a: add_bias(a, bias.reshape(-1)), signal.at)[0]
-    return step.apply(lambda a: a + bias, signal.at)[0]
+    return step.apply(lambda a: add_bias(a, bias), signal.at)[0]
 
 
 def reshaped(step: Step) -> Value:

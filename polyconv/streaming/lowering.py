@@ -33,9 +33,13 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Constant:
-    """Depends on no input. Axes that grow with the length have size 1 here, as all is alike."""
+    """Depends on no input. Axes that grow with the length have size 1 here, as all is alike.
+
+    `spread` is the array of which this one is a broadcast, if it is one.
+    """
 
     array: mx.array
+    spread: mx.array | None = None
 
 
 @dataclass(frozen=True)

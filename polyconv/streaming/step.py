@@ -45,7 +45,8 @@ class Step:
             reason = "random numbers are drawn, which are others in each call"
             return [Unknown(reason)] * len(self.out)
         if self.name in ("Broadcast", "Full") and isinstance(self.inputs[0], Constant):
-            return [Constant(_spread(self.inputs[0].array, self._still(0)))]
+            array = self.inputs[0].array
+            return [Constant(_spread(array, self._still(0)), array)]
         does_vary = any(isinstance(each, Varying) for each in self.inputs)
         grows = any(self.grows(shapes) for shapes in (*self.into, *self.out))
         if not does_vary and not grows and len(set(map(repr, self.arguments))) == 1:

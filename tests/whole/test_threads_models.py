@@ -123,7 +123,7 @@ def test_a_converted_model_runs_while_another_is_streamed():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    polyconv.stream(streamed)
+    polyconv.stream(streamed, ints((1, 9, 4)))
     assert found
     thread.join(60)
 
@@ -177,7 +177,7 @@ def test_a_model_draws_random_numbers_while_it_is_streamed():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    polyconv.stream(model)
+    polyconv.stream(model, ints((1, 9, 4)))
     thread.join(60)
     assert found == [(3,)]
 
@@ -205,7 +205,7 @@ def test_a_model_is_converted_while_it_is_streamed():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    polyconv.stream(model)
+    polyconv.stream(model, ints((1, 9, 4)))
     thread.join(60)
     assert len(told[0].converted) == 1
     assert isinstance(model.layers[0], polyconv.PolyConvTranspose1d)
