@@ -29,3 +29,11 @@ def _is_diagonal(used: mx.array, n: int) -> bool:
     blocks = used.reshape(n, outputs // n, n, channels // n).any(axis=(1, 3))
     outside = mx.logical_and(blocks, mx.logical_not(mx.eye(n, dtype=mx.bool_)))
     return not outside.any().item()
+
+
+def diagonal(w: mx.array, n: int) -> mx.array:
+    """The blocks of `(O, *K, C)` as the weight `(O, *K, C / n)` of a convolution of n groups."""
+    outputs, *kernel, channels = w.shape
+    blocks = w.reshape(n, outputs // n, *kernel, n, channels // n)
+    blocks = mx.diagonal(blocks, 0, 0, blocks.ndim - 2)  # (O / n, *K, C / n, n)
+    return mx.moveaxis(blocks, -1, 0).reshape(outputs, *kernel, channels // n)

@@ -1,19 +1,26 @@
-"""Which class does a converted layer have? One made from its own, with polyconv's convolutions."""
+"""Which class does a converted layer have? One made from its own.
+
+A layer of `mlx.nn` gets polyconv's class of the same layer. Any other gets a class with the methods
+of its own, unchanged. While one of them runs polyconv answers what it calls (`dispatching.py`).
+"""
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.identity import Held
 from polyconv.execution.locking import ALONE
-from polyconv.models.method_rewriting import methods_of, own_classes
-from polyconv.models.routing import diagonal, known_blocks
+from polyconv.execution.packing import PackedWeight
+from polyconv.models.calls_in_code import calls_transposed, own_classes
+from polyconv.models.dispatching import Count, Running, call
+from polyconv.models.known_weights import KnownWeight
 from polyconv.ops import layers
 
 _RANKED: dict[type, type] = {
@@ -22,24 +29,46 @@ _RANKED: dict[type, type] = {
     nn.ConvTranspose3d: layers.PolyConvTranspose3d,
 }
 _REGISTERED: dict[type, Callable[..., Any]] = {}
-# The attribute of a layer that holds its block-diagonal weights.
-_BLOCKS = "_polyconv_blocks"
+# The attribute of a layer that holds its weights which are computed in another form.
+_KNOWN = "_polyconv_blocks"
 # Made classes are kept only while some layer has them, because they hold the classes that they are
 # made from.
 _CLASSES: WeakValueDictionary[tuple[type, bool], type] = WeakValueDictionary()
+# Counts by the identity of their module, while somebody has the report that tells them.
+_COUNTS: WeakValueDictionary[int, LayerCount] = WeakValueDictionary()
+
+
+class LayerCount(Count):
+    """The count of one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = ref(layer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Count, (self.runs, self.answered)
 
 
 def original_class(module: nn.Module) -> type | None:
-    """The class that a converted layer had, None if it is not converted."""
+    """The class that a converted layer had, None if its class was not exchanged."""
     had: type | None = vars(type(module)).get("_converted_from")
     return had
+
+
+def is_converted(module: nn.Module) -> bool:
+    return original_class(module) is not None and vars(type(module))["_is_answered"]
 
 
 def is_candidate(cls: type) -> bool:
     """Whether layers of a class compute transposed convolutions that are not polyconv's yet."""
     if issubclass(cls, layers.PolyConvTranspose):
         return False
-    return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(methods_of, own_classes(cls)))
+    return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(calls_transposed, own_classes(cls)))
+
+
+def runs_methods(module: nn.Module) -> bool:
+    """Whether a converted layer runs methods of its own class."""
+    return bool(vars(type(module))["_runs_methods"])
 
 
 def register(layer_type: type, call: Callable[..., Any]) -> None:
@@ -48,85 +77,149 @@ def register(layer_type: type, call: Callable[..., Any]) -> None:
         _CLASSES.clear()
 
 
-def give_class(module: nn.Module, blocks: list[tuple[Held, int]]) -> None:
-    """Gives a layer the class of converted layers, which computes these weights by blocks.
+def give_class(
+    module: nn.Module, known: Sequence[KnownWeight] = (), is_answered: bool = True
+) -> LayerCount:
+    """Gives a layer the class of converted layers, which computes known weights in their form.
+
+    With `is_answered` false it gets one in which polyconv does not answer, whoever calls the layer.
 
     Raises:
         TypeError: If the layer's class cannot be exchanged.
     """
-    object.__setattr__(module, "__class__", _class_for(type(module), bool(blocks)))
-    if blocks:
-        vars(module)[_BLOCKS] = blocks
+    object.__setattr__(module, "__class__", _class_for(type(module), is_answered))
+    if known:
+        vars(module)[_KNOWN] = list(known)
+    count = _COUNTS[id(module)] = LayerCount(module)
+    return count
 
 
 def restore_class(module: nn.Module) -> None:
     object.__setattr__(module, "__class__", original_class(module) or type(module))
-    vars(module).pop(_BLOCKS, None)
+    vars(module).pop(_KNOWN, None)
+    _COUNTS.pop(id(module), None)
 
 
-def _class_for(cls: type, sparse: bool) -> type:
+def _class_for(cls: type, is_answered: bool) -> type:
     """The class that converted layers of a class have."""
     with ALONE:
-        made = _CLASSES.get((cls, sparse))
+        made = _CLASSES.get((cls, is_answered))
         if made is None:
-            made = _CLASSES[cls, sparse] = _new_class(cls, sparse)
+            made = _CLASSES[cls, is_answered] = _new_class(cls, is_answered)
         return made
 
 
-def _new_class(cls: type, sparse: bool) -> type:
-    members = {"_converted_from": cls, "_is_sparse": sparse, "__reduce_ex__": _reduce}
-    if sparse:
-        dense = _class_for(cls, False)
-        own = {"__call__": _blockwise(dense), "_weight_and_groups": _diagonal_and_groups}
-        return _made(dense.__name__, (dense,), cls, members | own)
+class _Unseen:
+    """The first base of what is made: the hooks of a user's class are not run for it."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
+def _new_class(cls: type, is_answered: bool) -> type:
+    members: dict[str, Any] = {
+        "_converted_from": cls,
+        "_is_answered": is_answered,
+        "_runs_methods": True,
+        "__reduce_ex__": _reduce,
+    }
+    if not is_answered:
+        return _made((_Unseen, cls), cls, members | _methods(cls, None, is_answered))
     registered = next((_REGISTERED[base] for base in cls.__mro__ if base in _REGISTERED), None)
-    if registered is not None:
-        return _made(cls.__name__, (cls,), cls, members | {"__call__": registered})
-    # Each base that calls MLX gets a class with its methods rebuilt, right before it in the order
-    # of lookup. So `super()` finds the rebuilt methods too.
-    before = [
-        type(base.__name__, (base,), methods_of(base))
-        for base in own_classes(cls)[1:]
-        if methods_of(base)
-    ]
     ranked = next((_RANKED[base] for base in cls.__mro__ if base in _RANKED), None)
-    if cls in _RANKED and ranked is not None:
-        return _made(ranked.__name__, (ranked,), ranked, members)
-    bases = (cls, *before, *([ranked] if ranked else []))
-    return _made(cls.__name__, bases, cls, members | methods_of(cls))
+    members |= {"_weight_and_groups": _weight_and_groups} if ranked else {}
+    if registered is None and cls in _RANKED:
+        members["_runs_methods"] = False
+        return _made((_Unseen, _RANKED[cls]), _RANKED[cls], members)
+    # polyconv's layer stands right behind the class, where its `super()` finds it.
+    bases = (_Unseen, cls, *([ranked] if ranked and registered is None else []))
+    return _made(bases, cls, members | _methods(cls, registered, is_answered))
 
 
-def _made(name: str, bases: tuple[type, ...], like: type, members: dict[str, Any]) -> type:
+def _made(bases: tuple[type, ...], like: type, members: dict[str, Any]) -> type:
     told = {key: getattr(like, key) for key in ("__module__", "__qualname__", "__doc__")}
-    return type(name, bases, told | members)
+    # Not by calling the type, which would run the hooks of a metaclass.
+    return type.__new__(type(like), like.__name__, bases, told | members)
 
 
-def _blockwise(dense: type) -> Callable[..., Any]:
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with known_blocks(_blocks(self)):
-            return dense.__call__(self, *args, **kwargs)
+def _methods(
+    cls: type, registered: Callable[..., Any] | None, is_answered: bool
+) -> dict[str, Callable[..., Any]]:
+    """The methods of a class, during which polyconv answers, or does not."""
+    own = [(name, value) for base in own_classes(cls) for name, value in vars(base).items()]
+    names = {name for name, value in own if isinstance(value, FunctionType) and name[:2] != "__"}
+    if "__call__" in dict(own) or (not is_answered and _member(cls, "__call__")):
+        names.add("__call__")
+    made = {
+        name: _method(functools.partial(_bound, cls, name), name, is_answered) for name in names
+    }
+    if registered is not None:
+        made["__call__"] = _method(
+            functools.partial(functools.partial, registered), "__call__", True
+        )
+    for name, method in made.items():
+        functools.update_wrapper(
+            method, registered if registered and name == "__call__" else _member(cls, name)
+        )
+    return made
 
-    return call
+
+def _method(
+    own: Callable[[nn.Module], Callable[..., Any]], name: str, is_answered: bool
+) -> Callable[..., Any]:
+    """Calls what `own` gives for a layer.
+
+    It is looked up at each call, and in the layer's own class, because another thread may revert
+    the layer meanwhile.
+    """
+
+    def method(self: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        return call(_running(self, name) if is_answered else None, own(self), args, kwargs)
+
+    return method
 
 
-def _diagonal_and_groups(self: Any) -> tuple[mx.array, int]:
+def _bound(cls: type, name: str, module: nn.Module) -> Any:
+    member = _member(cls, name)
+    bind = getattr(type(member), "__get__", None)
+    return bind(member, module, type(module)) if bind else member
+
+
+def _member(cls: type, name: str) -> Any:
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _running(module: nn.Module, name: str) -> Running:
+    count = _count_of(module)
+    count.runs += name == "__call__"
+    return Running(_known(module), count)
+
+
+def _weight_and_groups(self: Any) -> tuple[mx.array | PackedWeight, int]:
     """What a `PolyConvTranspose` computes with. Another thread may revert the layer meanwhile."""
-    groups = getattr(self, "groups", 1)
-    weight = self.weight
-    for known, n in _blocks(self):
-        if groups == 1 and known.holds(weight):
-            return diagonal(weight, n), n
+    groups, weight = getattr(self, "groups", 1), self.weight
+    _count_of(self).answered += 1
+    for known in _known(self):
+        if (groups == 1 or known.n_blocks == 1) and known.holds(weight):
+            return known.stand_in(weight), max(groups, known.n_blocks)
     return weight, groups
 
 
-def _blocks(module: nn.Module) -> list[tuple[Held, int]]:
-    """The weights that were found to be block-diagonal and are still the layer's."""
-    known = vars(module).get(_BLOCKS, [])
-    held = [(w, n) for w, n in known if any(map(w.holds, module.values()))]
-    if len(held) < len(known):
-        name = type(module).__name__
-        must = "its block-diagonal weight was replaced or changed and is computed densely"
-        warnings.warn(f"[convert] {name}: {must}; convert it again", stacklevel=4)
+def _count_of(module: nn.Module) -> Count:
+    found = _COUNTS.get(id(module))
+    return found if found is not None and found.layer() is module else Count()
+
+
+def _known(module: nn.Module) -> list[KnownWeight]:
+    """The weights that are computed in another form, and are still the layer's."""
+    known: list[KnownWeight] = vars(module).get(_KNOWN, [])
+    held = [each for each in known if any(map(each.holds, module.values()))]
+    for each in known:
+        if each not in held:
+            text = f"[convert] {type(module).__name__}: {each.if_changed}; convert it again"
+            warnings.warn(text, stacklevel=4)
     return held
 
 
@@ -134,9 +227,10 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     """For pickles and copies: the class is made again, because no module holds it."""
     cls: Any = type(self)
     parts = nn.Module.__reduce_ex__(self, protocol)
-    return (_remade, (cls._converted_from, cls._is_sparse), *parts[2:])
+    return (_remade, (cls._converted_from, False, cls._is_answered), *parts[2:])
 
 
-def _remade(cls: type, sparse: bool) -> nn.Module:
-    made: Any = _class_for(cls, sparse)
+def _remade(cls: type, _: bool, is_answered: bool = True) -> nn.Module:
+    """A layer of a class. What is not read is of pickles that were made before."""
+    made: Any = _class_for(cls, is_answered)
     return made.__new__(made)

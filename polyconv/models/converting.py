@@ -2,81 +2,67 @@
 
 A layer is converted where it stands: it is given another class, made from its own
 (`converted_classes.py`). All that hold the layer hold the converted one. Its parameters, names and
-flags are not touched.
+flags are not touched. All is decided before anything is done: an error leaves the model as it was.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.identity import Held
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.models.block_diagonal import blocks_of
+from polyconv.models.calls_in_code import kept_functions
+from polyconv.models.conversion import Conversion, Converted
 from polyconv.models.converted_classes import (
     give_class,
     is_candidate,
+    is_converted,
     original_class,
     register,
     restore_class,
+    runs_methods,
 )
+from polyconv.models.known_weights import KnownWeight
 from polyconv.problem import arguments
 from polyconv.problem.spec import INT32_MAX
 
 Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
 
-
-@dataclass(frozen=True)
-class Converted:
-    """A layer that was converted, or why it was not.
-
-    `path` is where the model has it, or several paths if it is shared. `saving` is how many times
-    fewer multiply-accumulates it needs than with zeros between its inputs, None if its stride is
-    not known before it runs. `left_alone` says why it was not converted, and is empty if it was.
-    `note` says what else a user should know.
-    """
-
-    path: str
-    layer: str
-    saving: float | None = None
-    left_alone: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        saving = f", {self.saving:.3g} times fewer multiply-accumulates" if self.saving else ""
-        done = f"left alone: {self.left_alone}" if self.left_alone else f"converted{saving}"
-        return f"{self.path}: {self.layer} {done}{f'; {self.note}' if self.note else ''}"
+_EXCLUDED = "the predicate says so"
+_PACKED = (
+    "what it holds as a weight is packed for inference; under a gradient of the weight, or if it "
+    "is exchanged, it is computed unpacked, with a warning"
+)
 
 
-class Conversion(tuple[Converted, ...]):
-    """What `convert` did: a `Converted` for each layer. It prints a line for each."""
-
-    __slots__ = ()
-
-    @property
-    def converted(self) -> list[Converted]:
-        return [each for each in self if not each.left_alone]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "nothing converted"
+class _Options(NamedTuple):
+    sparse: bool
+    packed: bool
 
 
 def convert(
-    model: nn.Module, predicate: Predicate | None = None, *, exploit_sparsity: bool = False
+    model: nn.Module,
+    predicate: Predicate | None = None,
+    *,
+    exploit_sparsity: bool = False,
+    packed: bool = False,
 ) -> Conversion:
     """Has polyconv compute the transposed convolutions of a model, in place.
 
     It converts `mlx.nn.ConvTranspose1d/2d/3d` and their subclasses. It also converts every other
     module whose own methods call ``mx.conv_transpose1d/2d/3d``, or ``mx.conv_general`` with
     ``input_dilation`` passed by name, such as the layers with weight norm of many audio models.
+    While such a module runs, all that it calls in Python is reached. Its code is not touched.
     Layers may be in lists and dicts, be shared, or have children. Layers that are polyconv's
     already are not mentioned.
 
@@ -86,6 +72,9 @@ def convert(
         exploit_sparsity (bool, optional): Compute a dense weight by groups if it has only zeros
             outside of blocks on its diagonal. Such weights are reported in any case. A weight that
             was replaced or changed later is computed densely, with a warning. Default: ``False``.
+        packed (bool, optional): Cut each weight that a layer holds into taps once, for inference.
+            It takes memory beside the weight. A weight that was replaced or changed later, also by
+            training, is computed unpacked, with a warning. Default: ``False``.
 
     Returns:
         Conversion: What was done, by layer.
@@ -93,23 +82,26 @@ def convert(
     Raises:
         ValueError: If `model` is no `nn.Module`.
     """
-    _check(model, predicate, exploit_sparsity)
-    found = _with_paths(model)
+    _check(model, predicate, exploit_sparsity, packed)
+    options = _Options(exploit_sparsity, packed)
     with ALONE:
-        told = [_converted(*each, predicate, exploit_sparsity) for each in found]
-    layers = [each for each in told if each is not None]
-    if not any(original_class(module) for module, _ in found):  # neither now nor before
+        found = _with_paths(model)
+        decided = list(filter(None, (_decided(*each, predicate, options) for each in found)))
+        layers = [_done(each) for each in decided]
+        _shield(decided, [module for module, _ in found])
+    if not any(is_converted(module) for module, _ in found):  # neither now nor before
         _warn_of_nothing(model, layers, [module for module, _ in found])
     return Conversion(layers)
 
 
-def _check(model: object, predicate: object, exploit_sparsity: bool) -> None:
+def _check(model: object, predicate: object, exploit_sparsity: bool, packed: bool) -> None:
     if not isinstance(model, nn.Module):
         arguments.refuse("convert", "model must be an mlx.nn.Module", arguments.shown(model))
     if predicate is not None and not callable(predicate):
         must = "predicate must be callable, given path and layer"
         arguments.refuse("convert", must, arguments.shown(predicate))
     arguments.switch("convert", "exploit_sparsity", exploit_sparsity)
+    arguments.switch("convert", "packed", packed)
 
 
 def _with_paths(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
@@ -132,10 +124,11 @@ def revert(model: nn.Module) -> list[str]:
     if not isinstance(model, nn.Module):
         arguments.refuse("revert", "model must be an mlx.nn.Module", arguments.shown(model))
     with ALONE:
-        converted = [(path, module) for path, module in modules(model) if original_class(module)]
-        for _, module in converted:
+        exchanged = [(path, module) for path, module in modules(model) if original_class(module)]
+        converted = [path or "(model)" for path, module in exchanged if is_converted(module)]
+        for _, module in exchanged:
             restore_class(module)  # a shared layer is met again, reverted already
-    return [path or "(model)" for path, _ in converted]
+    return converted
 
 
 def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
@@ -156,33 +149,87 @@ def register_converter(layer_type: type, call: Callable[..., Any]) -> None:
     register(layer_type, call)
 
 
-def _converted(
-    module: nn.Module, paths: list[str], predicate: Predicate | None, exploit_sparsity: bool
-) -> Converted | None:
-    """Converts a layer and tells of it; None if there is nothing to convert."""
-    if original_class(module) and exploit_sparsity:
-        restore_class(module)  # to be converted again, for the weights of now
-    if original_class(module) or not is_candidate(type(module)):
+class _Decision(NamedTuple):
+    """What is to be done with a layer."""
+
+    module: nn.Module
+    told: Converted
+    known: Sequence[KnownWeight] = ()
+
+
+def _decided(
+    module: nn.Module, paths: list[str], predicate: Predicate | None, options: _Options
+) -> _Decision | None:
+    """What to do with a layer, None if there is nothing to convert. Nothing is done yet."""
+    if is_converted(module) and not any(options):  # else again, for the weights of now
         return None
-    path, name = ", ".join(paths), type(module).__name__
+    cls = original_class(module) or type(module)
+    kept, is_ours = kept_functions(module, cls), is_candidate(cls)
+    if not (kept or is_ours):
+        return None
+    told = Converted(", ".join(paths), cls.__name__)
+    where = f"MLX's own function is kept in {', '.join(f'`{name}`' for name in kept)}"
+    if not is_ours:
+        return _Decision(module, replace(told, left_alone=f"{where}, which is not reached"))
     if predicate is not None and not any(predicate(each, module) for each in paths):
-        return Converted(path, name, None, "the predicate says so")
-    blocks = [(Held(w), n) for w, n in _weights(module) if n > 1]
-    note = _note_of(blocks[0][1], exploit_sparsity) if blocks else ""
-    exploited = blocks if exploit_sparsity else []
-    try:
-        give_class(module, exploited)
-    except TypeError as error:  # another layout in memory, of a class from C++ for example
-        return Converted(path, name, None, f"its class cannot be exchanged: {error}", note)
+        return _Decision(module, replace(told, left_alone=_EXCLUDED))
+    known, notes = _known_weights(module, options)
+    if kept:
+        notes.append(f"{where}, and what is called by that stays MLX's")
     saving = _saving(module)
-    if saving and exploited:
-        saving *= blocks[0][1]
-    return Converted(path, name, saving, "", note)
+    if saving and known:
+        saving *= max(each.n_blocks for each in known)
+    return _Decision(module, replace(told, saving=saving, note="; ".join(notes)), known)
 
 
-def _note_of(n_blocks: int, exploit_sparsity: bool) -> str:
-    how = "computed so" if exploit_sparsity else "exploit_sparsity=True would compute it so"
-    return f"its dense weight is block-diagonal, as of {n_blocks} groups; {how}"
+def _done(decision: _Decision) -> Converted:
+    """Converts a layer, if that is what was decided."""
+    module, told, known = decision
+    if original_class(module):
+        restore_class(module)
+    if told.left_alone:
+        return told
+    try:
+        return replace(told, count=give_class(module, known))
+    except TypeError as error:  # another layout in memory, of a class from C++ for example
+        return replace(told, saving=None, left_alone=f"its class cannot be exchanged: {error}")
+
+
+def _shield(decided: list[_Decision], found: list[nn.Module]) -> None:
+    """Has MLX compute what the predicate excluded, also inside of converted modules."""
+    if any(is_converted(each) and runs_methods(each) for each in found):
+        for module, told, _ in decided:
+            if told.left_alone == _EXCLUDED:
+                with suppress(TypeError):
+                    give_class(module, is_answered=False)
+
+
+def _known_weights(module: nn.Module, options: _Options) -> tuple[list[KnownWeight], list[str]]:
+    """The weights of a layer that are computed in another form, and what to tell of them."""
+    known, notes = [], []
+    try:
+        weights = list(_weights(module))
+        n_blocks = next((n for _, n in weights if n > 1), 1)
+        if n_blocks > 1:
+            how = "computed so" if options.sparse else "exploit_sparsity=True would compute it so"
+            notes.append(f"its dense weight is block-diagonal, as of {n_blocks} groups; {how}")
+        for weight, n in weights:
+            if options.packed or (options.sparse and n > 1):
+                known.append(KnownWeight(weight, n if options.sparse else 1, options.packed))
+        if known and options.packed:
+            notes.append(_PACKED)
+    except (RuntimeError, ValueError):  # lazy, of another thread, or traced
+        if any(options):
+            notes.append("its weights cannot be looked at here; evaluate them with mx.eval before")
+        return [], notes
+    return known, notes
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
+    """The arrays of a module that may be weights, and how many blocks each has."""
+    for value in module.values():
+        if isinstance(value, mx.array) and value.ndim > 2:
+            yield value, blocks_of(value) if min(value.shape[0], value.shape[-1]) > 1 else 1
 
 
 def _saving(module: nn.Module) -> float | None:
@@ -200,17 +247,6 @@ def _saving(module: nn.Module) -> float | None:
     if not all(type(step) is int and 0 < step <= INT32_MAX for step in strides):
         return None
     return float(prod(strides))
-
-
-def _weights(module: nn.Module) -> Iterator[tuple[mx.array, int]]:
-    """The arrays of a module that may be weights, and how many blocks each has."""
-    for value in module.values():
-        if (
-            isinstance(value, mx.array)
-            and value.ndim > 2
-            and min(value.shape[0], value.shape[-1]) > 1
-        ):
-            yield value, blocks_of(value)
 
 
 def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: Iterable[nn.Module]) -> None:

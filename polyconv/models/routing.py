@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
 from polyconv.execution.device import is_on_cpu
-from polyconv.execution.identity import Held
 from polyconv.execution.unpatched import ORIGINALS, PLAIN
+from polyconv.models.known_weights import KnownWeight
 from polyconv.ops import conv, conv_transpose
 from polyconv.problem.arguments import FatalError, NoRoomError, check_groups
 
 Function: TypeAlias = "Callable[..., mx.array]"
-
-# Weights that are zero outside their blocks, each with the number of blocks.
-Blocks: TypeAlias = "Sequence[tuple[Held, int]]"
-
-_BLOCKS: ContextVar[Blocks] = ContextVar("blocks", default=())
+Known: TypeAlias = "Sequence[KnownWeight]"
 
 _OURS: dict[str, Function] = {
     name: getattr(conv if name in PLAIN else conv_transpose, name) for name in ORIGINALS
@@ -46,39 +39,28 @@ def answer(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str,
     weights, is computed. Two refusals of polyconv are raised instead: calls for which there is no
     memory, and groups below 1, which may end the process in MLX.
     """
-    own = ORIGINALS[name]
     _check_groups(name, args, kwargs)
-    if not _is_transposed(name, args, kwargs):
-        stream = kwargs.get("stream")
-        if not (options.cpu_convs and is_on_cpu(stream)):
-            return own(*args, **kwargs)
-    try:
-        grouped, named = _by_blocks(name, args, kwargs)
-        return _OURS[name](*grouped, **named, max_workspace=options.max_workspace)
-    except (NoRoomError, FatalError):
-        raise
-    except (ValueError, TypeError):
-        pass
-    return own(*args, **kwargs)
+    is_ours = options.cpu_convs and is_on_cpu(kwargs.get("stream"))
+    y = None
+    if is_ours or is_transposed(name, args, kwargs):
+        y = _ours(name, args, kwargs, options.max_workspace)
+    return ORIGINALS[name](*args, **kwargs) if y is None else y
 
 
-def _check_groups(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuses groups below 1 on every device, also for calls that MLX answers."""
-    place = _GROUPS - (name in PLAIN)
-    check_groups(name, kwargs.get("groups", args[place] if len(args) > place else 1))
+def answer_transposed(
+    name: str, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> mx.array | None:
+    """The result of a transposed convolution by polyconv, None if it is left to MLX.
+
+    A weight that is known is computed in the form that is known of it.
+    """
+    _check_groups(name, args, kwargs)
+    args, kwargs = _by_known(known, args, kwargs)
+    return _ours(name, args, kwargs, None)
 
 
-def always(name: str) -> Function:
-    """`mx.<name>`, which polyconv answers if it is a transposed convolution."""
-
-    @functools.wraps(ORIGINALS[name])
-    def routed(*args: Any, **kwargs: Any) -> mx.array:
-        return answer(name, Options(False), args, kwargs)
-
-    return routed
-
-
-def _is_transposed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_transposed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of `mx.<name>` puts zeros between the samples of its input."""
     if name != "conv_general":
         return name not in PLAIN
     given = kwargs.get(
@@ -87,36 +69,38 @@ def _is_transposed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return any(step != 1 for step in given) if isinstance(given, (list, tuple)) else given != 1
 
 
-@contextmanager
-def known_blocks(blocks: Blocks) -> Iterator[None]:
-    """Calls inside with one of these very weights, and without groups, are computed by groups."""
-    token = _BLOCKS.set(blocks)
+def _ours(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], max_workspace: int | None
+) -> mx.array | None:
     try:
-        yield
-    finally:
-        _BLOCKS.reset(token)
+        return _OURS[name](*args, **kwargs, max_workspace=max_workspace)
+    except (NoRoomError, FatalError):
+        raise
+    except (ValueError, TypeError):
+        return None
 
 
-def _by_blocks(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _check_groups(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuses groups below 1 on every device, also for calls that MLX answers."""
+    place = _GROUPS - (name in PLAIN)
+    check_groups(name, kwargs.get("groups", args[place] if len(args) > place else 1))
+
+
+def _by_known(
+    known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, with the weight's blocks as groups if these are known."""
-    if name in PLAIN or len(args) < 2:
+    """The arguments of a call, with a known weight in its form, and its blocks as groups."""
+    if len(args) < 2:
         return args, kwargs
     placed = len(args) > _GROUPS
     grouped = args[_GROUPS] if placed else kwargs.get("groups", 1)
-    for known, n_blocks in _BLOCKS.get():
-        if grouped == 1 and known.holds(args[1]):
-            args = (args[0], diagonal(args[1], n_blocks), *args[2:])
-            if placed:
-                return (*args[:_GROUPS], n_blocks, *args[_GROUPS + 1 :]), kwargs
-            return args, {**kwargs, "groups": n_blocks}
+    for each in known:
+        if (each.n_blocks > 1 and grouped != 1) or not each.holds(args[1]):
+            continue
+        args = (args[0], each.stand_in(args[1]), *args[2:])
+        if each.n_blocks == 1:
+            return args, kwargs
+        if placed:
+            return (*args[:_GROUPS], each.n_blocks, *args[_GROUPS + 1 :]), kwargs
+        return args, {**kwargs, "groups": each.n_blocks}
     return args, kwargs
-
-
-def diagonal(w: mx.array, n: int) -> mx.array:
-    """The blocks of `(O, *K, C)` as the weight `(O, *K, C / n)` of a convolution of n groups."""
-    outputs, *kernel, channels = w.shape
-    blocks = w.reshape(n, outputs // n, *kernel, n, channels // n)
-    blocks = mx.diagonal(blocks, 0, 0, blocks.ndim - 2)  # (O / n, *K, C / n, n)
-    return mx.moveaxis(blocks, -1, 0).reshape(outputs, *kernel, channels // n)

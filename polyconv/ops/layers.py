@@ -195,7 +195,7 @@ class PolyConvTranspose(nn.Module):
         weight, groups = own() if own else (self.weight, 1)
         options = (self.stride, self.padding, self.dilation, self.output_padding, groups)
         most = getattr(self, "max_workspace", None)
-        ndim = getattr(self, "_ndim", weight.ndim - 2)
+        ndim = getattr(self, "_ndim", len(weight.shape) - 2)
         y = OPS[ndim](x, weight, *options, max_workspace=most)
         if "bias" in self:
             y = add_bias(y, self.bias)

@@ -9,6 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from polyconv.execution.identity import is_traced
+from polyconv.execution.packing import evaluate
+from polyconv.gradients.bias import add_bias
 from polyconv.streaming import end_nodes, nodes, primitives
 from polyconv.streaming.lowering import Constant, Signal, Value, Varying, refuse
 from polyconv.streaming.periods import periodic
@@ -38,10 +41,25 @@ def pointwise(step: Step, function: Callable[..., Any]) -> Value:
     if len({(each.at, each.outer) for each in signals}) > 1:
         refuse(f"{step.name} combines every sample with every other")
     exponent = step.inputs[1] if step.name == "Power" else None
-    if isinstance(exponent, Constant) and mx.all(exponent.array == 2).item():
+    if isinstance(exponent, Constant) and _is_two(exponent.array):
         step.inputs = step.inputs[:1]
         function = mx.square  # as Snake has it; a power takes ten times as long on a CPU
+    biases = [each.spread for each in step.inputs if isinstance(each, Constant)]
+    for bias in biases if step.name == "Add" else ():
+        if bias is not None and bias.ndim == 1 and is_traced([bias]):
+            return _with_bias(step, bias)
     return step.apply(function, signals[0].at)[0]
+
+
+def _is_two(a: mx.array) -> bool:
+    return evaluate([a]) and bool(mx.all(a == 2).item())
+
+
+def _with_bias(step: Step, bias: mx.array) -> Value:
+    """A bias that is trained: its gradient is summed in float32 for halves."""
+    (signal,) = [each for each in step.inputs if isinstance(each, Signal)]
+    step.inputs = [signal]
+    return step.apply(lambda a: add_bias(a, bias), signal.at)[0]
 
 
 def reshaped(step: Step) -> Value:
@@ -119,6 +137,22 @@ def softmax(step: Step) -> Value:
     return step.apply(function, signal.at)[0]
 
 
+def along_axis(step: Step) -> Value:
+    """What works along one axis, which must not be time."""
+    signal = step.one()
+    if step.arguments[0][primitives.AXIS[step.name]] == signal.at:
+        refuse(f"{step.name} over time")
+    return step.apply(step.known(), signal.at)[0]
+
+
+def quantized_matmul(step: Step) -> Value:
+    """Of a signal by weights that are quantized: the last axis is summed over."""
+    signal = step.one()
+    if signal.at == len(step.into[0][0]) - 1:
+        refuse("QuantizedMatmul sums over time")
+    return step.apply(step.known(), signal.at)[0]
+
+
 def matmul(step: Step) -> Value:
     weight, signal = step.inputs[1], step.inputs[0]
     if isinstance(weight, Constant) and isinstance(signal, Signal):
@@ -130,9 +164,14 @@ def matmul(step: Step) -> Value:
 
 
 def _recurrent(step: Step, node: nodes.Node, signal: Signal) -> Value:
-    if signal.at != len(step.into[0][0]) - 2 or signal.outer > 1:
+    if signal.at != len(step.into[0][0]) - 2:
         refuse("a recurrent layer over another axis than time")
-    (slot,) = step.lowering.node(node, [signal.slot])
+    outer, slot = signal.outer, signal.slot
+    if outer > 1:  # MLX lays the lines of a batch behind each other before it multiplies
+        (slot,) = step.lowering.local(lambda a: a.reshape(outer, -1, a.shape[-1]), [slot])
+    (slot,) = step.lowering.node(node, [slot])
+    if outer > 1:
+        (slot,) = step.lowering.local(lambda a: a.flatten(0, 1), [slot])
     return replace(signal, slot=slot, clock=step.lowering.new_clock())
 
 

@@ -73,7 +73,8 @@ class Convolution(Node):
     def _cut(self, samples: mx.array, start: int, stop: int) -> mx.array:
         """Samples, maybe none: padding alone may be behind the last."""
         part = (*[slice(None)] * self._line.at, slice(start, stop))
-        return samples[part]
+        cut: mx.array = samples[part]
+        return cut
 
     def _convolved(self, samples: Chunk, piece: Piece) -> Chunk:
         if not piece.n_outputs:

@@ -33,9 +33,13 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Constant:
-    """Depends on no input. Axes that grow with the length have size 1 here, as all is alike."""
+    """Depends on no input. Axes that grow with the length have size 1 here, as all is alike.
+
+    `spread` is the array of which this one is a broadcast, if it is one.
+    """
 
     array: mx.array
+    spread: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def refuse(text: str) -> NoReturn:
 class Lowering:
     """Lowers traces of one function at several lengths into a program."""
 
-    def __init__(self, traces: Sequence[Trace], at: int, marked: Marked) -> None:
+    def __init__(
+        self, traces: Sequence[Trace], at: int, marked: Marked, weights: Sequence[mx.array] = ()
+    ) -> None:
         self.traces, self.marked = traces, marked
         self.program = Program()
         self._n_clocks = 0
@@ -108,6 +114,8 @@ class Lowering:
         self.values: list[Value] = [Unknown("not computed")] * len(first.shapes)
         slot = self.program.input()
         self.values[0] = Signal(slot, at, self.new_clock())
+        for i, array in enumerate(weights):  # which were inputs of the traces
+            self.values[1 + i] = Constant(array)
         for i, array in enumerate(first.constants):
             others = [trace.constants[i] for trace in traces]
             self.values[first.n_inputs + i] = self._constant(others, array)

@@ -25,6 +25,8 @@ _LOWERED: dict[str, Callable[[Step], Any]] = {
     "Softmax": beside_time.softmax,
     "Split": along_time.split,
     "Transpose": beside_time.transpose,
+    "QuantizedMatmul": beside_time.quantized_matmul,
+    **dict.fromkeys(primitives.AXIS, beside_time.along_axis),
     **dict.fromkeys(primitives.RESHAPES, beside_time.reshaped),
 }
 

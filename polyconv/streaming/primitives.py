@@ -233,9 +233,41 @@ def _fft(axes: tuple[int, ...], inverse: bool, real: bool, *_: Any) -> Compute:
     return transform
 
 
-_BY_ARGUMENTS: dict[str, Callable[..., Compute]] = {
+_SCANS = {0: mx.cummax, 1: mx.cummin, 2: mx.cumsum, 3: mx.cumprod}
+
+
+def _scan(code: int, axis: int, reverse: bool, inclusive: bool) -> Compute:
+    return lambda a: _SCANS[code](a, axis, reverse=reverse, inclusive=inclusive)
+
+
+def _arg_reduce(code: int, axis: int) -> Compute:
+    return lambda a: (mx.argmax if code else mx.argmin)(a, axis, keepdims=True)
+
+
+def _quantized(group_size: int, bits: int, mode: int, transpose: bool) -> Compute | None:
+    if mode:
+        return None
+    return lambda x, *w: mx.quantized_matmul(
+        x, *w, transpose=transpose, group_size=group_size, bits=bits
+    )
+
+
+# Which of the arguments of a primitive is the only axis that it works along.
+AXIS = {
+    "ArgPartition": 1,
+    "ArgReduce": 1,
+    "ArgSort": 0,
+    "Partition": 1,
+    "Scan": 1,
+    "Sort": 0,
+}
+
+_BY_ARGUMENTS: dict[str, Callable[..., Compute | None]] = {
     "AddMM": _addmm,
     "AsStrided": lambda shape, strides, offset: lambda a: mx.as_strided(a, shape, strides, offset),
+    "ArgPartition": lambda k, axis: lambda a: mx.argpartition(a, k, axis),
+    "ArgReduce": _arg_reduce,
+    "ArgSort": lambda axis: lambda a: mx.argsort(a, axis),
     "Concatenate": lambda axis: lambda *arrays: mx.concatenate(list(arrays), axis),
     "Convolution": lambda stride, lo, hi, kernel, dilation, groups, flip: (
         lambda x, w: mx.conv_general(x, w, stride, (lo, hi), kernel, dilation, groups, flip)
@@ -243,9 +275,13 @@ _BY_ARGUMENTS: dict[str, Callable[..., Compute]] = {
     "Gather": _gather,
     "Matmul": lambda: mx.matmul,
     "Pad": _pad,
+    "Partition": lambda k, axis: lambda a: mx.partition(a, k, axis),
+    "QuantizedMatmul": _quantized,
     "Reduce": _reduce,
+    "Scan": _scan,
     "Slice": _slice,
     "SliceUpdate": _slice_update,
+    "Sort": lambda axis: lambda a: mx.sort(a, axis),
     "Softmax": lambda precise: lambda a: mx.softmax(a, -1, precise=precise),
     "Split": _split,
     "Transpose": lambda order: lambda a: mx.transpose(a, order),

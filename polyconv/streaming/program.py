@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.packing import evaluate
 from polyconv.streaming.nodes import Chunk, Node
 
 Slot: TypeAlias = int
@@ -124,7 +125,7 @@ class Program:
 
     def evaluate(self) -> None:
         """Evaluates the constants, so that any thread may go on."""
-        mx.eval([*self.constants.values(), *self.evaluated])
+        evaluate([*self.constants.values(), *self.evaluated])
 
     def _new(self, n: int) -> list[Slot]:
         slots = list(range(self._n_slots, self._n_slots + n))

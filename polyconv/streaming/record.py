@@ -24,7 +24,7 @@ from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of, raised_in
 from polyconv.streaming.proof import prove
 from polyconv.streaming.recurrent import Marked, marked
-from polyconv.streaming.state import Kept, modules_of, untouched
+from polyconv.streaming.state import Kept, Trained, modules_of, untouched
 from polyconv.streaming.traced import Trace, trace
 
 # Lengths to trace, in samples: prime to each other, and apart by more than what most models take
@@ -158,11 +158,12 @@ class _Builder:
 
     def _built(self, example: mx.array) -> Built:
         with untouched(self._roots):
-            lengths, traces, found = _traced(
-                self._model, example, self._axis, self._roots, self._check
-            )
+            trained = Trained(self._roots)
+            model = trained.as_inputs(_only(self._model))
+            given = (example, self._axis, self._roots, trained.arrays)
+            lengths, traces, found = _traced(model, *given, self._check)
             try:
-                lowering = Lowering(traces, self._axis, found)
+                lowering = Lowering(traces, self._axis, found, trained.arrays)
                 out = lowering.run(lower)
             except RefusedError as error:
                 shaped = _of_length(example, self._axis, lengths[0])
@@ -200,7 +201,12 @@ def _of_length(example: mx.array, axis: int, n: int) -> mx.array:
 
 
 def _traced(
-    model: Callable[..., Any], example: mx.array, axis: int, roots: list[nn.Module], check: bool
+    model: Callable[..., Any],
+    example: mx.array,
+    axis: int,
+    roots: list[nn.Module],
+    weights: Sequence[mx.array],
+    check: bool,
 ) -> tuple[tuple[int, ...], list[Trace], Marked]:
     """Traces at three lengths that the model takes, alike in their operations."""
     size = example.shape[axis]
@@ -212,7 +218,8 @@ def _traced(
                 for n in lengths:
                     found.begin()
                     with untouched(roots):  # by the traces before, too
-                        traces.append(trace(_only(model), _of_length(example, axis, n)))
+                        x = _of_length(example, axis, n)
+                        traces.append(trace(model, x, *weights))
         except _NotOneArrayError as error:
             arguments.refuse("stream", "the model must give one array", str(error))
         except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.identity import handle_of
+from polyconv.execution.identity import handle_of, is_traced
 
 
 def modules_of(function: Any) -> list[nn.Module]:
@@ -84,6 +84,41 @@ class Kept:
             for container, was in before:
                 _fill(container, was)
             _set_key(key)
+
+
+class Trained:
+    """The arrays of modules of which a gradient is asked for, if one is.
+
+    A trace would hold their numbers alone. So they are inputs of it.
+    """
+
+    def __init__(self, roots: list[nn.Module]) -> None:
+        places = [
+            (container, key, value)
+            for container, _ in Kept(roots)._containers
+            for key, value in _items(container)
+            if isinstance(value, mx.array)
+        ]
+        is_asked = is_traced([value for _, _, value in places]) if places else False
+        self._places = places if is_asked else []
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [value for _, _, value in self._places]
+
+    def as_inputs(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of an input and these arrays, which take their places."""
+
+        def call(x: mx.array, *arrays: mx.array) -> Any:
+            for (container, key, _), array in zip(self._places, arrays, strict=True):
+                container[key] = array
+            return function(x)
+
+        return call
+
+
+def _items(container: Any) -> list[tuple[Any, Any]]:
+    return list(container.items() if isinstance(container, dict) else enumerate(container))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import mlx.core as mx
@@ -44,7 +45,8 @@ class Step:
             reason = "random numbers are drawn, which are others in each call"
             return [Unknown(reason)] * len(self.out)
         if self.name in ("Broadcast", "Full") and isinstance(self.inputs[0], Constant):
-            return [Constant(mx.broadcast_to(self.inputs[0].array, self._still(0)))]
+            array = self.inputs[0].array
+            return [Constant(_spread(array, self._still(0)), array)]
         does_vary = any(isinstance(each, Varying) for each in self.inputs)
         grows = any(self.grows(shapes) for shapes in (*self.into, *self.out))
         if not does_vary and not grows and len(set(map(repr, self.arguments))) == 1:
@@ -148,3 +150,10 @@ class Step:
         if not isinstance(signal, Signal) or any(isinstance(e, Signal) for e in self.inputs[1:]):
             refuse(f"{self.name} by a signal")
         return signal
+
+
+def _spread(array: mx.array, shape: tuple[int, ...]) -> mx.array:
+    """Broadcast; where only axes of size 1 are added, without a sum in the gradient."""
+    if array.size == prod(shape):
+        return array.reshape(shape)
+    return mx.broadcast_to(array, shape)

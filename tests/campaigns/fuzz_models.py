@@ -146,7 +146,8 @@ def convert(rng: random.Random) -> Input:
     predicate = rng.choice((None, None, lambda path, layer: True, odd(rng)))
     if isinstance(predicate, type) or predicate is len:  # callable, and fails by itself
         predicate = None
-    kwargs = {"exploit_sparsity": odd(rng)} if rng.random() < 0.3 else {}
+    names = ("exploit_sparsity", "packed")
+    kwargs = {rng.choice(names): odd(rng)} if rng.random() < 0.3 else {}
 
     def call() -> Any:
         done = polyconv.convert(model, predicate, **kwargs)

@@ -28,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 
 import polyconv
-from polyconv.models import converted_classes, patching
+from polyconv.models import converted_classes, dispatching
 
 X = mx.array(np.random.default_rng(0).standard_normal((1, 24, 4)).astype(np.float32))
 W = mx.array(np.random.default_rng(1).standard_normal((6, 8, 4)).astype(np.float32))
@@ -217,7 +217,9 @@ def caches() -> Iterator[tuple[str, int, int | None]]:
                 info = value.cache_info()
                 yield f"{path}.{name}", info.currsize, info.maxsize
     yield "converted_classes._CLASSES", len(converted_classes._CLASSES), None
-    yield "patching.blocks", len(patching._STATE.blocks), None
+    yield "converted_classes._COUNTS", len(converted_classes._COUNTS), None
+    yield "dispatching.blocks", len(dispatching.STATE.blocks), None
+    yield "bindings.places", len(dispatching.BINDINGS._places), None
     yield "PACKED._taps", len(PACKED._taps), None
 
 

@@ -112,3 +112,34 @@ def test_blocks_keep_all_other_arguments_and_leave_plain_convolutions_alone():
     assert mx.array_equal(layer(x), y)
     with polyconv.patched():
         assert mx.array_equal(layer(x), y)
+
+
+class Grouped(nn.Module):
+    """One weight, dense for one input and of groups for another of twice the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = (integers(8, 5, 8) + 5) * mx.eye(8)[:, None]
+
+    def __call__(self, x):
+        twice = mx.concatenate([x, x], -1)
+        y = mx.conv_transpose1d(twice, self.weight, 2, groups=2)
+        return y + mx.conv_transpose1d(x, self.weight, 2)
+
+
+def test_a_call_with_groups_keeps_them():
+    layer, x = Grouped(), integers(1, 6, 8)
+    y = layer(x)
+    polyconv.convert(layer, exploit_sparsity=True)
+    assert mx.array_equal(layer(x), y)
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+def test_the_warning_points_at_the_call(ranked):
+    layer = nn.ConvTranspose1d(6, 6, 4, 2, bias=False) if ranked else Passing(6)
+    layer.weight = (integers(6, 4, 6) + 5) * mx.eye(6)[:, None]
+    polyconv.convert(layer, exploit_sparsity=True)
+    layer.weight = layer.weight + 1
+    with pytest.warns(UserWarning, match="was replaced or changed") as seen:
+        layer(integers(1, 5, 6))
+    assert seen[0].filename == __file__

@@ -129,6 +129,13 @@ OTHERS = [
     ("Slice", lambda a: a[:, -2:0:-2], X),
     ("SliceUpdate", lambda a: _set(a, a * 2), X),
     ("SliceUpdate", lambda a: mx.zeros((2, 8, 4)).at[:, 1:7].add(a), X),
+    ("ArgPartition", lambda a: mx.sort(mx.argpartition(a, 2, -1)[..., :2], -1), X),
+    ("ArgReduce", lambda a: mx.argmin(a, -1, keepdims=True) + mx.argmax(a, 1, keepdims=True), X),
+    ("ArgSort", lambda a: mx.argsort(a, -1), X),
+    ("Partition", lambda a: mx.sort(mx.partition(a, 2, -1)[..., :2], -1), X),
+    ("Scan", lambda a: mx.cumsum(a, 1) + mx.cummax(a, 2, reverse=True), X),
+    ("Scan", lambda a: mx.cumprod(a, 1) + mx.cummin(a, 2, inclusive=False), X),
+    ("Sort", lambda a: mx.sort(a, 1), X),
     ("Softmax", lambda a: mx.softmax(a, -1), X),
     ("Softmax", lambda a: mx.softmax(a, -1, precise=True), X.astype(mx.float16)),
     ("Split", lambda a: mx.split(a, [1, 3], 1)[1], X),
@@ -192,7 +199,8 @@ def test_each_known_primitive_is_among_these():
     assert known - {case[0] for case in CASES} <= {
         "Copy",
         "StopGradient",
-    }  # which no trace tells today
+        "QuantizedMatmul",  # tests/whole/test_empty_operands.py streams one
+    }  # which no trace tells today, or not of integers
 
 
 def test_a_compiled_function_is_told_as_what_it_is_made_of():
@@ -203,7 +211,7 @@ def test_a_compiled_function_is_told_as_what_it_is_made_of():
         assert mx.allclose(made, nn.gelu(X), 1e-6, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["Sort", "Scan", "Attention", ""])
+@pytest.mark.parametrize("name", ["Attention", "Hadamard", ""])
 def test_an_unknown_primitive_is_not_guessed(name):
     assert primitives.compute(name, (), (), mx.float32) is None
     assert primitives.pointwise(name, ()) is None

@@ -19,7 +19,7 @@ class Same(nn.Module):
 
 
 def streamed(x, flush=False):
-    made = polyconv.stream(Same())
+    made = polyconv.stream(Same(), x)
     y = made.step(x)
     return made.flush() if flush else y
 

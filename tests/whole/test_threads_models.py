@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import polyconv
+from polyconv.execution.unpatched import ORIGINALS
 from polyconv.models import converted_classes
 from polyconv.models.watching import Watched
 from polyconv.planning.rates import CPU_RATES
@@ -83,11 +84,48 @@ def _convert_to_sparse_and_revert(model):
     polyconv.revert(model)
 
 
-@pytest.mark.parametrize("happening", [_convert_and_revert, _patch, _stream])
+def _convert_packed_and_revert(model):
+    assert polyconv.convert(model, packed=True).converted
+    assert polyconv.revert(model)
+
+
+HAPPENING = [_convert_and_revert, _convert_packed_and_revert, _patch, _stream]
+
+
+@pytest.mark.parametrize("happening", HAPPENING)
 def test_a_model_runs_while(happening):
     model = Up()
     _while_it_runs(model, lambda: happening(model))
     assert type(model.first) is nn.ConvTranspose1d
+
+
+def test_a_converted_model_runs_while_blocks_of_patches_begin_and_end():
+    model = Up()
+    (*_, told) = polyconv.convert(model)
+    _while_it_runs(model, lambda: _patch(model))
+    assert mx.conv_transpose1d is ORIGINALS["conv_transpose1d"]
+    assert told.calls > 0
+
+
+def test_a_converted_model_runs_while_another_is_streamed():
+    """`stream` has the lock while its model runs; a call of a converted model waits for no lock."""
+    streamed, converted = nn.Sequential(Pausing()), Up()
+    mx.eval(converted.parameters())
+    polyconv.convert(converted)
+    entered, done = threading.Event(), threading.Event()
+    streamed.layers[0].pause = lambda: (entered.set(), done.wait(60))
+    found = []
+
+    def run():
+        entered.wait(60)
+        found.append(np.array(converted(ints((2, 9, 4)))).shape)
+        done.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    polyconv.stream(streamed, ints((1, 9, 4)))
+    assert found
+    thread.join(60)
 
 
 def test_a_block_diagonal_model_runs_while_it_is_converted():
@@ -139,7 +177,7 @@ def test_a_model_draws_random_numbers_while_it_is_streamed():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    polyconv.stream(model)
+    polyconv.stream(model, ints((1, 9, 4)))
     thread.join(60)
     assert found == [(3,)]
 
@@ -167,7 +205,7 @@ def test_a_model_is_converted_while_it_is_streamed():
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    polyconv.stream(model)
+    polyconv.stream(model, ints((1, 9, 4)))
     thread.join(60)
     assert len(told[0].converted) == 1
     assert isinstance(model.layers[0], polyconv.PolyConvTranspose1d)
