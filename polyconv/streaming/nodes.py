@@ -100,14 +100,19 @@ class Aligned(Node):
 
 
 class Cropped(Node):
-    """Drops `lo` samples in front and `hi` behind, and of the others takes one in `step`."""
+    """Drops `lo` samples in front and `hi` behind, and of the others takes one in `step`.
 
-    def __init__(self, line: Line, lo: int, hi: int, step: int = 1) -> None:
+    There must be at `least` so many: where parts stand beside the signal, a crop of more would
+    reach into these.
+    """
+
+    def __init__(self, line: Line, lo: int, hi: int, step: int = 1, least: int = 0) -> None:
         self._line, self._lo, self._hi, self._step = line, lo, hi, step
+        self._least = least
         self.reset()
 
     def reset(self) -> None:
-        self._to_drop, self._to_skip = self._lo, 0
+        self._to_drop, self._to_skip, self._missing = self._lo, 0, self._least
         self._held: Chunk = None
 
     @property
@@ -117,6 +122,9 @@ class Cropped(Node):
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         line, (x,) = self._line, chunks
         n = line.count(x)
+        self._missing = max(0, self._missing - n)
+        if ended and self._missing:
+            raise EndError(f"a signal must have at least {self._least} samples here")
         dropped = min(self._to_drop, n)
         self._to_drop -= dropped
         x = line.join([self._held, line.cut(x, dropped, n)])

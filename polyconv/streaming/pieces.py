@@ -61,7 +61,9 @@ def cropped(lowering: Lowering, signal: Signal, lo: int, hi: int) -> Signal:
     signal = replace(signal, front=front, behind=behind[::-1])
     if not lo and not hi:
         return signal
-    (slot,) = lowering.node(nodes.Cropped(signal.line, lo, hi), [signal.slot])
+    least = lo + hi if signal.front or signal.behind else 0
+    node = nodes.Cropped(signal.line, lo, hi, least=least)
+    (slot,) = lowering.node(node, [signal.slot])
     return replace(signal, slot=slot, clock=lowering.new_clock())
 
 

@@ -3,7 +3,7 @@
     python -m tests.campaigns.stream_models --models 2000
 
 makes a stream of each model, runs it in random chunks, and compares it with the model by `==`, or,
-where its functions are not exact, to 1e-5 of the scale. A stream is made without its own proof,
+where its functions are not exact, to 1e-4 of the scale. A stream is made without its own proof,
 which would hide what is wrong. A model may be refused, with a reason; the reasons are counted.
 Exits with 1 at the first stream that differs.
 """
@@ -30,7 +30,7 @@ from tests.support.streams import whole_numbers
 
 Function = Callable[[mx.array], mx.array]
 CHANNELS = 4
-_CLOSE = 1e-5
+_CLOSE = 1e-4  # what is clipped was up to 100 times larger
 
 
 class Block(nn.Module):

@@ -503,6 +503,20 @@ def test_an_input_may_not_end_where_the_model_would_not_take_it():
     assert streamed.flush().shape == (1, 0, 12)
 
 
+@pytest.mark.parametrize("length", range(7))
+def test_a_crop_does_not_reach_into_the_padding_on_the_other_side(length):
+    def model(y):
+        return mx.pad(y, [(0, 0), (6, 2), (0, 0)])[:, 4:-5]
+
+    streamed, x = polyconv.stream(model, X), integers(2, length, 4)
+    first = streamed.step(x)
+    if length < 3:
+        with pytest.raises(ValueError, match="at least 3 samples"):
+            streamed.flush()
+    else:
+        assert mx.array_equal(mx.concatenate([first, streamed.flush()], 1), model(x))
+
+
 def test_chunks_may_be_one_sample_each():
     model = Model(lambda y: causal(mx.repeat(y, 2, axis=1))[:, ::3])
     streamed = polyconv.stream(model, X)
