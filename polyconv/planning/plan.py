@@ -133,12 +133,6 @@ class ConvPlan:
         """Its estimated cost. Only those for the same device can be compared."""
         return self.cost.seconds(self.device.rates)
 
-    @cached_property
-    def is_in_order(self) -> bool:
-        """Whether one convolution in 1D puts the phases between frames and channels at once."""
-        axis = self.axes[0]
-        return len(self.axes) == self.problem.groups == 1 and not axis.is_joined
-
     @property
     def n_taps(self) -> int:
         """Taps of all subconvs. With `products` each is one product."""

@@ -6,25 +6,21 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from polyconv.streaming.nodes import Chunk, EndError, Line, Node
+from polyconv.streaming.nodes import Chunk, EndError, Holding, Line, Node
 
 
-class Early(Node):
+class Early(Holding):
     """Samples `start` up to `stop` from the beginning, as one piece."""
 
     gives_piece = True
 
     def __init__(self, line: Line, start: int, stop: int) -> None:
-        self._line, self._start, self._stop = line, start, stop
-        self.reset()
+        self._start, self._stop = start, stop
+        super().__init__(line)
 
     def reset(self) -> None:
-        self._held: Chunk = None
+        super().reset()
         self._is_done = False
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         if self._is_done:
@@ -40,21 +36,14 @@ class Early(Node):
         return piece
 
 
-class Late(Node):
+class Late(Holding):
     """Samples `start` up to `stop`, counted back from the end, as one piece."""
 
     gives_piece = True
 
     def __init__(self, line: Line, start: int, stop: int) -> None:
-        self._line, self._start, self._stop = line, start, stop
-        self.reset()
-
-    def reset(self) -> None:
-        self._held: Chunk = None
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
+        self._start, self._stop = start, stop
+        super().__init__(line)
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         x = self._line.join([self._held, chunks[0]])
@@ -67,24 +56,20 @@ class Late(Node):
         return self._line.cut(self._held, 0, self._start - self._stop)
 
 
-class Times(Node):
+class Times(Holding):
     """A signal, and beside it numbers that are others at the beginning and at the end.
 
     Between these they are periodic. The samples of the end are known when the signal has ended.
     """
 
     def __init__(self, line: Line, begin: mx.array, period: mx.array, end: mx.array) -> None:
-        self._line, self._parts = line, (begin, period, end)
+        self._parts = (begin, period, end)
         self._sizes = tuple([line.count(each) for each in self._parts])
-        self.reset()
+        super().__init__(line)
 
     def reset(self) -> None:
-        self._held: Chunk = None
+        super().reset()
         self._done = 0
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> list[Chunk]:
         line, (begin, period, end) = self._line, self._sizes

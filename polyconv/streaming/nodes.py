@@ -72,6 +72,21 @@ class Node:
         raise AssertionError  # each kind has its own
 
 
+class Holding(Node):
+    """Holds samples of one signal back."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.reset()
+
+    def reset(self) -> None:
+        self._held: Chunk = None
+
+    @property
+    def held(self) -> list[mx.array]:
+        return [] if self._held is None else [self._held]
+
+
 class Aligned(Node):
     """Keeps what came early of several signals until the others have come."""
 
@@ -99,7 +114,7 @@ class Aligned(Node):
         return [line.cut(each, 0, n) for line, each in zip(lines, held, strict=True)]
 
 
-class Cropped(Node):
+class Cropped(Holding):
     """Drops `lo` samples in front and `hi` behind, and of the others takes one in `step`.
 
     There must be at `least` so many: where parts stand beside the signal, a crop of more would
@@ -107,17 +122,12 @@ class Cropped(Node):
     """
 
     def __init__(self, line: Line, lo: int, hi: int, step: int = 1, least: int = 0) -> None:
-        self._line, self._lo, self._hi, self._step = line, lo, hi, step
-        self._least = least
-        self.reset()
+        self._lo, self._hi, self._step, self._least = lo, hi, step, least
+        super().__init__(line)
 
     def reset(self) -> None:
+        super().reset()
         self._to_drop, self._to_skip, self._missing = self._lo, 0, self._least
-        self._held: Chunk = None
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         line, (x,) = self._line, chunks
@@ -139,19 +149,12 @@ class Cropped(Node):
         return line.cut(y, first, known, self._step)
 
 
-class Grouped(Node):
+class Grouped(Holding):
     """Gives samples in groups of `n`, of which the next operation makes one."""
 
     def __init__(self, line: Line, n: int) -> None:
-        self._line, self._n = line, n
-        self.reset()
-
-    def reset(self) -> None:
-        self._held: Chunk = None
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
+        self._n = n
+        super().__init__(line)
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         x = self._line.join([self._held, chunks[0]])
@@ -163,19 +166,8 @@ class Grouped(Node):
         return self._line.cut(x, 0, whole)
 
 
-class Waiting(Node):
+class Waiting(Holding):
     """Keeps a signal until all pieces that it meets are known. The signal is the first input."""
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self.reset()
-
-    def reset(self) -> None:
-        self._held: Chunk = None
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         x = self._line.join([self._held, chunks[0]])
@@ -184,7 +176,7 @@ class Waiting(Node):
         return x if is_known else None
 
 
-class Joined(Node):
+class Joined(Holding):
     """Pieces of known lengths in front of a signal and behind it.
 
     The inputs are the pieces in front, of which there are `n_front`, the signal, and the pieces
@@ -192,16 +184,12 @@ class Joined(Node):
     """
 
     def __init__(self, line: Line, n_front: int) -> None:
-        self._line, self._n_front = line, n_front
-        self.reset()
+        self._n_front = n_front
+        super().__init__(line)
 
     def reset(self) -> None:
-        self._held: Chunk = None
+        super().reset()
         self._has_begun = False
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         front, (x, *behind) = chunks[: self._n_front], chunks[self._n_front :]
