@@ -9,17 +9,10 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from polyconv.execution.packing import evaluate
+from polyconv.streaming.fused import Local, fused
 from polyconv.streaming.nodes import Chunk, Node
 
 Slot: TypeAlias = int
-
-
-class Local(NamedTuple):
-    """A function of what has come, run whenever something has."""
-
-    function: Callable[..., Any]
-    inputs: tuple[Slot, ...]
-    outputs: tuple[Slot, ...]
 
 
 class OfPieces(NamedTuple):
@@ -70,6 +63,10 @@ class Program:
         if node.gives_piece:
             self._pieces |= set(slots)
         return slots
+
+    def fuse(self, out: Slot) -> None:
+        """Takes functions together that always run together, to be compiled by MLX."""
+        self._instructions = fused(self._instructions, {*self.constants, *self._pieces}, out)
 
     def run(self, x: Chunk, ended: bool, out: Slot) -> Chunk:
         """What is known of the slot `out` with a chunk of the input."""

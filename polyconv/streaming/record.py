@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from polyconv.execution.device import is_on_cpu
 from polyconv.execution.identity import Parameters
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
@@ -171,6 +172,8 @@ class _Builder:
                 must = "the model must be computable chunk by chunk"
                 arguments.refuse("stream", must, f"{where}: {error}")
             lowering.program.evaluate()
+            if not is_on_cpu(None):  # there MLX would need a compiler, and little is gained
+                lowering.program.fuse(out.slot)
             (number,) = traces[0].outputs
             shape, dtype = traces[0].shapes[number], traces[0].dtypes[number]
             outputs = [each.shapes[each.outputs[0]][out.at] for each in traces]
