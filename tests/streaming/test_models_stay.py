@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -130,6 +132,54 @@ def test_a_function_leaves_the_modules_that_it_holds_as_they_were(name):
 
     stream(both, told)
     assert [seen(model) for model in models] == before
+
+
+class Helper:
+    """Of no class of MLX's."""
+
+    def __init__(self):
+        self.cache, self.seen = None, []
+
+    def __call__(self, x):
+        self.cache = self.added = x
+        self.seen.append(x)
+        return x * 2
+
+
+class Codec:
+    def __init__(self, function):
+        self.net, self.helper = Storing(function), Helper()
+
+    def decode(self, x):
+        self.last = self.helper(self.net(x))
+        return self.last
+
+
+@pytest.mark.parametrize("name", ["streamed", "refused", "raising"])
+def test_objects_that_are_no_modules_are_left_as_they_were(name):
+    function, told = CASES[name]
+    codec = Codec(function)
+    before = seen(codec.net)
+    for model in (codec.decode, lambda x: codec.decode(x)):
+        stream(model, told)
+        assert set(vars(codec)) == {"net", "helper"}
+        assert vars(codec.helper) == {"cache": None, "seen": []}
+        assert seen(codec.net) == before
+
+
+def test_an_event_that_a_model_holds_stays_set():
+    class Setting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.event, self.linear = threading.Event(), nn.Linear(4, 4)
+
+        def __call__(self, x):
+            self.event.set()
+            return self.linear(x)
+
+    model = Setting()
+    polyconv.stream(model, X)
+    assert model.event.is_set()
 
 
 def test_a_model_may_be_called_trained_and_streamed_again_afterwards():
