@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
@@ -86,9 +87,9 @@ class Kept:
             attributes = vars(value) if isinstance(value, nn.Module) else _attributes(value)
             if attributes is not None:
                 waiting.append(attributes)
-            if isinstance(value, (dict, list)):
+            if isinstance(value, (dict, list, deque)):
                 self._containers.append((value, _with_handles(value)))
-            if isinstance(value, (dict, list, tuple)):
+            if isinstance(value, (dict, list, tuple, deque)):
                 waiting += value.values() if isinstance(value, dict) else value
 
     @contextmanager
@@ -183,12 +184,20 @@ def _with_handles(container: Any) -> Any:
 
 
 def _fill(container: Any, values: Any) -> None:
+    """Nothing that stays is missing in between, as another thread may run the model."""
     if isinstance(container, dict):
-        if dict.keys(container) == values.keys() and all(
-            dict.__getitem__(container, key) is value for key, value in values.items()
-        ):
-            return
-        dict.clear(container)
-        dict.update(container, values)
-    else:
-        container[:] = values
+        kind: Any = dict if isinstance(container, nn.Module) else type(container)
+        for key, value in values.items():
+            if dict.get(container, key, values) is not value:
+                kind.__setitem__(container, key, value)
+        for key in [key for key in container if key not in values]:
+            kind.__delitem__(container, key)
+        if list(container) != list(values):  # something was deleted and came back
+            kind.clear(container)
+            kind.update(container, values)
+    elif len(container) != len(values) or any(a is not b for a, b in zip(container, values)):
+        if isinstance(container, list):
+            container[:] = values
+        else:
+            container.clear()
+            container.extend(values)

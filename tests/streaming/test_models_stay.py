@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict, defaultdict, deque
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
 import polyconv
+from polyconv.streaming.state import _fill
 from tests.support.cases import integers
 
 X = integers(1, 20, 4)
@@ -165,6 +167,42 @@ def test_objects_that_are_no_modules_are_left_as_they_were(name):
         assert set(vars(codec)) == {"net", "helper"}
         assert vars(codec.helper) == {"cache": None, "seen": []}
         assert seen(codec.net) == before
+
+
+def test_queues_and_ordered_dicts_are_left_as_they_were():
+    class Queueing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.queue = deque([1, 2], maxlen=3)
+            self.order = OrderedDict(b=1, a=2)
+            self.counts = defaultdict(list)
+
+        def __call__(self, x):
+            self.queue.append(x)
+            self.order["c"] = self.order.pop("b")
+            self.counts[x.shape[1]].append(x)
+            return self.linear(x)
+
+    model = Queueing()
+    polyconv.stream(model, X)
+    assert model.queue == deque([1, 2])
+    assert list(model.order.items()) == [("b", 1), ("a", 2)]
+    assert list(reversed(model.order)) == ["a", "b"]
+    assert not model.counts
+    assert model.counts["new"] == []
+
+
+def test_nothing_that_stays_is_missing_while_a_model_is_put_back():
+    """Another thread may run the model: between `clear` and `update` it would find nothing."""
+
+    class Watched(dict):
+        def clear(self):
+            raise AssertionError
+
+    held = Watched(a=1, b=2, c=3)
+    _fill(held, {"a": 1, "b": 4})
+    assert list(held.items()) == [("a", 1), ("b", 4)]
 
 
 def test_an_event_that_a_model_holds_stays_set():
