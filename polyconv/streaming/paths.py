@@ -16,9 +16,7 @@ from polyconv.streaming.recurrent import marked
 from polyconv.streaming.traced import Trace, trace
 
 
-def path_of(
-    function: Callable[..., Any], example: mx.array, index: int, roots: list[nn.Module]
-) -> str:
+def path_of(function: Callable[..., Any], example: mx.array, index: int, roots: list[Any]) -> str:
     """The path and class of the innermost module that does operation `index` of the trace.
 
     What modules are given and what they return are made outputs of the trace. An operation is in
@@ -79,7 +77,7 @@ def _depending(traced: Trace, index: int) -> set[int]:
     return found
 
 
-def raised_in(error: Exception, roots: list[nn.Module]) -> str:
+def raised_in(error: Exception, roots: list[Any]) -> str:
     """The path and class of the innermost module in whose code an error was raised."""
     names, found = _names(roots), "the model"
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -89,7 +87,7 @@ def raised_in(error: Exception, roots: list[nn.Module]) -> str:
     return found
 
 
-def _names(roots: list[nn.Module]) -> dict[int, str]:
+def _names(roots: list[Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for root in roots:
         names |= names_of(root)

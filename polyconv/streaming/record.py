@@ -25,7 +25,7 @@ from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of, raised_in
 from polyconv.streaming.proof import prove
 from polyconv.streaming.recurrent import Marked, marked
-from polyconv.streaming.state import Kept, Trained, modules_of, untouched
+from polyconv.streaming.state import Kept, Trained, roots_of, untouched
 from polyconv.streaming.traced import Trace, trace
 
 # Lengths to trace, in samples: prime to each other, and apart by more than what most models take
@@ -108,9 +108,10 @@ class _Builder:
 
     def __init__(self, model: Any, example: mx.array, axis: int, check: bool) -> None:
         self._model, self._axis, self._check = model, axis, check
-        self._roots = modules_of(model)
+        self._roots = roots_of(model)
         self._kept = Kept(self._roots)
-        self._parameters = [Parameters(root) for root in self._roots]
+        of_modules = [each for each in self._roots if isinstance(each, nn.Module)]
+        self._parameters = [Parameters(root) for root in of_modules]
         self._like = (_beside(example, axis), example.dtype)
         self._first: Built | None = None
 
@@ -184,7 +185,7 @@ class _Builder:
         return built
 
 
-def _arrays_of(root: nn.Module) -> list[mx.array]:
+def _arrays_of(root: Any) -> list[mx.array]:
     return [
         value
         for _, module in modules(root)
@@ -207,7 +208,7 @@ def _traced(
     model: Callable[..., Any],
     example: mx.array,
     axis: int,
-    roots: list[nn.Module],
+    roots: list[Any],
     weights: Sequence[mx.array],
     check: bool,
 ) -> tuple[tuple[int, ...], list[Trace], Marked]:

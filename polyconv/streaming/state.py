@@ -7,8 +7,11 @@ trace that would be arrays without numbers.
 from __future__ import annotations
 
 import functools
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -16,10 +19,16 @@ import mlx.nn as nn
 
 from polyconv.execution.identity import handle_of, is_traced
 
+# Objects of these are no part of a model: locks, files, arrays.
+_OTHERS = {*sys.stdlib_module_names, "mlx", "numpy", "polyconv"}
 
-def modules_of(function: Any) -> list[nn.Module]:
-    """The modules that a function can reach: itself, its own, those of its closure."""
-    found: list[nn.Module] = []
+
+def roots_of(function: Any) -> list[Any]:
+    """The modules that a function can reach: itself, its own, those of its closure.
+
+    And the attributes of objects of other classes that it can reach, as dicts.
+    """
+    found: list[Any] = []
     seen: set[int] = set()
 
     def look(value: Any, depth: int) -> None:
@@ -33,6 +42,10 @@ def modules_of(function: Any) -> list[nn.Module]:
                 look(each, depth + 1)
         elif isinstance(value, (list, tuple)):
             for each in value[:64]:
+                look(each, depth + 1)
+        elif (attributes := _attributes(value)) is not None:
+            found.append(attributes)
+            for each in attributes.values():
                 look(each, depth + 1)
         elif callable(value):
             look(getattr(value, "__self__", None), depth + 1)
@@ -49,27 +62,35 @@ def modules_of(function: Any) -> list[nn.Module]:
     return found
 
 
-class Kept:
-    """The containers of some modules, and the arrays that they hold now."""
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """What an object of somebody's class holds, which is no module."""
+    if isinstance(value, (nn.Module, type, FunctionType, MethodType, ModuleType)):
+        return None
+    if type(value).__module__.partition(".")[0] in _OTHERS:
+        return None
+    found: dict[str, Any] | None = getattr(value, "__dict__", None)
+    return found
 
-    def __init__(self, roots: list[nn.Module]) -> None:
+
+class Kept:
+    """The containers of some roots, and the arrays that they hold now."""
+
+    def __init__(self, roots: list[Any]) -> None:
         self._containers: list[tuple[Any, Any]] = []
         seen: set[int] = set()
-
-        def walk(value: Any) -> None:
-            if id(value) in seen or not isinstance(value, (dict, list, tuple)):
-                return
+        waiting = list(roots)
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen:
+                continue
             seen.add(id(value))
-            items = list(value.values()) if isinstance(value, dict) else list(value)
-            if not isinstance(value, tuple):
+            attributes = vars(value) if isinstance(value, nn.Module) else _attributes(value)
+            if attributes is not None:
+                waiting.append(attributes)
+            if isinstance(value, (dict, list, deque)):
                 self._containers.append((value, _with_handles(value)))
-            if isinstance(value, nn.Module):
-                walk(vars(value))
-            for each in items:
-                walk(each)
-
-        for root in roots:
-            walk(root)
+            if isinstance(value, (dict, list, tuple, deque)):
+                waiting += value.values() if isinstance(value, dict) else value
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
@@ -92,7 +113,7 @@ class Trained:
     A trace would hold their numbers alone. So they are inputs of it.
     """
 
-    def __init__(self, roots: list[nn.Module]) -> None:
+    def __init__(self, roots: list[Any]) -> None:
         places = [
             (container, key, value)
             for container, _ in Kept(roots)._containers
@@ -122,7 +143,7 @@ def _items(container: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def untouched(roots: list[nn.Module]) -> Iterator[None]:
+def untouched(roots: list[Any]) -> Iterator[None]:
     """Leaves modules and the random state as they were."""
     containers = [each for each, _ in Kept(roots)._containers]
     before = [(each, _copied(each)) for each in containers]
@@ -163,12 +184,20 @@ def _with_handles(container: Any) -> Any:
 
 
 def _fill(container: Any, values: Any) -> None:
+    """Nothing that stays is missing in between, as another thread may run the model."""
     if isinstance(container, dict):
-        if dict.keys(container) == values.keys() and all(
-            dict.__getitem__(container, key) is value for key, value in values.items()
-        ):
-            return
-        dict.clear(container)
-        dict.update(container, values)
-    else:
-        container[:] = values
+        kind: Any = dict if isinstance(container, nn.Module) else type(container)
+        for key, value in values.items():
+            if dict.get(container, key, values) is not value:
+                kind.__setitem__(container, key, value)
+        for key in [key for key in container if key not in values]:
+            kind.__delitem__(container, key)
+        if list(container) != list(values):  # something was deleted and came back
+            kind.clear(container)
+            kind.update(container, values)
+    elif len(container) != len(values) or any(a is not b for a, b in zip(container, values)):
+        if isinstance(container, list):
+            container[:] = values
+        else:
+            container.clear()
+            container.extend(values)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict, defaultdict, deque
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
 import polyconv
+from polyconv.streaming.state import _fill
 from tests.support.cases import integers
 
 X = integers(1, 20, 4)
@@ -130,6 +134,90 @@ def test_a_function_leaves_the_modules_that_it_holds_as_they_were(name):
 
     stream(both, told)
     assert [seen(model) for model in models] == before
+
+
+class Helper:
+    """Of no class of MLX's."""
+
+    def __init__(self):
+        self.cache, self.seen = None, []
+
+    def __call__(self, x):
+        self.cache = self.added = x
+        self.seen.append(x)
+        return x * 2
+
+
+class Codec:
+    def __init__(self, function):
+        self.net, self.helper = Storing(function), Helper()
+
+    def decode(self, x):
+        self.last = self.helper(self.net(x))
+        return self.last
+
+
+@pytest.mark.parametrize("name", ["streamed", "refused", "raising"])
+def test_objects_that_are_no_modules_are_left_as_they_were(name):
+    function, told = CASES[name]
+    codec = Codec(function)
+    before = seen(codec.net)
+    for model in (codec.decode, lambda x: codec.decode(x)):
+        stream(model, told)
+        assert set(vars(codec)) == {"net", "helper"}
+        assert vars(codec.helper) == {"cache": None, "seen": []}
+        assert seen(codec.net) == before
+
+
+def test_queues_and_ordered_dicts_are_left_as_they_were():
+    class Queueing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.queue = deque([1, 2], maxlen=3)
+            self.order = OrderedDict(b=1, a=2)
+            self.counts = defaultdict(list)
+
+        def __call__(self, x):
+            self.queue.append(x)
+            self.order["c"] = self.order.pop("b")
+            self.counts[x.shape[1]].append(x)
+            return self.linear(x)
+
+    model = Queueing()
+    polyconv.stream(model, X)
+    assert model.queue == deque([1, 2])
+    assert list(model.order.items()) == [("b", 1), ("a", 2)]
+    assert list(reversed(model.order)) == ["a", "b"]
+    assert not model.counts
+    assert model.counts["new"] == []
+
+
+def test_nothing_that_stays_is_missing_while_a_model_is_put_back():
+    """Another thread may run the model: between `clear` and `update` it would find nothing."""
+
+    class Watched(dict):
+        def clear(self):
+            raise AssertionError
+
+    held = Watched(a=1, b=2, c=3)
+    _fill(held, {"a": 1, "b": 4})
+    assert list(held.items()) == [("a", 1), ("b", 4)]
+
+
+def test_an_event_that_a_model_holds_stays_set():
+    class Setting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.event, self.linear = threading.Event(), nn.Linear(4, 4)
+
+        def __call__(self, x):
+            self.event.set()
+            return self.linear(x)
+
+    model = Setting()
+    polyconv.stream(model, X)
+    assert model.event.is_set()
 
 
 def test_a_model_may_be_called_trained_and_streamed_again_afterwards():
