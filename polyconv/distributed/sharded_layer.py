@@ -15,6 +15,7 @@ from mlx.nn.layers.distributed import sum_gradients
 from polyconv.distributed.local import HALVES, rounded_once
 from polyconv.distributed.transport import Group, group_of
 from polyconv.execution.arrays import contiguous, cut, summed_in
+from polyconv.execution.identity import handle_of
 from polyconv.gradients.bias import add_bias
 from polyconv.ops.layers import OPS, OPTIONS, PolyConvTranspose
 from polyconv.problem import arguments
@@ -186,7 +187,7 @@ class ShardedToAll(ShardedLayer):
     def _take(self, weight: mx.array, bias: mx.array | None, groups: int) -> None:
         self.weight = contiguous(self._mine(weight, weight.ndim - 1 if groups == 1 else 0))
         if bias is not None:
-            self.bias = mx.array(bias)  # a new array object, because `+=` changes one in place
+            self.bias = handle_of(bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         self._check(x)

@@ -16,7 +16,8 @@ def handle_of(array: mx.array) -> mx.array:
     """The same numbers, with their graph, as an object of its own.
 
     ``a[...] = b`` and ``a += b`` put another array into the object `a`. They do not reach this one,
-    and MLX cannot use its memory again for them.
+    and MLX cannot use its memory again for them. `mx.array(array)` would be a copy that is not yet
+    computed, and only the thread that asked for it could evaluate it.
     """
     return array.astype(array.dtype)
 

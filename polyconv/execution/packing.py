@@ -37,7 +37,7 @@ class PackedWeight:
     @property
     def array(self) -> mx.array:
         """The weight as it was given, as a new array object, which the caller may change."""
-        return mx.array(self._w)
+        return handle_of(self._w)
 
     @property
     def has_numbers(self) -> bool:

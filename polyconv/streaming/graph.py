@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import mlx.core as mx
 
 from polyconv.execution.arrays import zeros_for
+from polyconv.execution.identity import handle_of
 from polyconv.problem import arguments
 from polyconv.streaming.lowering import Signal
 from polyconv.streaming.nodes import EndError
@@ -40,7 +41,7 @@ class Built:
         """The samples that are known with a chunk, maybe none."""
         found = self.program.run(x, ended, self.out.slot)
         if found is not None:
-            return mx.array(found)  # a new array object: it may be `x`
+            return handle_of(found)  # it may be `x`
         shape = [*self.out_shape]
         shape[self.out.at] = 0
         return zeros_for(like, tuple(shape), self.out_dtype)
@@ -135,7 +136,7 @@ class StreamedModel:
         """The samples that the stream holds. After `mx.eval` of them another thread may go on."""
         held = [] if self._template is None else [self._template]
         held += self._built.program.held
-        return [mx.array(each) for each in held]
+        return [handle_of(each) for each in held]
 
     def reset_state(self) -> None:
         """Begins anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from polyconv.execution.identity import handle_of
 from polyconv.ops import conv_transpose
 from polyconv.problem import arguments
 from polyconv.streaming.boundary import Array
@@ -62,7 +63,7 @@ class ResampleStream:
     @property
     def state(self) -> list[mx.array]:
         """The samples that the stream holds. After `mx.eval` of them another thread may go on."""
-        return [mx.array(self._state.tail)]  # a new array object, because `+=` changes one in place
+        return [handle_of(self._state.tail)]
 
     def resample_chunk(self, x: mx.array | Array, last: bool = False) -> mx.array | Array:
         """Takes a chunk, and gives the samples that are known with it.

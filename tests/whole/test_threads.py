@@ -180,6 +180,15 @@ def test_threads_fill_one_packed_weight():
         assert_right(in_threads(work), expected)
 
 
+def test_what_one_thread_traced_is_no_part_of_what_another_computes():
+    """A graph that was never evaluated is bound to the thread that made it."""
+    packed = polyconv.pack(W1)
+    loss = lambda x: (polyconv.conv_transpose1d(x, packed, 3, 1) ** 2).sum()  # noqa: E731
+    in_threads(lambda i: [mx.grad(loss)(X1), None][1], n=1)
+    plain = lambda x: (polyconv.conv_transpose1d(x, W1, 3, 1) ** 2).sum()  # noqa: E731
+    assert mx.array_equal(mx.grad(loss)(X1), mx.grad(plain)(X1))
+
+
 def test_a_packed_layer_and_its_bias():
     layer = polyconv.PolyConvTranspose1d(4, 6, 5, 3)
     layer.weight, layer.bias = W1, ints((6,), 4)
