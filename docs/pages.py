@@ -125,7 +125,7 @@ How it is known, without a Mac: by a model of MLX's dispatch code that agrees wi
 of that code ([explain](explain.md)), under the rules of every version from 0.31.2 to 0.32.4. `make guarantee`
 traces every convolution of 10,000 random calls and of all layers below, with their gradients. On a Mac
 `make test-metal` checks parity, peak memory and MLX's own hazards, and prints a report. It does not
-promise a speed: nothing was measured on Metal.
+promise a speed: nothing was measured on Metal by us ([timings that others published](benchmarks/metal_fit.md)).
 
 Where no path of MLX's would hold the promise as a call stands, channels are filled up with zeros, or a
 1D convolution is issued as a 2D one, or a 3D one as several 2D ones; the last column below says which.
