@@ -13,7 +13,7 @@ ABOUT = """# A time model for Apple GPUs, from published timings
 Nobody here has a Mac. This page holds how well `polyconv/metal/seconds.py` predicts timings of
 MLX on Apple GPUs that others published. `make metal-fit` writes it, from
 `metal_published_timings.csv`: id, source, date, device and shapes of each row, to be checked at
-its source. `auto` does not use the model.
+its source. `polyconv/planning/metal_seconds.py` adds up a plan. `auto` asks neither.
 
 The time of a kernel is a launch and `sqrt(Tc^2 + Tb^2)`, with
 
