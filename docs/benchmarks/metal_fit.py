@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,23 +147,19 @@ def predicted(
     return [(kernels + floor, floor) for kernels, floor in zip(computed, own, strict=True)]
 
 
-def left_out(timings: Sequence[Timing]) -> list[tuple[float, float]]:
-    """As `predicted`, but each device by parameters that were fitted to the others.
+def left_out(timings: Sequence[Timing], key: Callable[[Timing], str]) -> list[float]:
+    """The seconds predicted of each by a fit to those that have another key.
 
-    Of the device itself only its own evaluation is taken, from what is no convolution.
+    An evaluation's own time, where that fit has none, is taken from what is no convolution.
     """
-    told: dict[int, tuple[float, float]] = {}
-    for device in sorted({timing.device for timing in timings}, key=_chip):
-        if any(timings[i].device == device for i in told):
-            continue
-        chip = _chip(device)
-        others = [timing for timing in timings if _chip(timing.device) != chip]
-        its = [(i, timing) for i, timing in enumerate(timings) if _chip(timing.device) == chip]
-        parameters, _ = fit(others)
-        own = [timing for _, timing in its]
-        floors = floors_by(parameters, own)
-        for (i, _), pair in zip(its, predicted(parameters, floors, own), strict=True):
-            told[i] = pair
+    told: dict[int, float] = {}
+    for each in sorted({key(timing) for timing in timings}):
+        its = [i for i, timing in enumerate(timings) if key(timing) == each]
+        own = [timings[i] for i in its]
+        parameters, floors = fit([timing for timing in timings if key(timing) != each])
+        floors = {**floors_by(parameters, own), **floors}
+        seconds = [both for both, _ in predicted(parameters, floors, own)]
+        told.update(zip(its, seconds, strict=True))
     return [told[i] for i in range(len(timings))]
 
 
@@ -204,12 +200,14 @@ def main() -> None:
                 "ms": float(f"{1e3 * timing.seconds:.4g}"),
                 "fit_ms": float(f"{1e3 * fitted:.4g}"),
                 "left_out_ms": float(f"{1e3 * apart:.4g}"),
+                "new_shape_ms": float(f"{1e3 * new:.4g}"),
                 "floor_ms": float(f"{1e3 * floor:.3g}"),
             }
-            for timing, (fitted, floor), (apart, _) in zip(
+            for timing, (fitted, floor), apart, new in zip(
                 timings,
                 predicted(parameters, floors, timings),
-                left_out(timings),
+                left_out(timings, lambda timing: _chip(timing.device)),
+                left_out(timings, lambda timing: timing.what),
                 strict=True,
             )
         ],
