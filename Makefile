@@ -10,7 +10,7 @@ RUN := $(BIN)/polyconv run
 
 .SECONDARY:
 .PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
-.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda models stream-models clean
+.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda metal-fit models stream-models clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ models: $(STAMP)-models ## models of mlx-audio, natively, converted and patched;
 
 stream-models: $(STAMP)-models ## decoders of mlx-audio, converted, patched and streamed; writes docs/benchmarks/stream_models.json
 	PYTHONPATH=. $(RUN) $(BENCHMARKS)/stream_models.py
+
+metal-fit: $(STAMP)-bench ## fits the time model for Apple GPUs to published timings; writes docs/benchmarks/metal_fit.md
+	PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/metal_fit.py
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py

@@ -19,7 +19,7 @@ from unittest import mock
 from polyconv.__main__ import main as polyconv_main
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import form
-from polyconv.metal.rules import fits_in, fits_out
+from polyconv.metal.calls import fits_in, fits_out
 from polyconv.planning.choose import MOST_MACS, ideal, plan
 from polyconv.planning.devices import DEVICES, Metal
 from polyconv.problem.signatures import problem_of
@@ -50,9 +50,8 @@ TELLING = (
     ),
     (
         "A 3D upsampling layer, 2 by 2 by 2, stride 2",
-        "Each output has one tap: every phase is a matrix product, and all eight are one. Versions "
-        "of MLX after 0.32.2 have a path of their own for just this case (mlx #4343), which these "
-        "rules do not know.",
+        "Each output has one tap: every phase is a matrix product, and all eight are one. MLX has a "
+        "path of its own for just this case from 0.32.3 on (mlx #4343); it unfolded before.",
         ("conv_transpose3d", (1, 16, 16, 16, 64), (32, 2, 2, 2, 64), {"stride": 2}),
     ),
     (
@@ -73,7 +72,8 @@ EXPLAIN = """# Explain
 It computes nothing and measures nothing: kernels and bytes come from a model of MLX's dispatch code
 (`polyconv/metal/kernels.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
 and in every allocation ([where from](../tests/data/metal_golden.md)); the rules of 0.31.2, 0.32.0
-and 0.32.1 were read from the differences between their sources, and nothing recorded checks them.
+and 0.32.1 were read from the differences between their sources, those of 0.32.3 and 0.32.4 from the
+binaries of their macOS wheels, and nothing recorded checks them.
 If the MLX that runs is newer than the newest rules, explain says so in a line of its own.
 
 How to read a table. Each row is a way to compute the same output; the arrow marks what `auto` takes.
@@ -122,10 +122,10 @@ gradients:
   {MOST_MACS} times the ideal multiply-accumulates are spent.
 
 How it is known, without a Mac: by a model of MLX's dispatch code that agrees with 2,646 recorded calls
-of that code ([explain](explain.md)), under the rules of every version from 0.31.2 to 0.32.2. `make guarantee`
+of that code ([explain](explain.md)), under the rules of every version from 0.31.2 to 0.32.4. `make guarantee`
 traces every convolution of 10,000 random calls and of all layers below, with their gradients. On a Mac
 `make test-metal` checks parity, peak memory and MLX's own hazards, and prints a report. It does not
-promise a speed: nothing was measured on Metal.
+promise a speed: nothing was measured on Metal by us ([timings that others published](benchmarks/metal_fit.md)).
 
 Where no path of MLX's would hold the promise as a call stands, channels are filled up with zeros, or a
 1D convolution is issued as a 2D one, or a 3D one as several 2D ones; the last column below says which.

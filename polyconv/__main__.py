@@ -16,9 +16,8 @@ from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation
 from polyconv.metal.recorded import predict_row
-from polyconv.metal.rules import DeviceLimits
 from polyconv.models import recording
-from polyconv.planning.devices import DEVICES
+from polyconv.planning.devices import DEVICES, Metal
 from polyconv.problem.arguments import one_line
 from polyconv.problem.signatures import OPS
 
@@ -165,7 +164,7 @@ def _listed(value: Any) -> list[int]:
 
 def _explain(args: argparse.Namespace) -> None:
     if args.batch:
-        _print_batch(args.batch, inspection.metal_named(args.device).limits)
+        _print_batch(args.batch, inspection.metal_named(args.device))
     elif args.model:
         _print_model(args)
     else:
@@ -174,13 +173,13 @@ def _explain(args: argparse.Namespace) -> None:
         _print(inspection.explain(*call, device=args.device, **options), args.json)
 
 
-def _print_batch(path: Path, limits: DeviceLimits) -> None:
+def _print_batch(path: Path, metal: Metal) -> None:
     with path.open() as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                choice = predict_row(json.loads(line), limits)
+                choice = predict_row(json.loads(line), metal.limits, metal.rules)
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 reason = f"no field or value {error}" if isinstance(error, LookupError) else error
                 raise ValueError(f"{path}, line {number}: {reason}") from error

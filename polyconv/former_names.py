@@ -84,6 +84,7 @@ DIVIDED = {
     "inspection": ("inspection.explain",),
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),
+    "metal.rules": ("metal.calls",),
     "models.converting": ("models.converted_classes", "models.conversion"),
     "planning.axis_plan": ("planning.axis_methods",),
     "planning.plan": ("planning.choose", "planning.methods"),

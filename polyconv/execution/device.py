@@ -12,8 +12,9 @@ from typing import Literal, TypeAlias
 import mlx.core as mx
 
 from polyconv.execution.locking import ALONE
+from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.kernels import rules_for
-from polyconv.metal.rules import DeviceLimits, Version
+from polyconv.metal.rules import Version
 from polyconv.planning import devices
 from polyconv.planning.devices import HOSTS, Device, Host, Metal
 from polyconv.planning.rates import Rates, read_rates

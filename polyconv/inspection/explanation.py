@@ -23,7 +23,8 @@ from polyconv.planning.workspace import MOST_SUBCONVS, allocated
 from polyconv.problem import arguments
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
-_SKIPS_ZEROS = "implicit_gemm_2d_general"
+_SKIPS_ZEROS_2D = "implicit_gemm_2d_general"
+_SKIP_ZEROS = (_SKIPS_ZEROS_2D, "phase_gemms_3d")
 _SKIPPING = "this kernel skips the zeros"
 
 
@@ -103,7 +104,7 @@ def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
     unfolded = max(kernel.unfold_bytes for kernel in kernels)
     extra.pop("unfold", None)
     problem = lowered.problem
-    skips = problem.is_input_dilated and worst.path == _SKIPS_ZEROS
+    skips = problem.is_input_dilated and worst.path in _SKIP_ZEROS
     spent = least if skips and lowered.is_native else lowered.cost.macs
     return Line(
         lowered.method,
@@ -150,7 +151,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
         return Line(name, "every output is zero")
     lifted = replace(problem, axes=(*native.first.spec.axes, Axis(size=1, kernel_size=1)))
     kernel = predict(lifted, metal.limits, metal.rules)
-    skips = kernel.path == _SKIPS_ZEROS
+    skips = kernel.path in _SKIP_ZEROS
     spent = least if skips else macs(lifted)
     reason = "only a measurement on the Mac tells whether it is faster (`polyconv bench`)"
     return Line(
@@ -181,6 +182,6 @@ def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
         whole = predict(problem, metal.limits, RULE_SETS[0]).unfold_bytes
         if whole > metal.limits.max_buffer_bytes:
             notes.append(report.exceeds(whole, metal))
-    if problem.ndim == 2 and dict(native.kernels).get(_SKIPS_ZEROS) and problem.is_input_dilated:
+    if problem.ndim == 2 and dict(native.kernels).get(_SKIPS_ZEROS_2D) and problem.is_input_dilated:
         notes.append(report.NO_GAIN)
     return notes

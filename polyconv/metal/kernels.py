@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
-from polyconv.metal.rules import (
-    DISPATCH,
+from polyconv.metal.calls import (
     Call,
     DeviceLimits,
-    Rule,
-    Version,
     up16,
     winograd_filter_bytes,
     winograd_item_bytes,
     winograd_padded,
 )
+from polyconv.metal.rules import DISPATCH, Rule, Version
 from polyconv.problem.spec import INT32_MAX, ITEMSIZE, Axis, ConvSpec
 
 
@@ -48,14 +46,18 @@ class RuleSet:
         return f"mlx {self.number}"
 
 
-# Read from the sources of these versions; 0.32.2 was also checked against recorded calls.
+# 0.31.2 to 0.32.2 were read from their sources, and 0.32.2 was checked against recorded calls.
+# 0.32.3 and 0.32.4 were read from the binaries of their macOS wheels; nothing checks them.
 RULE_SETS = (
     RuleSet((0, 31, 2), unfolds_in_tiles=False, winograd_tiles_batch=False),
     RuleSet((0, 32, 0), unfolds_in_tiles=False, winograd_tiles_batch=False),
     RuleSet((0, 32, 1), winograd_tiles_batch=False),
     RuleSet((0, 32, 2)),
+    RuleSet((0, 32, 3)),
+    RuleSet((0, 32, 4)),
 )
 NEWEST = RULE_SETS[-1]
+RECORDED = next(rules for rules in RULE_SETS if rules.version == (0, 32, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def predict(
     Returns:
         KernelChoice: What the rules say. Those of MLX 0.32.2 agree with 2,310 recorded calls of its
         dispatch code in path and all bytes (tests/data/metal_golden.md). Those of older versions
-        were read from the source only. No hardware ran any of them.
+        were read from the source only, those of 0.32.3 and 0.32.4 from the binaries of their
+        wheels. No hardware ran any of them.
     """
     call = _call(spec, limits, rules)
     source, found = _first(call, rules)
@@ -264,6 +267,14 @@ def _small_depth(call: Call, rules: RuleSet) -> _Scratch:
     return tuple(extra.items()), hazard
 
 
+def _phase_gemms(call: Call, rules: RuleSet) -> _Scratch:
+    """Eight products into buffers of their own, each then copied to where its outputs lie."""
+    rows = call.batch * prod(axis.size for axis in call.axes)
+    phase = replace(call, batch=1, axes=(Axis(size=rows, kernel_size=1),))
+    split = _split_k(phase, rows, call.in_channels * call.itemsize)
+    return (("phase_products", call.output_bytes), *((role, 8 * n) for role, n in split)), ""
+
+
 # By path, the bytes beside the output and the hazard.
 _SCRATCH: dict[str, Callable[[Call, RuleSet], _Scratch]] = {
     "winograd_2d": _winograd,
@@ -271,4 +282,5 @@ _SCRATCH: dict[str, Callable[[Call, RuleSet], _Scratch]] = {
     "pad_and_slice_3d": _pad_and_slice,
     "small_kd_3d": _small_depth,
     "depthwise_1d": _depthwise,
+    "phase_gemms_3d": _phase_gemms,
 }

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polyconv.metal.kernels import KernelChoice, predict
-from polyconv.metal.rules import DeviceLimits
+from polyconv.metal.calls import DeviceLimits
+from polyconv.metal.kernels import NEWEST, KernelChoice, RuleSet, predict
 from polyconv.problem import spec
 from polyconv.problem.spec import Axis, ConvSpec
 
 _STEPS = ("stride", "kernel_dilation", "input_dilation")
 
 
-def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
+def predict_row(
+    row: Mapping[str, Any], limits: DeviceLimits, rules: RuleSet = NEWEST
+) -> KernelChoice:
     """The kernel of one recorded call, as it is: no validation, no plan.
 
     Args:
@@ -22,6 +24,7 @@ def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
             `kernel_dilation`, `input_dilation`, `flip`) or, where `op` is ``"conv_transpose"``,
             `stride`, `padding`, `dilation`, `output_padding`.
         limits (DeviceLimits): The device.
+        rules (RuleSet, optional): The version of MLX. Default: the newest.
     """
     row = row.get("config", row)
     kernel, ndim = row["w"][1:-1], len(row["x"]) - 2
@@ -34,4 +37,4 @@ def predict_row(row: Mapping[str, Any], limits: DeviceLimits) -> KernelChoice:
     options = (stride, input_dilation, dilation, lo, hi)
     axes = [Axis(*n) for n in zip(row["x"][1:-1], kernel, *options, strict=True)]
     sizes = (row["x"][0], row["x"][-1], row["w"][0])
-    return predict(ConvSpec(*sizes, tuple(axes), row["groups"], flip, row["dtype"]), limits)
+    return predict(ConvSpec(*sizes, tuple(axes), row["groups"], flip, row["dtype"]), limits, rules)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.kernels import NEWEST, RuleSet
-from polyconv.metal.rules import DeviceLimits
 from polyconv.planning.rates import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
 from polyconv.problem.arguments import refuse, shown
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from math import prod
 from typing import Literal, TypeAlias
 
-from polyconv.metal.kernels import KernelChoice, predict
-from polyconv.metal.rules import fits_in, fits_out, up16
+from polyconv.metal.calls import fits_in, fits_out, up16
+from polyconv.metal.kernels import RECORDED, KernelChoice, predict
 from polyconv.planning.cached_property import cached_property
 from polyconv.planning.devices import Device, Metal
 from polyconv.planning.rates import METAL_RATES, Cost
@@ -60,13 +60,8 @@ class Issued:
     kernel: KernelChoice | None
     cost: Cost
     plain_macs: int
-
-    @property
-    def is_safe(self) -> bool:
-        """Whether Metal's kernel is known, unfolds nothing and reads nothing outside its input."""
-        if self.kernel is None:
-            return False
-        return not self.kernel.is_explicit and not self.kernel.hazard
+    is_safe: bool
+    """Whether Metal's kernel is known, unfolds nothing and reads nothing outside its input."""
 
     @property
     def is_free(self) -> bool:
@@ -96,8 +91,9 @@ def options_of(spec: ConvSpec) -> tuple[object, ...]:
 def issue(spec: ConvSpec, device: Device) -> Issued:
     """The cheapest safe form of an undilated convolution; the plainest if no kernel is predicted.
 
-    A form is safe if its kernel unfolds nothing and has no hazard. There always is one: channels
-    can be padded until they fill the tiles, and every hazard needs padding behind.
+    A form is safe if its kernel unfolds nothing and has no hazard, by the rules of the device and
+    by those that were recorded. There always is one: channels can be padded until they fill the
+    tiles, and every hazard needs padding behind.
     """
     if not device.backend.predicts_kernels:
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
@@ -204,7 +200,20 @@ def _issued(spec: ConvSpec, form: Form, device: Device) -> Issued:
         if depth.padding_lo or depth.padding_hi or spec.dtype != given.dtype:
             moved += itemsize * inputs
     cost = Cost(n_convs * macs(given, kernel), n_convs, moved)
-    return Issued(form, given, n_convs, kernel, cost, macs(spec))
+    is_safe = kernel is not None and _is_safe(kernel, given, device)
+    return Issued(form, given, n_convs, kernel, cost, macs(spec), is_safe)
+
+
+def _is_safe(kernel: KernelChoice, given: ConvSpec, device: Device) -> bool:
+    """Whether it is by the rules of the device, and also by those that were recorded.
+
+    What newer rules alone call safe is not issued: they were read, and may have been misread.
+    """
+    assert isinstance(device, Metal)  # as a kernel is predicted
+    kernels = [kernel]
+    if device.rules.version > RECORDED.version:
+        kernels.append(predict(given, device.limits, RECORDED))
+    return not any(each.is_explicit or each.hazard for each in kernels)
 
 
 def _kernel(given: ConvSpec, device: Device, is_whole: bool) -> KernelChoice | None:

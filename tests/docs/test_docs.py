@@ -62,6 +62,43 @@ def test_the_page_of_streamed_decoders_is_what_was_measured(monkeypatch):
 
 
 @pytest.fixture
+def metal_fit(monkeypatch):
+    """What was fitted, and the modules that fit and write."""
+    pytest.importorskip("scipy")
+    where = ROOT / "docs" / "benchmarks"
+    monkeypatch.syspath_prepend(str(where))
+    names = ("metal_fit", "metal_page", "metal_rows")
+    found = json.loads((where / "metal_fit.json").read_text())
+    return found, *[importlib.import_module(name) for name in names]
+
+
+def test_the_page_of_the_time_model_is_what_was_fitted(metal_fit):
+    found, _, page, _ = metal_fit
+    assert (ROOT / "docs" / "benchmarks" / "metal_fit.md").read_text() == page.page(found)
+
+
+def test_the_time_model_predicts_devices_that_it_was_not_fitted_to(metal_fit):
+    found, _, page, _ = metal_fit
+    rows = page.convolutions(found["timings"])
+    assert len(rows) > 100
+    middle, most = page.spread(rows, "left_out_ms")
+    assert middle <= 1.25
+    assert most <= 2.1
+
+
+def test_the_time_model_is_fitted_again_to_the_same(metal_fit):
+    """But for the last digits, which depend on the version of SciPy."""
+    found, fit, _, rows = metal_fit
+    timings = rows.read()
+    assert [(t.source, t.device, t.what) for t in timings] == [
+        (row["source"], row["device"], row["what"]) for row in found["timings"]
+    ]
+    parameters, _ = fit.fit(timings)
+    for name, value in found["parameters"].items():
+        assert getattr(parameters, name) == pytest.approx(value, rel=0.05), name
+
+
+@pytest.fixture
 def pages(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     return importlib.import_module("pages")

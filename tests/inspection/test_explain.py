@@ -13,7 +13,7 @@ import polyconv
 from polyconv.__main__ import main
 from polyconv.execution import device
 from polyconv.execution.run import run
-from polyconv.metal.kernels import NEWEST
+from polyconv.metal.kernels import NEWEST, RECORDED
 from polyconv.planning.choose import plan
 from polyconv.planning.devices import CPU, DEVICES, Metal
 from polyconv.planning.methods import METHODS
@@ -159,7 +159,8 @@ def test_usage_errors_are_one_line_and_exit_code_2(arguments, capsys):
     assert len(told.err.strip().splitlines()) == 1
 
 
-def test_a_batch_of_recorded_calls(tmp_path, capsys):
+def test_a_batch_of_recorded_calls(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(device, "version", lambda: RECORDED.version)
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
     assert main(["explain", "--batch", str(rows), "--device", "m4-max"]) == 0
@@ -167,11 +168,15 @@ def test_a_batch_of_recorded_calls(tmp_path, capsys):
     assert lines == [{"path": r["path"], "unfold_bytes": r["unfold_bytes"]} for r in ROWS]
 
 
-def test_a_recorded_transposed_call(tmp_path, capsys):
+def test_a_recorded_transposed_call(tmp_path, capsys, monkeypatch):
     row = {"op": "conv_transpose", "x": [1, 8, 8, 8, 16], "w": [8, 2, 2, 2, 16], "groups": 1}
     row |= {"stride": [2] * 3, "padding": [0] * 3, "dilation": [1] * 3, "output_padding": [0] * 3}
     file = tmp_path / "row.jsonl"
     file.write_text(json.dumps({**row, "dtype": "float16"}))
+    assert main(["explain", "--batch", str(file)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"path": "phase_gemms_3d", "unfold_bytes": 0}
+    monkeypatch.setattr(device, "version", lambda: RECORDED.version)
     assert main(["explain", "--batch", str(file)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {"path": "explicit_gemm_nd", "unfold_bytes": 16**3 * 8 * 16 * 2}

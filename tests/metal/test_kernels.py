@@ -6,8 +6,8 @@ from math import prod
 
 import pytest
 
-from polyconv.metal.kernels import RULE_SETS, predict, rules_for
-from polyconv.metal.rules import DeviceLimits
+from polyconv.metal.calls import DeviceLimits
+from polyconv.metal.kernels import RECORDED, RULE_SETS, predict, rules_for
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 from tests.support.recorded import REAL, ROWS, spec_of
@@ -18,7 +18,7 @@ M4_MAX = DEVICES["m4-max"]
 def test_every_recorded_call_is_predicted():
     wrong = Counter()
     for row in [*ROWS, *REAL]:
-        choice = predict(spec_of(row), M4_MAX)
+        choice = predict(spec_of(row), M4_MAX, RECORDED)
         if (choice.path, choice.unfold_bytes) != (row["path"], row["unfold_bytes"]):
             wrong[choice.path, row["path"]] += 1
     assert (len(ROWS), len(REAL)) == (2310, 336)
@@ -36,7 +36,7 @@ def recorded_bytes(row):
 
 
 def predicted_bytes(row, contiguous):
-    choice = predict(spec_of(row), M4_MAX, contiguous=contiguous)
+    choice = predict(spec_of(row), M4_MAX, RECORDED, contiguous=contiguous)
     found = Counter({"unfold": choice.unfold_bytes})
     for role, n in choice.temporaries:
         found[role] += n
@@ -54,8 +54,23 @@ def test_every_recorded_allocation_is_predicted():
 
 def test_every_recorded_hazard_is_predicted_and_no_other():
     hazards = [row["id"] for row in ROWS if row["hazard"]]
-    assert [row["id"] for row in ROWS if predict(spec_of(row), M4_MAX).hazard] == hazards
+    assert [row["id"] for row in ROWS if predict(spec_of(row), M4_MAX, RECORDED).hazard] == hazards
     assert len(hazards) > 10
+
+
+def test_newer_rules_change_the_path_of_few_recorded_calls_and_unfold_no_more():
+    changed = Counter()
+    for row in [*ROWS, *REAL]:
+        choice = predict(spec_of(row), M4_MAX)
+        if choice.path != row["path"]:
+            changed[row["path"], choice.path] += 1
+            assert choice.unfold_bytes <= row["unfold_bytes"]
+    assert changed == {
+        ("explicit_gemm_group_nd", "implicit_gemm_2d"): 11,
+        ("implicit_gemm_2d", "depthwise_2d"): 7,
+        ("explicit_gemm_nd", "phase_gemms_3d"): 6,
+        ("explicit_gemm_nd", "implicit_gemm_2d_general"): 1,
+    }
 
 
 def test_every_path_is_among_the_recorded():
@@ -76,7 +91,7 @@ def test_a_choice_says_why_and_where():
     assert native.because == "input_dilation above 1"
     assert native.source == "conv.cpp: conv_1D_gpu"
     assert native.unfold_bytes == 1024 * 16 * 512 * 4
-    assert native.rule_set == "mlx 0.32.2"
+    assert native.rule_set == "mlx 0.32.4"
     stacked = predict(conv((1, 128, 512), (2048, 2, 512), padding=(1, 1)), M4_MAX)
     assert (stacked.path, stacked.unfold_bytes) == ("implicit_gemm_2d", 0)
     assert stacked.source == "conv.cpp: dispatch_conv_2D_gpu"
@@ -90,7 +105,7 @@ def test_the_unfold_buffer_is_tiled_to_the_largest_buffer(limit):
     assert unfolded == min(5_284_864 * row, limit // row * row)
 
 
-OLDEST, FASTER_DEPTHWISE, TILED, _ = RULE_SETS
+OLDEST, FASTER_DEPTHWISE, TILED, *_ = RULE_SETS
 
 
 def test_an_older_mlx_asks_for_the_whole_unfold_buffer_and_fails_above_the_largest():
@@ -104,29 +119,61 @@ def test_an_older_mlx_asks_for_the_whole_unfold_buffer_and_fails_above_the_large
     assert (choice.n_tiles, choice.error) == (2, "")
 
 
+DOUBLED = conv((2, 4, 4, 4, 16), (8, 2, 2, 2, 16), 2, (1, 1), flip=True)
+
+
+def test_a_product_per_phase_has_buffers_of_the_size_of_the_output():
+    choice = predict(DOUBLED, M4_MAX)
+    assert dict(choice.temporaries) == {"phase_products": 2 * 8**3 * 8 * 4}
+    assert (choice.unfold_bytes, choice.hazard, choice.error) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("spec", "paths"),
     [
         # 3D by frames came with 0.32.1 (mlx #3785),
-        (conv((1, 8, 8, 8, 16), (16, 2, 2, 2, 16)), ["implicit_gemm_3d"] * 2 + ["small_kd_3d"] * 2),
+        (conv((1, 8, 8, 8, 16), (16, 2, 2, 2, 16)), ["implicit_gemm_3d"] * 2 + ["small_kd_3d"] * 4),
         # as did padded input channels (#3904);
         (
             conv((1, 32, 32, 20), (16, 3, 3, 20)),
-            ["implicit_gemm_2d_general"] * 2 + ["pad_in_channels_2d"] * 2,
+            ["implicit_gemm_2d_general"] * 2 + ["pad_in_channels_2d"] * 4,
         ),
         # until 0.32.0 depthwise 2D needed outputs in eighths (#3446),
         (
             conv((1, 9, 9, 16), (16, 2, 2, 1), groups=16),
-            ["depthwise_2d"] * 4,
+            ["depthwise_2d"] * 6,
         ),
         (
             conv((1, 8, 8, 16), (16, 2, 2, 1), groups=16),
-            ["implicit_gemm_2d"] + ["depthwise_2d"] * 3,
+            ["implicit_gemm_2d"] + ["depthwise_2d"] * 5,
         ),
         # and groups with input dilation took the kernel that knows none (#3800).
         (
             conv((1, 32, 32, 16), (16, 2, 2, 8), input_dilation=2, groups=2),
-            ["implicit_gemm_2d_general"] + ["explicit_gemm_group_nd"] * 3,
+            ["implicit_gemm_2d_general"] + ["explicit_gemm_group_nd"] * 5,
+        ),
+        # A product per phase came with 0.32.3 (#4343), for an exactly doubled 3D output alone.
+        (DOUBLED, ["explicit_gemm_nd"] * 4 + ["phase_gemms_3d"] * 2),
+        (conv((1, 4, 4, 4, 16), (8, 2, 2, 2, 16), 2, (1, 2), flip=True), ["explicit_gemm_nd"] * 6),
+        (conv((1, 4, 4, 4, 16), (8, 2, 2, 2, 16), 2, (1, 1)), ["explicit_gemm_nd"] * 6),
+        # 0.32.4 has kernels for 8 channels, which 1D and groups reach,
+        (
+            conv((1, 50, 16), (16, 3, 8), groups=2),
+            ["explicit_gemm_group_nd"] * 5 + ["implicit_gemm_2d"],
+        ),
+        (
+            conv((1, 32, 32, 16), (16, 3, 3, 8), groups=2),
+            ["explicit_gemm_group_nd"] * 5 + ["implicit_gemm_2d"],
+        ),
+        # a dense call in 1D goes on to the rules of 2D,
+        (conv((1, 502, 8), (16, 3, 8)), ["explicit_gemm_nd"] * 5 + ["implicit_gemm_2d_general"]),
+        (conv((1, 510, 8), (16, 9, 8)), ["explicit_gemm_nd"] * 5 + ["pad_in_channels_2d"]),
+        (conv((1, 50, 8), (16, 3, 8)), ["explicit_gemm_nd"] * 6),
+        (conv((1, 32, 32, 8), (16, 2, 2, 8)), ["implicit_gemm_2d_general"] * 6),
+        # and depthwise 2D asks for channels in 8s, no longer in 16s.
+        (
+            conv((1, 9, 9, 24), (24, 2, 2, 1), groups=24),
+            ["implicit_gemm_2d"] * 5 + ["depthwise_2d"],
         ),
     ],
 )

@@ -10,10 +10,10 @@ import polyconv
 from polyconv.execution import device, unpatched
 from polyconv.execution.cutting import pack
 from polyconv.execution.device import pads_explicitly
-from polyconv.metal.kernels import predict
+from polyconv.metal.kernels import NEWEST, RECORDED, predict
 from polyconv.planning import forms
 from polyconv.planning.choose import plan
-from polyconv.planning.devices import BACKENDS, CPU, CUDA
+from polyconv.planning.devices import BACKENDS, CPU, CUDA, DEVICES, Metal
 from polyconv.planning.forms import issue
 from polyconv.planning.methods import METHODS
 from tests.support.cases import NAMED, integers, named
@@ -134,3 +134,14 @@ def test_a_stream_of_the_cpu_is_planned_for_as_a_cpu(monkeypatch):
         assert device.device_for(mx.cpu).name == "m1-16gb"
     monkeypatch.setattr(device, "present", lambda: None)
     assert device.device_for(mx.gpu) == CUDA
+
+
+def test_what_only_newer_rules_call_safe_is_not_issued():
+    """8 channels a group: MLX 0.32.4 has a kernel for them, by rules that were only read."""
+    eight = undilated((1, 50, 16), (16, 3, 8), ([0], [0]), groups=2)
+    newest, recorded = (Metal("m4-max", DEVICES["m4-max"], each) for each in (NEWEST, RECORDED))
+    assert predict(eight, newest.limits, NEWEST).path == "implicit_gemm_2d"
+    assert predict(eight, newest.limits, RECORDED).is_explicit
+    for metal in (newest, recorded):
+        assert issue(eight, metal).form.extra_in == 8
+        assert not forms.as_it_stands(eight, metal).is_safe
