@@ -27,8 +27,8 @@ are products; all other plans are one convolution. All ran on two shared cores o
 
 All calls take turns in one run. A row is the least of 100 rounds of 100 calls, since what else the
 machine does only adds to it. The new length is a median of 299, the import the least of 15.
-Each column is the quieter of two runs on a machine that was never idle. Between them most rows
-moved by some 2 %, one of the products by 56 %, and the new length and the import by up to 65 %.
+The machine is shared: between two runs most rows move by some 2 %, but one of the products moved
+by 56 %, and the new length and the import by up to 65 %. Only rows of one column are to be divided.
 `make bench-call` measures anew and writes this page.
 """
 
