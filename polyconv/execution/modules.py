@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import mlx.nn as nn
 
 
-def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def modules(model: object) -> Iterator[tuple[str, nn.Module]]:
     """All modules by path, also where MLX does not look: in names with an underscore, in tuples."""
     seen: set[int] = set()
 

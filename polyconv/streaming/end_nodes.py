@@ -27,11 +27,13 @@ class Early(Holding):
             return None
         self._held = self._line.join([self._held, chunks[0]])
         n = self._line.count(self._held)
+        if not n and not ended:  # not even what a sample is like is known
+            return None
         if n < self._stop:
             if ended:
                 raise EndError(f"a signal must have at least {self._stop} samples here")
             return None
-        piece = self._line.cut(self._held, self._start, self._stop)
+        piece = self._line.piece(self._held, self._start, self._stop)
         self._held, self._is_done = None, True
         return piece
 
@@ -48,12 +50,12 @@ class Late(Holding):
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         x = self._line.join([self._held, chunks[0]])
         n = self._line.count(x)
-        self._held = self._line.cut(x, n - self._start, n) if n > self._start else x
+        self._held = self._line.piece(x, n - self._start, n) if n > self._start else x
         if not ended:
             return None
         if n < self._start:
             raise EndError(f"a signal must have at least {self._start} samples here")
-        return self._line.cut(self._held, 0, self._start - self._stop)
+        return self._line.piece(self._held, 0, self._start - self._stop)
 
 
 class Times(Holding):

@@ -53,6 +53,14 @@ class Line:
         cut: mx.array = chunk[index]
         return cut
 
+    def piece(self, chunk: Chunk, start: int, stop: int) -> Chunk:
+        """As `cut`, but no samples are an array without any, for a piece that is known."""
+        if chunk is None or start < stop:
+            return self.cut(chunk, start, stop)
+        index = (*[slice(None)] * self.at, slice(0, 0))
+        none: mx.array = chunk[index]
+        return none
+
     def _apart(self, chunk: mx.array) -> mx.array:
         return mx.unflatten(chunk, self.at, (self.outer, chunk.shape[self.at] // self.outer))
 

@@ -47,7 +47,7 @@ def path_of(function: Callable[..., Any], example: mx.array, index: int, roots: 
         return [y, *[array for _, into, out in calls for array in (*into, *out)]]
 
     try:
-        with marked():
+        with marked(roots):
             found = trace(run, example)
     except Exception:  # the path is a help, and no more
         return "the model"

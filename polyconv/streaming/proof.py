@@ -44,12 +44,17 @@ def _prove_at(
 ) -> None:
     try:
         whole = model(x)
-        if is_traced([whole]):  # its numbers are not known here
-            return
-        found = mx.concatenate(list(_in_chunks(built, x, rng)), built.out.at)
     except Exception:
         if must_end:
             raise
+        return
+    if is_traced([whole]):  # its numbers are not known here
+        return
+    try:
+        found = mx.concatenate(list(_in_chunks(built, x, rng)), built.out.at)
+    except Exception as error:
+        if must_end:
+            _disprove(f"{type(error).__name__}: {error}")
         return
     if found.shape != whole.shape:
         _disprove(f"an output of shape {found.shape} and not {whole.shape}")

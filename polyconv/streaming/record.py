@@ -218,7 +218,7 @@ def _traced(
     for lengths in (_LENGTHS, *[tuple([m * size for m in each]) for each in _MULTIPLES]):
         traces = []
         try:
-            with marked() as found:
+            with marked(roots) as found:
                 for n in lengths:
                     found.begin()
                     with untouched(roots):  # by the traces before, too

@@ -1,4 +1,6 @@
-"""Recurrent layers of `mlx.nn`, which are loops in Python over time, as nodes with a state.
+"""Recurrent layers, which are loops in Python over time, as nodes with a state.
+
+They are those of `mlx.nn`, and layers of others that hold and compute the same.
 
 While a model is traced they are not run. In their place stands a product with a marker, a matrix of
 one number that nobody else has, which the lowering finds again.
@@ -10,18 +12,22 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from polyconv.execution.identity import handle_of
+from polyconv.execution.modules import modules
 from polyconv.execution.packing import evaluate
 from polyconv.streaming.nodes import Chunk, Node
+from polyconv.streaming.state import untouched
 
 _LAYERS = (nn.RNN, nn.GRU, nn.LSTM)
 # Each marker is a number of its own from here on. float32 tells all of these apart.
 _FIRST_MARKER = 8_388_609.0
+_PROOF = 7  # samples, in which a layer shows what it computes
 
 
 class Recurrent(Node):
@@ -82,27 +88,83 @@ class Marked:
 
 
 @contextmanager
-def marked() -> Iterator[Marked]:
-    """Puts markers in place of recurrent layers, in this thread."""
+def marked(roots: Sequence[Any] = ()) -> Iterator[Marked]:
+    """Puts markers in place of recurrent layers, in this thread.
+
+    Of classes that are not MLX's, those layers below `roots` are taken that compute the same.
+    """
     found, here = Marked(), threading.get_ident()
-    before = {cls: vars(cls)["__call__"] for cls in _LAYERS}
+    ours: dict[type, Callable[..., Any]] = {cls: vars(cls)["__call__"] for cls in _LAYERS}
+    alike = _alike(roots, ours)
+    before = ours | {_caller(type(layer)): call for layer, call, _, _ in alike.values()}
     try:
         for cls, call in before.items():
-            cls.__call__ = _marking(call, found, here, 2 if cls is nn.LSTM else 1)
+            cls.__call__ = _marking(call, found, here, alike)  # type: ignore[method-assign]
         yield found
     finally:
         for cls, call in before.items():
-            cls.__call__ = call
+            cls.__call__ = call  # type: ignore[method-assign]
 
 
-def _marking(call: Callable[..., Any], found: Marked, here: int, n_parts: int) -> Any:
+# A layer, the call of its class, the call of MLX's that computes the same, and how many it returns.
+_Alike: TypeAlias = "dict[int, tuple[nn.Module, Callable[..., Any], Callable[..., Any], int]]"
+
+
+def _marking(call: Callable[..., Any], found: Marked, here: int, alike: _Alike) -> Any:
+    by_mlx = {vars(cls)["__call__"]: 2 if cls is nn.LSTM else 1 for cls in _LAYERS}
+
     def marking(self: Any, x: mx.array, *state: Any, **more: Any) -> Any:
         is_begun = any(each is not None for each in (*state, *more.values()))
         if threading.get_ident() != here or is_begun:
             return call(self, x, *state, **more)
-        return found.mark(self, call, x, n_parts)
+        if call in by_mlx:
+            return found.mark(self, call, x, by_mlx[call])
+        if id(self) not in alike:
+            return call(self, x, *state, **more)
+        _, _, same, n_parts = alike[id(self)]
+        return found.mark(self, same, x, n_parts)
 
     return marking
+
+
+def _alike(roots: Sequence[Any], ours: dict[type, Callable[..., Any]]) -> _Alike:
+    """The layers that hold what one of MLX's holds, and give what it gives for the same input."""
+    held = [layer for root in roots for _, layer in modules(root)]
+    found: _Alike = {}
+    for layer in held:
+        if isinstance(layer, _LAYERS) or not isinstance(layer.get("Wx"), mx.array):
+            continue
+        call = vars(_caller(type(layer)))["__call__"]
+        for same in ours.values():
+            n_parts = _proved(layer, call, same)
+            if n_parts:
+                found[id(layer)] = (layer, call, same, n_parts)
+                break
+    return found
+
+
+def _proved(layer: Any, call: Callable[..., Any], same: Callable[..., Any]) -> int:
+    """How many arrays a layer returns, if they are those of `same`. Otherwise 0."""
+    try:
+        drawn = np.random.default_rng(0).uniform(-1, 1, (1, _PROOF, layer.Wx.shape[-1]))
+        x = mx.array(drawn, layer.Wx.dtype)
+        with untouched([layer]):
+            theirs, expected = _several(call(layer, x)), _several(same(layer, x))
+            mx.eval(theirs, expected)
+        pairs = list(zip(theirs, expected))  # an LSTM may keep its cells to itself
+        near = [mx.allclose(a, b, rtol=1e-4, atol=1e-5).item() for a, b in pairs]
+    except Exception:  # it takes or holds something else
+        return 0
+    return len(theirs) if len(theirs) <= len(expected) and near and all(near) else 0
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _caller(cls: type) -> type:
+    """The class that a call of this one is defined in."""
+    return next(each for each in cls.__mro__ if "__call__" in vars(each))
 
 
 def _of_now(layer: nn.Module) -> nn.Module:

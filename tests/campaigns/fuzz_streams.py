@@ -251,11 +251,13 @@ def _streamed(rng: random.Random, name: str, model: Any, is_odd: bool) -> Input:
         return "" if near else "chunk by chunk it is another output"
 
     # A model that multiplies by what cannot be multiplied, or gets chunks that its own layers do
-    # not take, fails in its own words.
-    own = (
-        (ValueError, r"^\[(matmul|addmm|broadcast_shapes|multiply)"),
-        (TypeError, r"^multiply\(\)"),
-        (ValueError, r"^\[stream\] the model must be computable chunk by chunk; got [^\n]{1,260}$"),
-    )
+    # not take, fails in its own words, or these are told.
+    must = "computable chunk by chunk|one that MLX can trace at several lengths"
+    own: list[tuple[type[Exception], str]] = [
+        (ValueError, rf"^\[stream\] the model must be ({must}); got [^\n]{{1,260}}$")
+    ]
+    if name == "stream":
+        own += [(ValueError, r"^\[(matmul|addmm|broadcast_shapes|multiply)")]
+        own += [(TypeError, r"^multiply\(\)")]
     told = f"{name} of {type(model).__name__} {_told('', pieces)}"
-    return Input(told, call, check, not is_odd, own if is_odd and name == "stream" else ())
+    return Input(told, call, check, not is_odd, tuple(own) if is_odd else ())

@@ -378,6 +378,53 @@ def test_recurrent_layers_go_on_where_they_were(kind, batch):
     assert_streams(model, X[:batch], SIZES, CLOSE, X[:batch])
 
 
+def test_pieces_without_samples_stream():
+    """As a layer pads that has nothing to pad: `x[:, 1 : 1 + n]` in front, turned, and behind."""
+
+    def padded(x):
+        last = max(x.shape[1] - 1, 0)
+        return mx.concatenate([x[:, 1:1][:, ::-1], x, x[:, last:-1][:, ::-1]], 1) + x[:, :0].sum()
+
+    assert_streams(Model(padded), X, SIZES, example=X)
+    assert_streams(lambda x: mx.concatenate([x[:, :0], x], 1), X, SIZES, example=X)
+
+
+class OwnLSTM(nn.Module):
+    """As codecs write it: a loop of its own, which gives what is hidden and keeps the cells."""
+
+    def __init__(self, gates="ifgo"):
+        super().__init__()
+        self.hidden_size, self._gates, self._n_calls = 4, gates, 0
+        self.Wx, self.Wh, self.bias = [mx.random.normal(each) for each in [(16, 4), (16, 4), (16,)]]
+
+    def __call__(self, x, hidden=None, cell=None):
+        self._n_calls += 1
+        cell = mx.zeros((len(x), 4)) if cell is None else cell
+        hidden, found = mx.zeros((len(x), 4)) if hidden is None else hidden, []
+        for t in range(x.shape[1]):
+            parts = mx.split(x[:, t] @ self.Wx.T + self.bias + hidden @ self.Wh.T, 4, axis=-1)
+            i, f, g, o = [parts[self._gates.index(gate)] for gate in "ifgo"]
+            cell = mx.sigmoid(f) * cell + mx.sigmoid(i) * mx.tanh(g)
+            hidden = mx.sigmoid(o) * mx.tanh(cell)
+            found.append(hidden)
+        return mx.stack(found, 1)
+
+
+def test_a_layer_of_others_that_computes_an_lstm_streams():
+    model = Model(OwnLSTM())
+    assert_streams(model, X, SIZES, CLOSE, X)
+    called = OwnLSTM()
+    polyconv.stream(called, X)
+    assert called._n_calls == 0
+    assert "__call__" in vars(OwnLSTM)
+    assert vars(OwnLSTM)["__call__"].__qualname__ == "OwnLSTM.__call__"
+
+
+def test_a_layer_that_only_looks_like_an_lstm_is_refused():
+    with pytest.raises(ValueError, match="another way at another length"):
+        polyconv.stream(Model(OwnLSTM("figo")), X)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.int32])
 def test_other_types_stream(dtype):
     x = integers(2, 37, 4).astype(dtype)

@@ -6,6 +6,8 @@ import mlx.core as mx
 import pytest
 
 import polyconv
+from polyconv.streaming.end_nodes import Late
+from polyconv.streaming.nodes import EndError
 from tests.support.cases import integers
 
 X = integers(1, 40, 4)
@@ -32,6 +34,15 @@ def test_a_stream_that_differs_is_refused(name):
     with pytest.raises(ValueError, match="chunks must give what the model gives at once; got num"):
         polyconv.stream(WRONG[name], X)
     assert polyconv.stream(WRONG[name], X, check=False)
+
+
+def test_a_stream_that_fails_is_refused(monkeypatch):
+    def run(self, chunks, ended):
+        raise EndError("it cannot end here")
+
+    monkeypatch.setattr(Late, "run", run)
+    with pytest.raises(ValueError, match="got EndError: it cannot end here"):
+        polyconv.stream(lambda x: mx.concatenate([x, x[:, -2:]], 1), X)
 
 
 def test_integers_must_be_equal():
