@@ -24,6 +24,7 @@ from mel import HOP, N_FFT, PADDING, SAMPLE_RATE, WINDOW, log_mel, mel_filterban
 from speech import BUNDLED_CLIP
 
 import polyconv
+from polyconv.execution.packing import PackedWeight
 
 SEEDS, ROUNDS = range(5), 15
 
@@ -80,7 +81,7 @@ def by_fft(spectrum: mx.array) -> mx.array:
     return sum(shifted).reshape(1, -1, 1)[:, PADDING:-PADDING]
 
 
-def analysis(x: mx.array, weight: polyconv.PackedWeight) -> mx.array:
+def analysis(x: mx.array, weight: PackedWeight) -> mx.array:
     """The forward transform as a convolution."""
     x = x.reshape(-1)
     x = mx.concatenate([x[PADDING:0:-1], x, x[-2 : -PADDING - 2 : -1]])
