@@ -12,11 +12,10 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from polyconv.execution.identity import handle_of
 from polyconv.execution.modules import modules
@@ -96,49 +95,58 @@ def marked(roots: Sequence[Any] = ()) -> Iterator[Marked]:
     found, here = Marked(), threading.get_ident()
     ours: dict[type, Callable[..., Any]] = {cls: vars(cls)["__call__"] for cls in _LAYERS}
     alike = _alike(roots, ours)
-    before = ours | {_caller(type(layer)): call for layer, call, _, _ in alike.values()}
+    taken = {call: 2 if cls is nn.LSTM else 1 for cls, call in ours.items()}
+    before = ours | {each.cls: each.call for each in alike.values()}
     try:
         for cls, call in before.items():
-            cls.__call__ = _marking(call, found, here, alike)  # type: ignore[method-assign]
+            n_parts = taken.get(call, 0)
+            cls.__call__ = _marking(call, n_parts, found, here, alike)  # type: ignore[method-assign]
         yield found
     finally:
         for cls, call in before.items():
             cls.__call__ = call  # type: ignore[method-assign]
 
 
-# A layer, the call of its class, the call of MLX's that computes the same, and how many it returns.
-_Alike: TypeAlias = "dict[int, tuple[nn.Module, Callable[..., Any], Callable[..., Any], int]]"
+class _Alike(NamedTuple):
+    """A layer of others: the class that its call is defined in, and MLX's call that computes it."""
+
+    layer: nn.Module
+    cls: type
+    call: Callable[..., Any]
+    same: Callable[..., Any]
+    n_parts: int
 
 
-def _marking(call: Callable[..., Any], found: Marked, here: int, alike: _Alike) -> Any:
-    by_mlx = {vars(cls)["__call__"]: 2 if cls is nn.LSTM else 1 for cls in _LAYERS}
+def _marking(
+    call: Callable[..., Any], n_parts: int, found: Marked, here: int, alike: dict[int, _Alike]
+) -> Any:
+    """A call that marks those of MLX's class, if it has `n_parts`, and those that are alike."""
 
     def marking(self: Any, x: mx.array, *state: Any, **more: Any) -> Any:
         is_begun = any(each is not None for each in (*state, *more.values()))
         if threading.get_ident() != here or is_begun:
             return call(self, x, *state, **more)
-        if call in by_mlx:
-            return found.mark(self, call, x, by_mlx[call])
-        if id(self) not in alike:
+        if n_parts:
+            return found.mark(self, call, x, n_parts)
+        known = alike.get(id(self))
+        if known is None:
             return call(self, x, *state, **more)
-        _, _, same, n_parts = alike[id(self)]
-        return found.mark(self, same, x, n_parts)
+        return found.mark(self, known.same, x, known.n_parts)
 
     return marking
 
 
-def _alike(roots: Sequence[Any], ours: dict[type, Callable[..., Any]]) -> _Alike:
+def _alike(roots: Sequence[Any], ours: dict[type, Callable[..., Any]]) -> dict[int, _Alike]:
     """The layers that hold what one of MLX's holds, and give what it gives for the same input."""
-    held = [layer for root in roots for _, layer in modules(root)]
-    found: _Alike = {}
-    for layer in held:
-        if isinstance(layer, _LAYERS) or not isinstance(layer.get("Wx"), mx.array):
+    found: dict[int, _Alike] = {}
+    for layer in [layer for root in roots for _, layer in modules(root)]:
+        cls = next((each for each in type(layer).__mro__ if "__call__" in vars(each)), None)
+        if cls is None or isinstance(layer, _LAYERS) or not isinstance(layer.get("Wx"), mx.array):
             continue
-        call = vars(_caller(type(layer)))["__call__"]
         for same in ours.values():
-            n_parts = _proved(layer, call, same)
+            n_parts = _proved(layer, vars(cls)["__call__"], same)
             if n_parts:
-                found[id(layer)] = (layer, call, same, n_parts)
+                found[id(layer)] = _Alike(layer, cls, vars(cls)["__call__"], same, n_parts)
                 break
     return found
 
@@ -146,13 +154,13 @@ def _alike(roots: Sequence[Any], ours: dict[type, Callable[..., Any]]) -> _Alike
 def _proved(layer: Any, call: Callable[..., Any], same: Callable[..., Any]) -> int:
     """How many arrays a layer returns, if they are those of `same`. Otherwise 0."""
     try:
-        drawn = np.random.default_rng(0).uniform(-1, 1, (1, _PROOF, layer.Wx.shape[-1]))
-        x = mx.array(drawn, layer.Wx.dtype)
+        shape, key = (1, _PROOF, layer.Wx.shape[-1]), mx.random.key(0)
+        x = mx.random.normal(shape, layer.Wx.dtype, key=key)
         with untouched([layer]):
             theirs, expected = _several(call(layer, x)), _several(same(layer, x))
             mx.eval(theirs, expected)
         pairs = list(zip(theirs, expected))  # an LSTM may keep its cells to itself
-        near = [mx.allclose(a, b, rtol=1e-4, atol=1e-5).item() for a, b in pairs]
+        near = [a.shape == b.shape and mx.allclose(a, b, 1e-4, 1e-5).item() for a, b in pairs]
     except Exception:  # it takes or holds something else
         return 0
     return len(theirs) if len(theirs) <= len(expected) and near and all(near) else 0
@@ -160,11 +168,6 @@ def _proved(layer: Any, call: Callable[..., Any], same: Callable[..., Any]) -> i
 
 def _several(given: Any) -> tuple[Any, ...]:
     return given if isinstance(given, tuple) else (given,)
-
-
-def _caller(cls: type) -> type:
-    """The class that a call of this one is defined in."""
-    return next(each for each in cls.__mro__ if "__call__" in vars(each))
 
 
 def _of_now(layer: nn.Module) -> nn.Module:
