@@ -97,17 +97,22 @@ def apart(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     return text, pitch.transpose(0, 2, 1).reshape(1, -1), loudness.transpose(0, 2, 1).reshape(1, -1)
 
 
+def kokoro_sized(decoder: Callable[..., nn.Module]) -> Made:
+    """A decoder of the kind of Kokoro-82M's, at its sizes, and a style."""
+    sizes: dict[str, Any] = {"upsample_rates": [10, 6], "upsample_kernel_sizes": [20, 12]}
+    blocks = {"resblock_kernel_sizes": KERNELS, "resblock_dilation_sizes": DILATIONS}
+    istft = {"gen_istft_n_fft": 20, "gen_istft_hop_size": 5}
+    model = decoder(512, 128, 80, upsample_initial_channel=512, **sizes, **blocks, **istft)
+    style = noise(1, 128)
+    return model, lambda x: model(*apart(x), style)
+
+
 @decoder("kokoro_82m", (1, 516, None), frames=10, gain=0.6, example=text_and_curves, noisy=True)
 def kokoro() -> Made:
     """mlx_audio.tts.models.kokoro.istftnet, its decoder, as hexgrad/Kokoro-82M."""
     from mlx_audio.tts.models.kokoro.istftnet import Decoder
 
-    sizes: dict[str, Any] = {"upsample_rates": [10, 6], "upsample_kernel_sizes": [20, 12]}
-    blocks = {"resblock_kernel_sizes": KERNELS, "resblock_dilation_sizes": DILATIONS}
-    istft = {"gen_istft_n_fft": 20, "gen_istft_hop_size": 5}
-    model = Decoder(512, 128, 80, upsample_initial_channel=512, **sizes, **blocks, **istft)
-    style = noise(1, 128)
-    return model, lambda x: model(*apart(x), style)
+    return kokoro_sized(Decoder)
 
 
 @decoder("chatterbox_hift", (1, 80, None), frames=20, noisy=True)

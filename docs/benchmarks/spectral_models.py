@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from audio_models import DILATIONS, KERNELS, Made, apart, text_and_curves
+from audio_models import Made, kokoro_sized, text_and_curves
 from decoders import decoder, noise
 
 
@@ -18,12 +18,7 @@ def kitten_tts() -> Made:
     """mlx_audio.tts.models.kitten_tts.istftnet, its decoder, at the sizes of Kokoro's."""
     from mlx_audio.tts.models.kitten_tts.istftnet import Decoder
 
-    sizes: dict[str, Any] = {"upsample_rates": [10, 6], "upsample_kernel_sizes": [20, 12]}
-    blocks = {"resblock_kernel_sizes": KERNELS, "resblock_dilation_sizes": DILATIONS}
-    istft = {"gen_istft_n_fft": 20, "gen_istft_hop_size": 5}
-    model = Decoder(512, 128, 80, upsample_initial_channel=512, **sizes, **blocks, **istft)
-    style = noise(1, 128)
-    return model, lambda x: model(*apart(x), style)
+    return kokoro_sized(Decoder)
 
 
 @decoder("chatterbox_turbo_hift", (1, 80, None), noisy=True)

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.identity import handle_of
+
 Compute: TypeAlias = "Callable[..., Any]"
 
 _UNARY = {
@@ -156,14 +158,18 @@ def slices(arguments: tuple[Any, ...], shape: tuple[int, ...]) -> list[slice]:
     return found
 
 
+def updated(a: mx.array, at: tuple[Any, ...], new: mx.array, mode: int) -> mx.array:
+    """The array with `new` at some places, or added to what is there where the mode is 2."""
+    if mode == 2:
+        return a.at[at].add(new)
+    out = handle_of(a)
+    out[at] = new
+    return out
+
+
 def _slice_update(mode: int, start: Any, stop: Any, strides: Any) -> Compute:
     def update(a: mx.array, b: mx.array) -> mx.array:
-        at = tuple(slices((start, stop, strides), a.shape))
-        if mode == 2:
-            return a.at[at].add(b)
-        out = mx.array(a)
-        out[at] = b
-        return out
+        return updated(a, tuple(slices((start, stop, strides), a.shape)), b, mode)
 
     return update
 
@@ -206,12 +212,7 @@ def _scatter(mode: int, axes: tuple[int, ...]) -> Compute | None:
     def scatter(a: mx.array, indices: mx.array, updates: mx.array) -> mx.array:
         rows = updates.reshape(-1, *updates.shape[indices.ndim :]).squeeze(axis + 1)
         rows = mx.moveaxis(rows, 0, axis)
-        at = (*[slice(None)] * axis, indices.reshape(-1))
-        if mode == 2:
-            return a.at[at].add(rows)
-        out = mx.array(a)
-        out[at] = rows
-        return out
+        return updated(a, (*[slice(None)] * axis, indices.reshape(-1)), rows, mode)
 
     return scatter
 

@@ -14,6 +14,7 @@ import random
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 from unittest import mock
@@ -59,15 +60,21 @@ def sweep(
     return agreed, refused
 
 
-def sweep_gradients(cases: int, seed: int, device: str | None = None) -> Counter[str]:
-    """How many cases agreed, gradients with respect to both arguments, of how many drawn."""
-    counts: Counter[str] = Counter()
+def _with_output(cases: int, seed: int, counts: Counter[str]) -> Iterator[Case]:
+    """The cases that have an output, until so many agreed."""
     for case in drawn(seed):
         if counts["agreed"] == cases:
             break
-        if not case.has_output:
+        if case.has_output:
+            yield case
+        else:
             counts["no output"] += 1
-            continue
+
+
+def sweep_gradients(cases: int, seed: int, device: str | None = None) -> Counter[str]:
+    """How many cases agreed, gradients with respect to both arguments, of how many drawn."""
+    counts: Counter[str] = Counter()
+    for case in _with_output(cases, seed, counts):
         known = (*case.data(), case.cotangent())
         arrays = [mx.array(a).astype(getattr(mx, case.dtype)) for a in known]
         call = lambda x, w, case=case: case.call(x, w, "auto")  # noqa: E731
@@ -94,12 +101,7 @@ def sweep_tiled(cases: int, seed: int, device: str | None = None) -> Counter[str
         return assembled(tiling, *args)
 
     with mock.patch("polyconv.gradients.maps.assembled", counted):
-        for case in drawn(seed):
-            if counts["agreed"] == cases:
-                break
-            if not case.has_output:
-                counts["no output"] += 1
-                continue
+        for case in _with_output(cases, seed, counts):
             method = rng.choice(("auto", *METHODS))
             with polyconv.planning_for(device) if device else nullcontext():
                 _compare_tiled(case, method, rng, counts)

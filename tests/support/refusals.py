@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,3 +19,16 @@ def refused(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
     assert "\n" not in text
     assert len(text) <= LONGEST
     return text
+
+
+def file_is_refused(
+    program: Callable[[], object], path: Path, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that is given a file must end with 2 and one line, which names file and reason."""
+    code = program()
+    told = capsys.readouterr()
+    assert code == 2
+    assert reason in told.err
+    assert str(path) in told.err
+    assert len(told.err.splitlines()) == 1
+    assert told.out == ""
