@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 from statistics import median
@@ -65,7 +65,6 @@ class Timing:
     what: str
     n_repeats: int
     seconds: float
-    is_evaluated: bool
     kernels: tuple[Kernel, ...]
 
     @property
@@ -86,18 +85,8 @@ def read() -> list[Timing]:
 
 def _collapsed(repeats: dict[tuple[str, ...], list[Timing]]) -> Iterator[Timing]:
     for alike in repeats.values():
-        first = alike[0]
         seconds = median(each.seconds for each in alike)
-        yield Timing(
-            first.source,
-            first.device,
-            first.family,
-            first.what,
-            len(alike),
-            seconds,
-            first.is_evaluated,
-            first.kernels,
-        )
+        yield replace(alike[0], n_repeats=len(alike), seconds=seconds)
 
 
 def _timing(row: dict[str, str]) -> Timing:
@@ -115,8 +104,7 @@ def _timing(row: dict[str, str]) -> Timing:
     stride = f", stride {row['stride']}" if row["stride"] not in ("", "1") else ""
     what = f"{op} {shapes}{stride}, {row['dtype']}"
     source = row["source"].split(":")[0].split("@")[0]
-    evaluated = row["how"] == "evaluated"
-    return Timing(source, row["device"], family, what, 1, seconds, evaluated, kernels)
+    return Timing(source, row["device"], family, what, 1, seconds, kernels)
 
 
 _Read = tuple[str, tuple[Kernel, ...], float, float]

@@ -8,7 +8,7 @@ gradients of the weight are summed over the ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from polyconv.execution.arrays import cut
 from polyconv.execution.packing import PackedWeight
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
+from polyconv.planning.forms import options_of
 from polyconv.problem import arguments, spec
 from polyconv.problem.signatures import Signature
 
@@ -108,16 +109,8 @@ def _with_summed_gradient(
 def _local(
     problem: spec.ConvSpec, axis: int, along: spec.Axis, options: dict[str, Any]
 ) -> Callable[[mx.array, Weight], mx.array]:
-    axes = list(problem.axes)
-    axes[axis - 1] = along
-    given = (
-        [each.stride for each in axes],
-        ([each.padding_lo for each in axes], [each.padding_hi for each in axes]),
-        [each.kernel_dilation for each in axes],
-        [each.input_dilation for each in axes],
-        problem.groups,
-        problem.flip,
-    )
+    axes = (*problem.axes[: axis - 1], along, *problem.axes[axis:])
+    given: tuple[Any, ...] = options_of(replace(problem, axes=axes))
     return lambda x, w: conv_transpose.conv_general(x, w, *given, **options)
 
 

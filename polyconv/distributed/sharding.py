@@ -222,7 +222,7 @@ class ShardedAxis:
         return tuple([self._part(*spans) for spans in zip(self.inputs.spans, self.outputs.spans)])
 
     def _part(self, held: Span, outputs: Span) -> Part:
-        """A part, as of `AxisPlan.part`: the padding is counted from the ends of its own inputs."""
+        """A part, as `part_of` of `axis_parts` makes it: padding is counted from its own inputs."""
         whole, (start, stop) = self.axis, outputs
         a, b = read_by(whole, outputs) or (held[0], held[0])
         lo = whole.padding_lo - whole.stride * start + whole.input_dilation * a if a < b else 0

@@ -13,6 +13,7 @@ from math import ceil, lcm, prod
 from polyconv.metal.calls import up16
 from polyconv.metal.kernels import KernelChoice
 from polyconv.metal.seconds import Family, Gpu, Kernel
+from polyconv.problem.phases import n_phases
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 _UNIT = Axis(size=1, kernel_size=1)
@@ -61,9 +62,7 @@ def product(
 
 def _given_bytes(spec: ConvSpec) -> int:
     """Input, weight and output, each once."""
-    weights = spec.out_channels * spec.in_channels // spec.groups
-    weights *= prod(axis.kernel_size for axis in spec.axes)
-    return ITEMSIZE[spec.dtype] * (spec.n_inputs + weights + spec.n_outputs)
+    return ITEMSIZE[spec.dtype] * (spec.n_inputs + spec.n_weights + spec.n_outputs)
 
 
 def _tiles_of(rows: int, columns: int, channels: int) -> tuple[int, int]:
@@ -100,7 +99,7 @@ def _implicit_3d(spec: ConvSpec, choice: KernelChoice, gpu: Gpu) -> tuple[Kernel
 def _taps_of_phases(axis: Axis) -> tuple[int, int]:
     """Phases of an axis, and how many taps these have together, as the general kernel counts."""
     step = lcm(axis.input_dilation, axis.kernel_dilation) // axis.kernel_dilation
-    phases = lcm(axis.input_dilation, axis.stride) // axis.stride
+    phases = n_phases(axis)
     total = 0
     for phase in range(phases):
         at = phase * axis.stride - axis.padding_lo

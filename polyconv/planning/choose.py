@@ -19,7 +19,7 @@ from polyconv.planning.methods import (
 )
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import si
-from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.arguments import choice, refuse
 from polyconv.problem.spec import ConvSpec
 
 # How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
@@ -67,8 +67,7 @@ def plan(
 
 
 def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
-    if method not in METHODS:
-        refuse(op, f"method must be one of {', '.join(('auto', *METHODS))}", shown(method))
+    choice(op, "method", method, ("auto", *METHODS))
     forced = METHODS[method](spec, device)
     if spec.dtype == "float64" and method != "taps" and not _has_float64(spec):
         forced = Rejection(method, "MLX has no convolution of float64 here")

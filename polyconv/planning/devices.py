@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.kernels import NEWEST, RuleSet
 from polyconv.planning.rates import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
-from polyconv.problem.arguments import refuse, shown
+from polyconv.problem.arguments import choice
 
 CostModel: TypeAlias = Literal["cpu", "cuda", "metal"]
 
@@ -170,15 +170,11 @@ DEVICES = {
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
     """As `device`, also one of `HOSTS`."""
-    if isinstance(name, str) and name in HOSTS:
-        return HOSTS[name]
-    if not isinstance(name, str) or name not in DEVICES:
-        refuse(op, f"device must be one of {', '.join((*HOSTS, *DEVICES))}", shown(name))
-    return device(op, name, rules)
+    known = choice(op, "device", name, (*HOSTS, *DEVICES))
+    return HOSTS[known] if known in HOSTS else device(op, known, rules)
 
 
 def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
     """The device of a name in `DEVICES`."""
-    if not isinstance(name, str) or name not in DEVICES:
-        refuse(op, f"device must be one of {', '.join(DEVICES)}", shown(name))
-    return Metal(name, DEVICES[name], rules)
+    known = choice(op, "device", name, DEVICES)
+    return Metal(known, DEVICES[known], rules)
