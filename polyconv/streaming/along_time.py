@@ -21,7 +21,7 @@ from polyconv.streaming.lowering import (
     refuse,
 )
 from polyconv.streaming.periods import overlapping
-from polyconv.streaming.pieces import cropped, cut_out, filled
+from polyconv.streaming.pieces import cropped, cut_out, filled, of_part
 from polyconv.streaming.step import Step
 
 
@@ -33,7 +33,7 @@ def concatenate(step: Step) -> Value:
         return _joined(step, axis)
     if any(isinstance(each, (Constant, Piece)) for each in step.inputs):
         return step.apply(lambda *arrays: _beside(arrays, axis, at), at)[0]
-    return step.apply(lambda *arrays: mx.concatenate(list(arrays), axis), at)[0]
+    return step.apply(step.known(), at)[0]
 
 
 def _joined(step: Step, axis: int) -> Value:
@@ -63,10 +63,10 @@ def filled_of(step: Step, value: Value, shape: tuple[int, ...]) -> Constant | Pi
 
 
 def split(step: Step) -> list[Value]:
-    indices, axis = step.arguments[0]
+    _, axis = step.arguments[0]
     signal = step.one()
     if axis != signal.at:
-        return step.apply(lambda a: mx.split(a, list(indices), axis), signal.at)
+        return step.apply(step.known(), signal.at)
     refuse("Split of a signal in time")
 
 
@@ -116,9 +116,9 @@ def take_slice(step: Step) -> Value:
     if full:
         return taken
     at_once = tuple(index)
+    if not isinstance(taken, Signal):
+        return of_part(step.lowering, taken, at_once)
     step.inputs = [taken]
-    if isinstance(taken, Piece):
-        return Piece(step.piece(lambda a: a[at_once])[0])
     return step.apply(lambda a: a[at_once], at)[0]
 
 
@@ -178,8 +178,8 @@ def _updated(
     if isinstance(update, Signal):
         if len(set(starts)) > 1 or len(set(ends)) > 1 or update.outer > 1:
             refuse("SliceUpdate at a place that depends on the length")
-        front = _part(step, base, at, 0, starts[0], rows) if starts[0] else ()
-        behind = _part(step, base, at, -ends[0], 0, rows) if ends[0] else ()
+        front = _part(step, base, at, 0, starts[0], rows)
+        behind = _part(step, base, at, -ends[0], 0, rows)
         return replace(update, front=(*front, *update.front), behind=(*update.behind, *behind))
     if not isinstance(base, Signal) or base.outer > 1:
         refuse("SliceUpdate of a constant by a piece")
@@ -187,12 +187,12 @@ def _updated(
     part = filled_of(step, update, (*rows[:at], n, *rows[at + 1 :]))
     if len(set(starts)) == 1:
         rest = cropped(lowering, base, stops[0], 0)
-        before = _part(step, base, at, 0, starts[0], rows) if starts[0] else ()
+        before = _part(step, base, at, 0, starts[0], rows)
         return replace(rest, front=(*before, (n, part), *rest.front))
     if len(set(ends)) == 1:
         back = sizes[0] - starts[0]
         rest = cropped(lowering, base, 0, back)
-        behind = _part(step, base, at, -ends[0], 0, rows) if ends[0] else ()
+        behind = _part(step, base, at, -ends[0], 0, rows)
         return replace(rest, behind=(*rest.behind, (n, part), *behind))
     refuse("SliceUpdate at a place that depends on the length")
 
@@ -202,6 +202,8 @@ def _part(
 ) -> tuple[tuple[int, Constant | Piece], ...]:
     """`stop - start` samples of a value, from the beginning or, if negative, to the end."""
     n = stop - start
+    if not n:
+        return ()
     if not isinstance(base, Signal):
         return ((n, filled_of(step, base, (*rows[:at], n, *rows[at + 1 :]))),)
     sizes = [shapes[at] for shapes in step.into[0]]
@@ -237,7 +239,6 @@ def convolution(step: Step) -> Value:
         ]
     )
     signal = step.lowering.whole(signal)
-    step.lowering.program.evaluated.append(weight)
     node = Convolution(axes, signal.at - 1, weight, groups, flip)
     (slot,) = step.lowering.node(node, [signal.slot])
     return Signal(slot, signal.at, step.lowering.new_clock())

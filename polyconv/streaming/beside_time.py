@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -118,31 +118,26 @@ def broadcast(step: Step) -> Value:
 def transpose(step: Step) -> Value:
     (order,) = step.arguments[0]
     signal = step.one()
-    return step.apply(lambda a: mx.transpose(a, order), order.index(signal.at))[0]
+    return step.apply(step.known(), order.index(signal.at))[0]
 
 
-def reduce(step: Step) -> Value:
+def along_axes(step: Step) -> Value:
+    """What works along some axes, of which time must be none."""
     signal = step.one()
-    reduce, axes = primitives.reduction(step.arguments[0])
-    if signal.at in axes:
-        refuse("Reduce over time")
-    return step.apply(reduce, signal.at)[0]
-
-
-def softmax(step: Step) -> Value:
-    signal = step.one()
-    if signal.at == len(step.into[0][0]) - 1:
-        refuse("Softmax over time")
-    function = step.known()
-    return step.apply(function, signal.at)[0]
-
-
-def along_axis(step: Step) -> Value:
-    """What works along one axis, which must not be time."""
-    signal = step.one()
-    if step.arguments[0][primitives.AXIS[step.name]] == signal.at:
+    if signal.at in _axes(step):
         refuse(f"{step.name} over time")
     return step.apply(step.known(), signal.at)[0]
+
+
+def _axes(step: Step) -> Sequence[int]:
+    arguments: tuple[Any, ...] = step.arguments[0]
+    if step.name == "FFT":
+        return arguments[0]  # type: ignore[no-any-return]
+    if step.name == "Reduce":
+        return arguments[1]  # type: ignore[no-any-return]
+    if step.name == "Softmax":
+        return (len(step.into[0][0]) - 1,)
+    return (arguments[primitives.AXIS[step.name]],)
 
 
 def quantized_matmul(step: Step) -> Value:
@@ -190,15 +185,6 @@ def _time_of_product(step: Step) -> int:
     if len(places) > 1 or any(isinstance(each, Varying) for each in step.inputs):
         refuse(f"{step.name} combines every sample with every other")
     return places.pop()
-
-
-def fft(step: Step) -> Value:
-    axes = step.arguments[0][0]
-    signal = step.one()
-    if signal.at in axes:
-        refuse("FFT over time")
-    function = step.known()
-    return step.apply(function, signal.at)[0]
 
 
 def gather(step: Step) -> Value:

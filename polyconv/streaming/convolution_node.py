@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import cut, pad
 from polyconv.execution.packing import PackedWeight
 from polyconv.ops.conv_transpose import conv_general
 from polyconv.problem.spec import Axis
@@ -53,40 +54,25 @@ class Convolution(Node):
         y = None
         if n:
             if self._tail is None:
-                samples = self._begun(samples)
+                samples = pad(samples, line.at, self._timeline.history, 0)
             piece = self._timeline.step(self._position, n)
             y = self._convolved(samples, piece)
             self._position = piece.position
             kept = self._timeline.history
             whole = line.count(samples)
-            samples = self._tail = self._cut(samples, whole - kept, whole)
+            samples = self._tail = cut(samples, line.at, whole - kept, whole, 1)
         if ended:
             piece = self._timeline.flush(self._position)
             y = line.join([y, self._convolved(samples, piece)])
         return y
-
-    def _begun(self, samples: mx.array) -> mx.array:
-        widths = [(0, 0)] * samples.ndim
-        widths[self._line.at] = (self._timeline.history, 0)
-        return mx.pad(samples, widths) if self._timeline.history else samples
-
-    def _cut(self, samples: mx.array, start: int, stop: int) -> mx.array:
-        """Samples, maybe none: padding alone may be behind the last."""
-        part = (*[slice(None)] * self._line.at, slice(start, stop))
-        cut: mx.array = samples[part]
-        return cut
 
     def _convolved(self, samples: Chunk, piece: Piece) -> Chunk:
         if not piece.n_outputs:
             return None
         line, time = self._line, self._time
         assert samples is not None
-        read = self._cut(samples, piece.first, piece.first + piece.n_samples)
-        missing = piece.n_samples - line.count(read)
-        if missing:
-            widths = [(0, 0)] * read.ndim
-            widths[line.at] = (0, missing)
-            read = mx.pad(read, widths)
+        read = cut(samples, line.at, piece.first, piece.first + piece.n_samples, 1)
+        read = pad(read, line.at, 0, piece.n_samples - line.count(read))
         lo, hi = list(self._padding[0]), list(self._padding[1])
         lo[time], hi[time] = piece.padding_lo, piece.padding_hi
         y = conv_general(

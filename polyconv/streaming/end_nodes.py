@@ -18,13 +18,7 @@ class Early(Holding):
         self._start, self._stop = start, stop
         super().__init__(line)
 
-    def reset(self) -> None:
-        super().reset()
-        self._is_done = False
-
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
-        if self._is_done:
-            return None
         self._held = self._line.join([self._held, chunks[0]])
         n = self._line.count(self._held)
         if not n and not ended:  # not even what a sample is like is known
@@ -34,7 +28,7 @@ class Early(Holding):
                 raise EndError(f"a signal must have at least {self._stop} samples here")
             return None
         piece = self._line.piece(self._held, self._start, self._stop)
-        self._held, self._is_done = None, True
+        self._held = None
         return piece
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import zeros_for
+from polyconv.execution.arrays import pad, zeros_for
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
@@ -165,9 +165,7 @@ def _convolve(state: StreamState, samples: mx.array, weight: Weight, piece: Piec
         return zeros_for(samples, (samples.shape[0], 0, weight.shape[0]), getattr(mx, dtype))
     line = state.timeline
     samples = samples[:, piece.first : piece.first + piece.n_samples]
-    missing = piece.n_samples - samples.shape[1]
-    if missing:
-        samples = mx.pad(samples, [(0, 0), (0, missing), (0, 0)])
+    samples = pad(samples, 1, 0, piece.n_samples - samples.shape[1])
     y = conv_transpose.conv_general(
         samples,
         weight,

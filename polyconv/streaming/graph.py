@@ -151,7 +151,7 @@ class StreamedModel:
             arguments.refuse("stream", must, got)
         if known is None:
             self._built = self._build(x)
-        elif _beside(x, self._axis) != _beside(known, self._axis):
+        elif beside(x, self._axis) != beside(known, self._axis):
             shape = list(known.shape)
             shape[self._axis] = "L"
             must = f"x must be of shape ({', '.join(map(str, shape))})"
@@ -164,6 +164,6 @@ class StreamedModel:
             arguments.refuse("stream", "the input must not end here", str(error))
 
 
-def _beside(x: mx.array, axis: int) -> tuple[int, ...]:
+def beside(x: mx.array, axis: int) -> tuple[int, ...]:
     """The shape without time."""
     return (*x.shape[:axis], *x.shape[axis + 1 :])

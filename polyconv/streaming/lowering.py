@@ -15,8 +15,9 @@ from typing import Any, NoReturn, TypeAlias
 import mlx.core as mx
 
 from polyconv.streaming import nodes
+from polyconv.streaming.fused import Slot
 from polyconv.streaming.nodes import Line, Node
-from polyconv.streaming.program import Program, Slot
+from polyconv.streaming.program import Program
 from polyconv.streaming.recurrent import Marked
 from polyconv.streaming.traced import Trace
 
@@ -205,8 +206,6 @@ class Lowering:
 
     def behind_pieces(self, signal: Signal, pieces: Sequence[Piece]) -> Signal:
         """Not before the pieces are known that it meets."""
-        if not pieces:
-            return signal
         inputs = [signal.slot, *[each.slot for each in pieces]]
         (slot,) = self.node(nodes.Waiting(signal.line), inputs)
         return replace(signal, slot=slot, clock=self.new_clock())

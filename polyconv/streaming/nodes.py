@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import cut
+
 Chunk: TypeAlias = "mx.array | None"
 
 
@@ -45,21 +47,16 @@ class Line:
             return None
         if (start, stop, step) == (0, n, 1):
             return chunk
-        part = slice(start, stop, step)
         if self.outer > 1:
-            index = (*[slice(None)] * (self.at + 1), part)
-            return self._apart(chunk)[index].flatten(self.at, self.at + 1)
-        index = (*[slice(None)] * self.at, part)
-        cut: mx.array = chunk[index]
-        return cut
+            taken = cut(self._apart(chunk), self.at + 1, start, stop, step)
+            return taken.flatten(self.at, self.at + 1)
+        return cut(chunk, self.at, start, stop, step)
 
     def piece(self, chunk: Chunk, start: int, stop: int) -> Chunk:
         """As `cut`, but no samples are an array without any, for a piece that is known."""
         if chunk is None or start < stop:
             return self.cut(chunk, start, stop)
-        index = (*[slice(None)] * self.at, slice(0, 0))
-        none: mx.array = chunk[index]
-        return none
+        return cut(chunk, self.at, 0, 0, 1)
 
     def _apart(self, chunk: mx.array) -> mx.array:
         return mx.unflatten(chunk, self.at, (self.outer, chunk.shape[self.at] // self.outer))

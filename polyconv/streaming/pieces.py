@@ -76,14 +76,19 @@ def _without(
         size, part = kept.pop(0)
         if size > n:
             rest = slice(n, size) if from_front else slice(0, size - n)
-            kept.insert(0, (size - n, _of_part(lowering, part, at, rest)))
+            kept.insert(0, (size - n, of_part(lowering, part, _along(at, rest))))
             return tuple(kept), 0
         n -= size
     return tuple(kept), n
 
 
-def _of_part(lowering: Lowering, part: Constant | Piece, at: int, rest: slice) -> Constant | Piece:
-    index = (*[slice(None)] * at, rest)
+def _along(at: int, samples: slice) -> tuple[slice, ...]:
+    return (*[slice(None)] * at, samples)
+
+
+def of_part(
+    lowering: Lowering, part: Constant | Piece, index: tuple[slice, ...]
+) -> Constant | Piece:
     if isinstance(part, Constant):
         return Constant(part.array[index])
     (slot,) = lowering.piece(lambda a: a[index], [part.slot])
@@ -101,7 +106,7 @@ def _stepped(lowering: Lowering, signal: Signal, step: int) -> Signal:
 def _early(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constant | Piece:
     for size, part in signal.front[:1]:  # it may lie in one part
         if stop <= size:
-            return _of_part(lowering, part, signal.at, slice(start, stop))
+            return of_part(lowering, part, _along(signal.at, slice(start, stop)))
     whole = lowering.whole(replace(signal, behind=()))
     (slot,) = lowering.node(end_nodes.Early(whole.line, start, stop), [whole.slot])
     return Piece(slot)
@@ -110,11 +115,12 @@ def _early(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constan
 def _late(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constant | Piece:
     for size, part in signal.behind[-1:]:
         if start <= size:
-            return _of_part(lowering, part, signal.at, slice(size - start, size - stop))
+            samples = slice(size - start, size - stop)
+            return of_part(lowering, part, _along(signal.at, samples))
     whole = lowering.whole(replace(signal, front=()))
     (slot,) = lowering.node(end_nodes.Late(whole.line, start, stop), [whole.slot])
     return Piece(slot)
 
 
 def _turned(lowering: Lowering, piece: Constant | Piece, at: int, step: int) -> Constant | Piece:
-    return piece if step == 1 else _of_part(lowering, piece, at, slice(None, None, step))
+    return piece if step == 1 else of_part(lowering, piece, _along(at, slice(None, None, step)))

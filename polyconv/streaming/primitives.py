@@ -97,12 +97,6 @@ def pointwise(name: str, arguments: tuple[Any, ...]) -> Compute | None:
     return _UNARY.get(name) or _BINARY.get(name)
 
 
-def reduction(arguments: tuple[Any, ...]) -> tuple[Compute, tuple[int, ...]]:
-    """The function that reduces axes, which stay with a size of one, and the axes."""
-    code, axes = arguments
-    return lambda a: _REDUCTIONS[code](a, axes, keepdims=True), tuple(axes)
-
-
 def compute(
     name: str, arguments: tuple[Any, ...], shape: tuple[int, ...], dtype: mx.Dtype
 ) -> Compute | None:

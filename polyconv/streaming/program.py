@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from polyconv.execution.packing import evaluate
-from polyconv.streaming.fused import Local, fused
+from polyconv.streaming.fused import Local, Slot, fused
 from polyconv.streaming.nodes import Chunk, Node
-
-Slot: TypeAlias = int
 
 
 class OfPieces(NamedTuple):
@@ -40,7 +38,6 @@ class Program:
         self.constants: dict[Slot, mx.array] = {}
         self._pieces: set[Slot] = set()  # slots whose value stays
         self._known: dict[Slot, Chunk] = {}
-        self.evaluated: list[mx.array] = []  # before the stream is used
 
     def input(self) -> Slot:
         return self._new(1)[0]
@@ -77,10 +74,12 @@ class Program:
         for slot, known in self._known.items():
             values[slot] = known
         for each in self._instructions:
+            if values[each.outputs[0]] is not None:  # a piece that is known
+                continue
             given = [values[slot] for slot in each.inputs]
             if isinstance(each, Remembering):
                 found = each.node.run(given, ended)
-            elif any(one is None for one in given) or values[each.outputs[0]] is not None:
+            elif any(one is None for one in given):
                 continue
             else:
                 found = each.function(*given)
@@ -122,7 +121,7 @@ class Program:
 
     def evaluate(self) -> None:
         """Evaluates the constants, so that any thread may go on."""
-        evaluate([*self.constants.values(), *self.evaluated])
+        evaluate(list(self.constants.values()))
 
     def _new(self, n: int) -> list[Slot]:
         slots = list(range(self._n_slots, self._n_slots + n))

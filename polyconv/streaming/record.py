@@ -19,7 +19,7 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
-from polyconv.streaming.graph import Built, StreamedModel
+from polyconv.streaming.graph import Built, StreamedModel, beside
 from polyconv.streaming.lowering import Lowering, RefusedError
 from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of, raised_in
@@ -72,9 +72,6 @@ def stream(
         got = f"{type(model).__name__}, which has no __call__"
         got = got if isinstance(model, nn.Module) else arguments.shown(model)
         arguments.refuse("stream", "model must be a module or a function that can be called", got)
-    if isinstance(model, nn.Module) and not _has_call(model):
-        got = f"{type(model).__name__}, which has no __call__"
-        arguments.refuse("stream", "model must be a module or a function that can be called", got)
     if example is not None and not isinstance(example, mx.array):
         arguments.refuse("stream", "example must be an mlx.core.array", type(example).__name__)
     axis = arguments.integer("stream", "axis", axis)
@@ -87,10 +84,6 @@ def stream(
     builder = _Builder(model, example, axis, check)
     first = builder(example)
     return StreamedModel(builder.again if is_any else builder.same, first, axis, example)
-
-
-def _has_call(model: nn.Module) -> bool:
-    return any("__call__" in vars(cls) for cls in type(model).__mro__)
 
 
 def _example_for(model: Any) -> mx.array:
@@ -112,7 +105,7 @@ class _Builder:
         self._kept = Kept(self._roots)
         of_modules = [each for each in self._roots if isinstance(each, nn.Module)]
         self._parameters = [Parameters(root) for root in of_modules]
-        self._like = (_beside(example, axis), example.dtype)
+        self._like = (beside(example, axis), example.dtype)
         self._first: Built | None = None
 
     def __call__(self, example: mx.array) -> Built:
@@ -126,7 +119,7 @@ class _Builder:
         """For an input like the example."""
         self._check_weights()
         assert self._first is not None
-        if (_beside(x, self._axis), x.dtype) != self._like:
+        if (beside(x, self._axis), x.dtype) != self._like:
             shape, dtype = self._like
             sizes = [*map(str, shape[: self._axis]), "L", *map(str, shape[self._axis :])]
             must = f"x must be {dtype} of shape ({', '.join(sizes)}), as the example"
@@ -138,7 +131,7 @@ class _Builder:
         if x.ndim != 3 or x.shape[2] != self._like[0][1]:
             must = f"x must be an array (N, L, C) with C = {self._like[0][1]}"
             arguments.refuse("stream", must, str(x.shape))
-        found = (_beside(x, self._axis), x.dtype)
+        found = (beside(x, self._axis), x.dtype)
         if found != self._like:
             example = mx.zeros((x.shape[0], 64, x.shape[2]), x.dtype)
             self._check_weights()
@@ -192,10 +185,6 @@ def _arrays_of(root: Any) -> list[mx.array]:
         for value in module.values()
         if isinstance(value, mx.array)
     ]
-
-
-def _beside(x: mx.array, axis: int) -> tuple[int, ...]:
-    return (*x.shape[:axis], *x.shape[axis + 1 :])
 
 
 def _of_length(example: mx.array, axis: int, n: int) -> mx.array:

@@ -48,7 +48,7 @@ class Recurrent(Node):
         if x is None:
             return None
         found = self._call(self._layer, x, *self._state)
-        parts = found if isinstance(found, tuple) else (found,)
+        parts = _several(found)
         self._state = tuple([part[..., -1, :] for part in parts])
         chosen: mx.array = parts[self._part]
         return chosen

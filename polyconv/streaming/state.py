@@ -76,35 +76,35 @@ class Kept:
     """The containers of some roots, and the arrays that they hold now."""
 
     def __init__(self, roots: list[Any]) -> None:
-        self._containers: list[tuple[Any, Any]] = []
-        seen: set[int] = set()
-        waiting = list(roots)
-        while waiting:
-            value = waiting.pop()
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            attributes = vars(value) if isinstance(value, nn.Module) else _attributes(value)
-            if attributes is not None:
-                waiting.append(attributes)
-            if isinstance(value, (dict, list, deque)):
-                self._containers.append((value, _with_handles(value)))
-            if isinstance(value, (dict, list, tuple, deque)):
-                waiting += value.values() if isinstance(value, dict) else value
+        self._containers = [(each, _with_handles(each)) for each in _containers_of(roots)]
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
         """With the arrays of then inside, and afterwards all as it was before."""
-        before = [(each, _copied(each)) for each, _ in self._containers]
-        key = _key()
-        try:
+        with _left([each for each, _ in self._containers]):
             for container, then in self._containers:
                 _fill(container, then)
             yield
-        finally:
-            for container, was in before:
-                _fill(container, was)
-            _set_key(key)
+
+
+def _containers_of(roots: list[Any]) -> list[Any]:
+    """What holds something: modules, dicts, lists and queues."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        attributes = vars(value) if isinstance(value, nn.Module) else _attributes(value)
+        if attributes is not None:
+            waiting.append(attributes)
+        if isinstance(value, (dict, list, deque)):
+            found.append(value)
+        if isinstance(value, (dict, list, tuple, deque)):
+            waiting += value.values() if isinstance(value, dict) else value
+    return found
 
 
 class Trained:
@@ -116,7 +116,7 @@ class Trained:
     def __init__(self, roots: list[Any]) -> None:
         places = [
             (container, key, value)
-            for container, _ in Kept(roots)._containers
+            for container in _containers_of(roots)
             for key, value in _items(container)
             if isinstance(value, mx.array)
         ]
@@ -145,7 +145,12 @@ def _items(container: Any) -> list[tuple[Any, Any]]:
 @contextmanager
 def untouched(roots: list[Any]) -> Iterator[None]:
     """Leaves modules and the random state as they were."""
-    containers = [each for each, _ in Kept(roots)._containers]
+    with _left(_containers_of(roots)):
+        yield
+
+
+@contextmanager
+def _left(containers: list[Any]) -> Iterator[None]:
     before = [(each, _copied(each)) for each in containers]
     key = _key()
     try:

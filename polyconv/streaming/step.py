@@ -86,10 +86,8 @@ class Step:
         return self.lowering.piece(function, slots, len(self.out))
 
     def _slot(self, value: Value) -> int:
-        if isinstance(value, (Piece, Signal)):
-            return value.slot
-        if isinstance(value, Constant):
-            return self.lowering.program.constant(value.array)
+        if isinstance(value, (Constant, Piece)):
+            return self.lowering.slot_of(value)
         refuse(f"{self.name} meets numbers that depend on the time since the beginning")
 
     def _computed(self, k: int, arrays: Sequence[mx.array]) -> list[Any]:
@@ -126,7 +124,7 @@ class Step:
 
     # Signals.
 
-    def apply(self, function: Callable[..., Any], at: int, outer: int | None = None) -> list[Value]:
+    def apply(self, function: Callable[..., Any], at: int) -> list[Value]:
         """A function of what has come of all inputs, whose results grow along `at`."""
         lowering = self.lowering
         signals = lowering.aligned([each for each in self.inputs if isinstance(each, Signal)])
@@ -141,8 +139,7 @@ class Step:
         ]
         made = lowering.local(function, slots, len(self.out))
         first = signals[0]
-        outer = first.outer if outer is None else outer
-        return [Signal(slot, at, first.clock, outer) for slot in made]
+        return [Signal(slot, at, first.clock, first.outer) for slot in made]
 
     def one(self) -> Signal:
         """The only input that is a signal, the first."""

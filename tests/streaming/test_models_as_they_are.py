@@ -378,6 +378,14 @@ def test_recurrent_layers_go_on_where_they_were(kind, batch):
     assert_streams(model, X[:batch], SIZES, CLOSE, X[:batch])
 
 
+def test_samples_of_a_constant_in_front_are_cut_in_channels_too():
+    def model(x):
+        y = mx.concatenate([mx.ones((x.shape[0], 4, 4)), x], 1)
+        return x[:, :, :2] + y[:, :1, :2] * y[:, 1:2, 2:]
+
+    assert_streams(model, X, SIZES, example=X)
+
+
 def test_pieces_without_samples_stream():
     """As a layer pads that has nothing to pad: `x[:, 1 : 1 + n]` in front, turned, and behind."""
 
