@@ -75,13 +75,12 @@ def zeros_for(a: mx.array, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     return mx.broadcast_to(nothing.astype(dtype), shape)
 
 
-def pad_channels(a: mx.array, axis: int, groups: int, extra: int) -> mx.array:
-    """Adds channels of zeros to each group."""
+def pad_channels(a: mx.array, groups: int, extra: int) -> mx.array:
+    """Adds channels of zeros to each group, at the end of the last axis."""
     if not extra:
         return a
-    a = mx.unflatten(a, axis, (groups, a.shape[axis] // groups))
-    inside = 1 if axis == 0 else a.ndim - 1
-    return pad(a, inside, 0, extra).flatten(inside - 1, inside)
+    a = mx.unflatten(a, -1, (groups, a.shape[-1] // groups))
+    return pad(a, a.ndim - 1, 0, extra).flatten(-2, -1)
 
 
 def crop_channels(y: mx.array, groups: int, extra: int) -> mx.array:

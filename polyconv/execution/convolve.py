@@ -95,7 +95,7 @@ def _preparation(spec: ConvSpec, around: _Around) -> Step:
     recipe = Recipe((spec.batch, *sizes, spec.in_channels))
     if extra_channels:
         shape = (*recipe.shape[:-1], spec.in_channels + spec.groups * extra_channels)
-        recipe.then(lambda x: pad_channels(x, -1, spec.groups, extra_channels), shape)
+        recipe.then(lambda x: pad_channels(x, spec.groups, extra_channels), shape)
     recipe.pad([(0, 0), *zip(lo, hi, strict=True), (0, 0)] if lo else [])
     return (recipe.then(contiguous) if whole else recipe).made()
 

@@ -57,6 +57,10 @@ class Held:
         except (ValueError, RuntimeError):  # it is traced, so it lies nowhere yet
             return False
 
+    def is_of(self, array: Any) -> bool:
+        """Whether it is this very object, for who has just asked whether it `holds`."""
+        return array is self._object
+
     def __getstate__(self) -> dict[str, Any]:
         """The object is pickled and copied along, unless it has changed."""
         return {"object": self._object if self.holds(self._object) else None}

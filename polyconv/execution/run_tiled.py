@@ -18,6 +18,7 @@ import mlx.core as mx
 from polyconv.execution.arrays import cut, summed_in
 from polyconv.execution.device import StreamOrDevice, kind_of
 from polyconv.execution.identity import is_traced
+from polyconv.execution.packing import evaluate
 from polyconv.planning.tiling import Tile, Tiling
 
 # Computes a tile. Takes the tile, the arguments that are not cut up, and its parts of the others.
@@ -48,7 +49,7 @@ def assembled(
         evaluated, and the tiles are only put in order.
     """
     arrays = [*cut_up.values(), *others]
-    has_numbers = _has_numbers(arrays)
+    has_numbers = evaluate(arrays)
     if has_numbers and is_traced(arrays):  # by `mx.grad`, in which MLX keeps all that is computed
         given = {kind: _Numbers.of(array) for kind, array in cut_up.items()}
         known = [_Numbers.of(array) for array in others]
@@ -129,15 +130,6 @@ def _behind(before: mx.array, array: mx.array) -> mx.array:
     one = before[(slice(0, 1),) * before.ndim].reshape(())
     never = mx.logical_and(one != one, one == one)
     return mx.where(never, mx.zeros((), array.dtype), array)
-
-
-def _has_numbers(arrays: list[mx.array]) -> bool:
-    """Evaluates them if it can: not where `mx.compile` or `mx.vmap` trace. Says whether it did."""
-    try:
-        mx.eval(arrays)
-    except ValueError:
-        return False
-    return True
 
 
 class _Numbers(NamedTuple):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-PLAIN = ("conv1d", "conv2d", "conv3d")
+from polyconv.problem.signatures import SIGNATURES
 
 conv_general = mx.conv_general
 
-ORIGINALS = {name: getattr(mx, name) for name in (*TRANSPOSED, *PLAIN, "conv_general")}
+ORIGINALS = {name: getattr(mx, name) for name in SIGNATURES}

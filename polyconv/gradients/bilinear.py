@@ -105,18 +105,27 @@ class Compiled:
 
     def by_mlx(self, x: mx.array, w: mx.array | PackedWeight) -> mx.array:
         """The convolution with MLX's own gradients, as `mx.export_function` takes it."""
-        tell(self.request.op, self.request.spec)
         plan, _ = self.way("y").arranged(room_on(self.request.device))
-        plain = w.array if isinstance(w, PackedWeight) else w
-        with on(self.stream):
-            execute = executor(plan, pads_explicitly(self.stream, mlx_gradients=True))
-            y = execute(x, cutter(plan)(plain))
-            return y if plan.is_for_any_size else of_this_shape(y)
+        return self._left_to_mlx(plan)(x, w)
 
     def own(self, in_tiles: Call) -> Call:
         """MLX's op with MLX's own gradients, where it fits as a whole; else `in_tiles`."""
         way = self.way("y")
-        return lambda x, w: (self.by_mlx if self.tiles(way) is None else in_tiles)(x, w)
+        whole = self._left_to_mlx(way.plan)
+        return lambda x, w: (whole if self.tiles(way) is None else in_tiles)(x, w)
+
+    def _left_to_mlx(self, plan: ConvPlan) -> Call:
+        """The convolution by a plan, without a rule for its gradients."""
+        cut = cutter(plan)
+        execute = executor(plan, pads_explicitly(self.stream, mlx_gradients=True))
+
+        def convolve(x: mx.array, w: mx.array | PackedWeight) -> mx.array:
+            tell(self.request.op, self.request.spec)
+            with on(self.stream):
+                y = execute(x, cut(w.array if isinstance(w, PackedWeight) else w))
+                return y if plan.is_for_any_size else of_this_shape(y)
+
+        return convolve
 
     def way(self, kind: Kind) -> Way:
         """The way of a map: its plan, and the tiles of it."""

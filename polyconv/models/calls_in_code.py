@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.unpatched import ORIGINALS, TRANSPOSED
+from polyconv.execution.unpatched import ORIGINALS
+from polyconv.problem.signatures import OPS
 
-_NAMES = (*TRANSPOSED, "conv_general")
 _NOT_OWN = ("mlx", "builtins", "polyconv")
 
 
@@ -73,7 +73,7 @@ def _calls(function: FunctionType) -> bool:
     values = [function.__globals__.get(name) for name in names] + list(free.values())
     if any(map(_is_mlx_s, values)):  # a module may have imported them under any name
         return True
-    called = set() if names.isdisjoint(_NAMES) else {n for code in codes for n in _asked_for(code)}
+    called = set() if names.isdisjoint(OPS) else {n for code in codes for n in _asked_for(code)}
     if called <= {"conv_general"}:
         says = any(
             isinstance(c, tuple) and "input_dilation" in c for k in codes for c in k.co_consts
@@ -88,7 +88,7 @@ def _asked_for(code: CodeType) -> Iterator[str]:
     last: Any = None
     for each in dis.get_instructions(code):
         is_constant = each.opcode in dis.hasconst  # as of `getattr(mx, "conv_transpose1d")`
-        if not is_constant and each.argval in _NAMES and last not in ("self", ("self",)):
+        if not is_constant and each.argval in OPS and last not in ("self", ("self",)):
             yield each.argval
         if each.opname not in ("CACHE", "EXTENDED_ARG"):
             last = each.argval[-1:] if isinstance(each.argval, tuple) else each.argval
@@ -123,7 +123,7 @@ def _is_mlx_s(value: Any) -> bool:
         value = value.func
     if isinstance(value, FunctionType):
         value = vars(value).get("__wrapped__")
-    return any(value is ORIGINALS[name] for name in _NAMES)
+    return any(value is ORIGINALS[name] for name in OPS)
 
 
 def _free_variables(function: FunctionType) -> dict[str, Any]:

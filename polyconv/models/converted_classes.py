@@ -202,7 +202,7 @@ def _weight_and_groups(self: Any) -> tuple[mx.array | PackedWeight, int]:
     groups, weight = getattr(self, "groups", 1), self.weight
     _count_of(self).answered += 1
     for known in _known(self):
-        if (groups == 1 or known.n_blocks == 1) and known.holds(weight):
+        if (groups == 1 or known.n_blocks == 1) and known.is_of(weight):
             return known.stand_in(weight), max(groups, known.n_blocks)
     return weight, groups
 

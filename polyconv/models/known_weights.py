@@ -31,6 +31,10 @@ class KnownWeight:
         """Whether it is this very weight, and was not changed in place."""
         return self._held.holds(weight)
 
+    def is_of(self, weight: Any) -> bool:
+        """Whether it is this very weight, which was just asked to be what it `holds`."""
+        return self._held.is_of(weight)
+
     def stand_in(self, weight: mx.array) -> mx.array | PackedWeight:
         """What is computed with, in place of the weight that is held, by `n_blocks` groups."""
         if self._packed is not None:

@@ -23,7 +23,7 @@ from polyconv.inspection.report import Explanation
 from polyconv.models.patching import intercepted
 from polyconv.ops.call import dtype_names
 from polyconv.problem import arguments
-from polyconv.problem.signatures import TRANSPOSED, read_call
+from polyconv.problem.signatures import OPS, TRANSPOSED, read_call
 from polyconv.problem.spec import INT32_MAX, ConvSpec, check_int32
 
 _PACKAGE = Path(__file__).parents[1]  # lines in here made no call of their own
@@ -157,7 +157,7 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
     def intercept(
         op: str, compute: Callable[[], mx.array], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> mx.array:
-        if op not in TRANSPOSED and op != "conv_general":
+        if op not in OPS:
             return compute()
         token = _HEARD.set(True)  # polyconv, called in MLX's place, must not tell of it again
         try:  # compute first, so that errors are MLX's

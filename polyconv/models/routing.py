@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from polyconv.execution.device import is_on_cpu
-from polyconv.execution.unpatched import ORIGINALS, PLAIN
+from polyconv.execution.unpatched import ORIGINALS
 from polyconv.models.known_weights import KnownWeight
 from polyconv.ops import conv, conv_transpose
 from polyconv.problem.arguments import FatalError, NoRoomError, check_groups
+from polyconv.problem.signatures import PLAIN
 
 Function: TypeAlias = "Callable[..., mx.array]"
 Known: TypeAlias = "Sequence[KnownWeight]"

@@ -30,20 +30,25 @@ class SharedFilter:
         self._least = None if needed is None else least_room(self._one, channels, needed, most)
         self._others = Request(self._op, self._spec, "auto", self._device, most, needed)
         self._exporting = exporting
-        if self._least is None or not has_room(self._least, self._device):
-            self._by_channels()  # refuses what does not fit before any work is done
+        self._by_channels: Call | None = None
+        if not self._takes_matrix():
+            self._by_channels = self._made()  # refuses what does not fit before any work is done
 
     def __call__(self, x: mx.array, w: mx.array | PackedWeight) -> mx.array:
         plain = w.array if isinstance(w, PackedWeight) else w
-        if self._least is None or not has_room(self._least, self._device):
-            return self._by_channels()(x, _for_each_channel(plain, self._spec))
+        if not self._takes_matrix():
+            call = self._by_channels = self._by_channels or self._made()
+            return call(x, _for_each_channel(plain, self._spec))
         tell(self._op, self._spec)
         dtype = getattr(mx, self._spec.dtype)
         with on(self._stream):
             h = plain.astype(dtype).reshape(-1)
             return filtered(x.astype(dtype), h, self._one.axes[0], self._one.flip)
 
-    def _by_channels(self) -> Call:
+    def _takes_matrix(self) -> bool:
+        return self._least is not None and has_room(self._least, self._device)
+
+    def _made(self) -> Call:
         return call_of(self._others, self._stream, mx.array, self._exporting)
 
 

@@ -87,12 +87,12 @@ def per_axis(op: str, name: str, value: object, ndim: int) -> tuple[int, ...]:
 def is_exact(options: tuple[object, ...]) -> bool:
     """Whether all are ints or tuples of ints, so that equal options mean the same.
 
-    ``1.0`` and ``True`` equal 1, but no op takes them.
+    ``1.0`` and ``True`` equal 1, but no op takes them. The sixth, `flip`, is a bool.
     """
-    for value in options:
+    for value in options[:5]:
         if type(value) is not int and (type(value) is not tuple or {*map(type, value)} != {int}):
             return False
-    return True
+    return len(options) < 6 or type(options[5]) is bool
 
 
 def broadcast_axes(op: str, name: str, value: object, ndim: int, default: int) -> tuple[int, ...]:
