@@ -20,7 +20,8 @@ import numpy as np
 from metal_rows import GPUS, Timing
 from scipy.optimize import least_squares
 
-from polyconv.metal.seconds import FITTED, NAMES, Gpu, Kernel, Parameters, kernel_seconds, used_by
+from polyconv.metal.gpus import Gpu
+from polyconv.metal.seconds import FITTED, NAMES, Kernel, Parameters, kernel_seconds, used_by
 
 HERE = Path(__file__).parent
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from polyconv.metal import work
+from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import KernelChoice
-from polyconv.metal.seconds import Gpu, Kernel
+from polyconv.metal.seconds import Kernel
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 ROWS = Path(__file__).parent / "metal_published_timings.csv"

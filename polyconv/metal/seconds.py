@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
+from polyconv.metal.gpus import Gpu
+
 Family: TypeAlias = Literal[
     "gemm",
     "nax_gemm",
@@ -24,48 +26,6 @@ Family: TypeAlias = Literal[
     "unfold_wide",
     "unfold_narrow",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """What a GPU can do: cores, float32 TFLOP/s at its peak, and GB/s of its memory.
-
-    With `has_accelerators` products of halves run on units of their own, as on an M5.
-    """
-
-    cores: int
-    tflops: float
-    bandwidth: float
-    has_accelerators: bool = False
-
-    @property
-    def is_small(self) -> bool:
-        """Whether MLX takes it for one of the small ones, whose products have other tiles."""
-        return self.cores <= 10
-
-
-# By names of `planning/devices.py`, as collected in public tables, logs and issues. A name that
-# does not tell the cores stands for the most that were sold with as much memory. M1: README of
-# philipturner/metal-benchmarks, and the M2 Max and Ultra from its rate of a core. M3 to M5:
-# huggingface.js #1044 and huggingface.co/hardware. Bandwidths: ggml-org/llama.cpp #1642 (M1, M2),
-# philipturner/applegpuinfo #4 and #12, youssofal/MTPLX #64, mlx 2b2718bf8 (M4 Pro), and
-# Andyyyy64/whichllm #92 (M5 Max). Of the A18 Pro and of the hosted runners nothing was found.
-GPUS = {
-    "m1-16gb": Gpu(8, 2.617, 68.2),
-    "m2-16gb": Gpu(10, 3.579, 102.4),
-    "m3-16gb": Gpu(10, 4.1, 100.0),
-    "m4-16gb": Gpu(10, 4.6, 120.0),
-    "m4-24gb": Gpu(10, 4.6, 120.0),
-    "m1-max-32gb": Gpu(32, 10.617, 409.6),
-    "m2-max-32gb": Gpu(38, 13.6, 409.6),
-    "m3-pro-36gb": Gpu(18, 6.39, 150.0),
-    "m4-pro-48gb": Gpu(20, 9.2, 273.0),
-    "m1-max-64gb": Gpu(32, 10.617, 409.6),
-    "m4-max": Gpu(40, 18.4, 546.0),
-    "m5-max-128gb": Gpu(40, 22.8, 614.0, has_accelerators=True),
-    "m2-ultra-192gb": Gpu(76, 27.2, 800.0),
-    "m3-ultra-256gb": Gpu(80, 28.4, 819.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +149,7 @@ def kernel_seconds(kernel: Kernel, gpu: Gpu, parameters: Parameters = FITTED) ->
 
     Args:
         kernel (Kernel): The work.
-        gpu (Gpu): The device, such as ``GPUS["m4-max"]``.
+        gpu (Gpu): The device, such as ``CHIPS["m4 max"]``.
         parameters (Parameters, optional): The model's. Default: those that were fitted.
     """
     launches = kernel.n_launches * parameters.launch

@@ -11,8 +11,9 @@ from dataclasses import replace
 from math import ceil, lcm, prod
 
 from polyconv.metal.calls import up16
+from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import KernelChoice
-from polyconv.metal.seconds import Family, Gpu, Kernel
+from polyconv.metal.seconds import Family, Kernel
 from polyconv.problem.phases import n_phases
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 

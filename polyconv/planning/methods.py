@@ -20,6 +20,7 @@ from polyconv.planning.axis_methods import (
 from polyconv.planning.axis_plan import AxisPlan, Rejection
 from polyconv.planning.cost import Products
 from polyconv.planning.devices import Device
+from polyconv.planning.estimate import seconds_of
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import INT32_MAX, ConvSpec
@@ -48,7 +49,7 @@ def lower_taps(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     if not plans:
         return next(each for each in lowered if isinstance(each, Rejection))
-    return min(plans, key=lambda each: each.seconds) if len(plans) > 1 else plans[0]
+    return min(plans, key=seconds_of) if len(plans) > 1 else plans[0]
 
 
 def by_taps(

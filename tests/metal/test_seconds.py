@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from polyconv.metal import work
+from polyconv.metal.gpus import CHIPS, chip_of, gpu_of
 from polyconv.metal.kernels import RECORDED, predict
 from polyconv.metal.seconds import (
     FITTED,
-    GPUS,
     N_TIMINGS,
     NAMES,
     Kernel,
@@ -26,7 +26,7 @@ from tests.support.recorded import REAL, ROWS, spec_of
 FOUND = json.loads(
     (Path(__file__).parents[2] / "docs" / "benchmarks" / "metal_fit.json").read_text()
 )
-M4_MAX = GPUS["m4-max"]
+M4_MAX = CHIPS["m4 max"]
 # Of whom no peak is published.
 UNKNOWN = {"a18-pro-8gb", "paravirtual-7gb"}
 
@@ -37,8 +37,21 @@ def test_the_parameters_are_those_of_the_fit():
 
 
 def test_every_device_with_a_published_peak_is_known():
-    assert set(DEVICES) - set(GPUS) == UNKNOWN
-    assert set(GPUS) <= set(DEVICES)
+    assert {name for name in DEVICES if gpu_of(name).is_assumed} == UNKNOWN
+
+
+def test_a_gpu_is_found_by_any_of_its_names():
+    for name in ("Apple M2 Pro", "m2-pro-16gb", "m2-pro", "M2 Pro"):
+        assert chip_of(name) == "m2 pro"
+        assert gpu_of(name) is CHIPS["m2 pro"]
+    assert gpu_of("m4-max") is CHIPS["m4 max"]
+
+
+def test_an_unknown_gpu_is_likened_to_one_of_its_class():
+    """An A18 Pro to a base M4, an M6 Max to an M4 Max that has accelerators."""
+    phone, later = gpu_of("Apple A18 Pro", "p"), gpu_of("Apple M6 Max", "s")
+    assert (phone.cores, phone.has_accelerators, phone.is_assumed) == (10, False, True)
+    assert (later.cores, later.has_accelerators, later.is_assumed) == (40, True, True)
 
 
 def seconds(spec, gpu=M4_MAX):
@@ -91,7 +104,7 @@ def test_unfolding_counts_what_it_writes():
 
 
 def test_halves_are_multiplied_by_accelerators_where_there_are_some():
-    m5 = GPUS["m5-max-128gb"]
+    m5 = CHIPS["m5 max"]
     families = [
         work.product(512, 512, 512, gpu, itemsize=itemsize).family
         for gpu in (M4_MAX, m5)
@@ -100,13 +113,13 @@ def test_halves_are_multiplied_by_accelerators_where_there_are_some():
     assert families == ["gemm", "gemm", "gemm", "nax_gemm"]
 
 
-@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("name", CHIPS)
 def test_every_recorded_call_has_a_time(name):
     """From a launch to the seconds that an unfolded input of a hundred gigabytes takes."""
     known = {}
     for row in [*ROWS, *REAL]:
         spec = spec_of(row)
-        known[spec] = seconds(spec, GPUS[name])
+        known[spec] = seconds(spec, CHIPS[name])
     assert all(isfinite(each) and FITTED.launch < each < 3600 for each in known.values())
     assert len(known) > 2000
 
@@ -115,7 +128,7 @@ def test_every_recorded_call_has_a_time(name):
 def test_more_work_takes_longer(family):
     """A call of more rows of the same has more of everything, and is no shorter."""
     alike = [Kernel(family, n * 1e6, n * 1e8, n * 1e7, n * 100.0) for n in (0.1, 0.5, 1, 2, 5, 100)]
-    for gpu in GPUS.values():
+    for gpu in CHIPS.values():
         times = [kernel_seconds(kernel, gpu) for kernel in alike]
         assert times == sorted(times)
         assert times[0] > FITTED.launch

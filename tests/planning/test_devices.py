@@ -34,9 +34,10 @@ def test_each_cost_model_is_a_function():
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA, METAL], ids=lambda each: each.name)
-def test_a_device_is_pickled_by_what_it_always_was(device):
+def test_a_device_is_pickled_by_its_fields(device):
     """A backend is looked up by name: it is in no pickle, in no comparison and in no hash."""
-    kept = ("name", "limits", "rules") if device is METAL else ("name", "rates")
+    of_metal = ("name", "limits", "rules", "rounds_products", "parameters")
+    kept = of_metal if device is METAL else ("name", "rates")
     assert tuple(each.name for each in fields(device)) == kept
     loaded = pickle.loads(pickle.dumps(device))
     assert (loaded, hash(loaded)) == (device, hash(device.name))

@@ -1,0 +1,18 @@
+"""How long does a plan take on its device, as far as is known? Standard library only."""
+
+from __future__ import annotations
+
+from polyconv.planning.devices import Metal
+from polyconv.planning.metal_seconds import plan_seconds
+from polyconv.planning.plan import ConvPlan
+
+
+def seconds_of(plan: ConvPlan) -> float:
+    """The estimated time of a plan. Only those for the same device can be compared.
+
+    On Metal by the time model, elsewhere by the rates of the device.
+    """
+    device = plan.device
+    if isinstance(device, Metal):
+        return plan_seconds(plan, device.gpu, parameters=device.parameters)
+    return plan.cost.seconds(device.rates)
