@@ -8,7 +8,7 @@ from functools import lru_cache
 from polyconv.planning.axis_methods import per_phase_axis
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.cost import n_frames, n_weights
-from polyconv.planning.devices import CPU, Device
+from polyconv.planning.devices import CPU, Device, Host
 from polyconv.planning.estimate import seconds_of
 from polyconv.planning.methods import (
     METHODS,
@@ -34,6 +34,7 @@ def plan(
     op: str = "plan",
     device: Device = CPU,
     reasons: bool = True,
+    packed: bool = False,
 ) -> ConvPlan:
     """Plans a convolution.
 
@@ -44,6 +45,7 @@ def plan(
         device (Metal or Host, optional): What to plan for. Default: a CPU.
         reasons (bool, optional): Say why the other methods are not taken. Without, the same plan is
             found sooner, as what cannot be taken is not planned. Default: ``True``.
+        packed (bool, optional): Whether the weight is packed already. Default: ``False``.
 
     Returns:
         ConvPlan: With ``"auto"`` the fastest, as far as is known. MLX's own convolution takes part
@@ -66,7 +68,7 @@ def plan(
         direct = lower_native(spec, device)  # elsewhere a dilated one neither stays nor competes
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
-    return _cheapest(spec, direct, op, device, reasons)
+    return _cheapest(spec, direct, op, device, reasons, packed)
 
 
 def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
@@ -80,7 +82,12 @@ def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
 
 
 def _cheapest(
-    spec: ConvSpec, direct: ConvPlan | Rejection | None, op: str, device: Device, reasons: bool
+    spec: ConvSpec,
+    direct: ConvPlan | Rejection | None,
+    op: str,
+    device: Device,
+    reasons: bool,
+    packed: bool,
 ) -> ConvPlan:
     """The cheapest of all that `auto` may take, with the reasons against the others if asked."""
     lowered = _lowered(spec, device, reasons)
@@ -93,8 +100,8 @@ def _cheapest(
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing
-    best = _fastest(plans)
-    if best is direct or direct is None or not reasons:
+    best = _fastest(plans, packed)
+    if direct is None or not reasons:
         return best
     return _explained(best, lowered, direct)
 
@@ -107,11 +114,11 @@ def _lowered(spec: ConvSpec, device: Device, reasons: bool) -> list[ConvPlan | R
     return [METHODS[name](spec, device) for name in names]
 
 
-def _fastest(plans: list[ConvPlan]) -> ConvPlan:
+def _fastest(plans: list[ConvPlan], packed: bool) -> ConvPlan:
     """The one of the least time. Predictions tell no difference within `NEAR`: bytes do."""
     if len(plans) == 1:
         return plans[0]
-    times = [seconds_of(each) for each in plans]
+    times = [seconds_of(each, packed) for each in plans]
     least = min(times)
     if not plans[0].device.backend.predicts_kernels:
         return plans[times.index(least)]
@@ -175,6 +182,7 @@ def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
     assert isinstance(own, ConvPlan)  # anything can be computed phase by phase
     if isinstance(shared, Rejection):
         return own
+    assert isinstance(device, Host)  # only such take gradient plans
     rates = device.rates
     copies = 4 * 4 * spec.n_weights * rates.per_byte_moved
     zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
@@ -239,6 +247,8 @@ def _explained(
         for other in lowered
         if other is not best
     ]
+    if direct is best:
+        return replace(best, rejected=tuple(rejected))
     if isinstance(direct, ConvPlan):
         direct = Rejection("native", _not_native(direct, best))
     return replace(best, rejected=(*rejected, direct))

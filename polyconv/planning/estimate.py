@@ -7,12 +7,13 @@ from polyconv.planning.metal_seconds import plan_seconds
 from polyconv.planning.plan import ConvPlan
 
 
-def seconds_of(plan: ConvPlan) -> float:
+def seconds_of(plan: ConvPlan, packed: bool = False) -> float:
     """The estimated time of a plan. Only those for the same device can be compared.
 
-    On Metal by the time model, elsewhere by the rates of the device.
+    On Metal by the time model, where packed weights need no packing. Elsewhere by the rates of the
+    device, which were fitted to calls that pack.
     """
     device = plan.device
     if isinstance(device, Metal):
-        return plan_seconds(plan, device.gpu, parameters=device.parameters)
+        return plan_seconds(plan, device.gpu, packed=packed, parameters=device.parameters)
     return plan.cost.seconds(device.rates)

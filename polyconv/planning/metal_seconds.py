@@ -69,6 +69,7 @@ def _by_convolutions(plan: ConvPlan, gpu: Gpu) -> Iterator[Kernel]:
             sum(n * kernel.loads for kernel, n in kernels),
             sum(n * kernel.n_tiles for kernel, n in kernels),
             sum(n * kernel.n_launches for kernel, n in kernels),
+            kernels[0][0].kind,
         )
 
 

@@ -32,9 +32,9 @@ KINDS: tuple[Kind, ...] = ("x", "w", "y")
 class Request:
     """What to compute for which op, by which method, planned for which device.
 
-    `max_workspace` bytes may be allocated besides arguments and result. With `least_otherwise` the
-    call can also be computed without a plan, by so many bytes. An error then tells no larger number
-    to be enough.
+    With `packed` the weight is. `max_workspace` bytes may be allocated besides arguments and
+    result. With `least_otherwise` the call can also be computed without a plan, by so many bytes.
+    An error then tells no larger number to be enough.
     """
 
     op: str
@@ -43,6 +43,7 @@ class Request:
     device: Device
     max_workspace: int | None = None
     least_otherwise: int | None = None
+    packed: bool = False
 
 
 class Way:
@@ -103,7 +104,7 @@ def check_room(ways: Iterable[Way], room: Room) -> None:
 
 def check_method(request: Request) -> None:
     """Refuses a method that is unknown or cannot compute it, under the op's name."""
-    _planned(request.spec, request.method, request.op, request.device)
+    _planned(request.spec, request.method, request.op, request.device, request.packed)
 
 
 def _plan_for(kind: Kind, request: Request) -> ConvPlan:
@@ -119,12 +120,14 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
 
 
 @lru_cache(1024)
-def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
-    return plan(spec, method, op, device, reasons=False)
+def _planned(
+    spec: ConvSpec, method: str, op: str, device: Device, packed: bool = False
+) -> ConvPlan:
+    return plan(spec, method, op, device, reasons=False, packed=packed)
 
 
 def _plan_of(request: Request) -> ConvPlan:
     try:
-        return _planned(request.spec, request.method, request.op, request.device)
+        return _planned(request.spec, request.method, request.op, request.device, request.packed)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
-        return _planned(request.spec, "auto", request.op, request.device)
+        return _planned(request.spec, "auto", request.op, request.device, request.packed)

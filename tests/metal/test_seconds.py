@@ -14,12 +14,16 @@ from polyconv.metal.seconds import (
     FITTED,
     N_TIMINGS,
     NAMES,
+    TESTED,
     Kernel,
     call_seconds,
+    factor_of,
     kernel_seconds,
+    predicted,
     used_by,
 )
 from polyconv.planning.devices import DEVICES
+from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import Axis, ConvSpec
 from tests.support.recorded import REAL, ROWS, spec_of
 
@@ -161,3 +165,47 @@ def test_each_parameter_matters_to_its_families_alone():
 def test_products_of_one_row_are_bound_by_their_bytes():
     assert work.product(1, 512, 256, M4_MAX).family == "copy_32"
     assert work.product(64, 512, 256, M4_MAX).macs == prod((64, 512, 256))
+
+
+def test_what_is_tested_is_what_was_counted():
+    assert {kind: list(each) for kind, each in TESTED.items()} == FOUND["tested"]
+
+
+def test_bounds_of_a_call_by_hand():
+    """Half of the time by a well tested kernel, half by one with a lone timing."""
+    copy, general = Kernel("copy_32", 1e8), Kernel("general_2d", 1e6, kind="general 2D, transposed")
+    alone = [predicted([each], M4_MAX) for each in (copy, general)]
+    assert [each.n_timings for each in alone] == [99, 1]
+    assert [factor_of(kind) for kind in ("copy", "general 2D, transposed", "winograd")] == [
+        1.2,
+        2.5,
+        2.5,
+    ]
+    both = predicted([copy, general], M4_MAX)
+    assert isclose(both.seconds, sum(each.seconds for each in alone))
+    assert isclose(both.least, alone[0].seconds / 1.2 + alone[1].seconds / 2.5)
+    assert isclose(both.most, alone[0].seconds * 1.2 + alone[1].seconds * 2.5)
+    assert (both.n_timings, both.n_launches) == (99, 2)  # the other takes less than a tenth
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "options", "kind"),
+    [
+        (
+            (1, 64, 64, 64),
+            (64, 3, 3, 64),
+            {"input_dilation": 2, "flip": True},
+            "general 2D, transposed",
+        ),
+        ((1, 64, 64, 64), (64, 3, 3, 64), {}, "implicit 2D"),
+        ((1, 64, 64, 3), (64, 3, 3, 3), {}, "implicit 2D, C up to 4 or O up to 16"),
+        ((1, 64, 64), (64, 3, 64), {"input_dilation": 2}, "explicit"),
+        ((1, 64, 64), (64, 3, 1), {"groups": 64}, "depthwise 1D"),
+        ((1, 64, 64, 64), (64, 3, 3, 1), {"groups": 64}, "depthwise 2D"),
+        ((1, 8, 8, 8, 32), (32, 3, 3, 3, 32), {"padding": 1}, "implicit 3D"),
+    ],
+)
+def test_each_kernel_is_told_by_what_it_was_tested_as(x, w, options, kind):
+    spec = problem_of("conv_general", x, w, "float32", options)
+    kernels = work.convolution(spec, predict(spec, DEVICES["m4-max"]), M4_MAX)
+    assert kernels[-1].tested_as == kind

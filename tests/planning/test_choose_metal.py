@@ -1,5 +1,6 @@
 """What `auto` takes for a Mac: the least predicted time, among what keeps the promise."""
 
+import json
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import polyconv
+from polyconv.__main__ import main
 from polyconv.metal.kernels import RULE_SETS
 from polyconv.planning import devices
 from polyconv.planning.choose import NEAR, alternatives, plan
@@ -151,3 +153,29 @@ def test_what_is_chosen_for_a_mac_has_the_numbers_of_a_cpu(spec):
 )
 def test_a_mac_may_be_named_without_its_memory(short, whole):
     assert devices.device("test", short).name == whole
+
+
+def test_a_packed_weight_is_not_packed_again_in_what_is_predicted():
+    """With 1 MB of weights and few pixels, packing decides: MLX's own op needs none."""
+    spec = transposed((1, 16, 16, 256), (128, 4, 4, 256), stride=2, padding=1)
+    plain, packed = (plan(spec, device=M4_MAX, packed=flag) for flag in (False, True))
+    assert (plain.method, packed.method) == ("native", "stacked")
+    assert seconds_of(packed, packed=True) < seconds_of(plain, packed=True)
+    assert seconds_of(packed) > seconds_of(plain)
+    told = polyconv.explain(
+        "conv_transpose2d", (1, 16, 16, 256), (128, 4, 4, 256), stride=2, padding=1
+    )
+    assert (told.chosen, "With a packed weight stacked is taken." in told.notes) == ("native", True)
+
+
+def test_several_macs_are_told_side_by_side(capsys):
+    call = ["conv_transpose2d", "--input", "1,128,128,64", "--weight", "32,2,2,64", "--stride", "2"]
+    assert main(["explain", *call, "--device", "m1,m4-max"]) == 0
+    head, native, *_ = capsys.readouterr().out.splitlines()[2:]
+    assert head.split() == ["method", "m1-16gb", "m4-max"]
+    assert native.count("->") == 2
+    assert native.count(" to ") == 2
+    assert main(["explain", *call, "--device", "m1,m4-max", "--json"]) == 0
+    assert [each["device"] for each in json.loads(capsys.readouterr().out)] == ["m1-16gb", "m4-max"]
+    assert main(["explain", *call, "--device", "m1,m9"]) == 2
+    assert "device must be one of" in capsys.readouterr().err
