@@ -173,7 +173,10 @@ def test_what_is_tested_is_what_was_counted():
 
 def test_bounds_of_a_call_by_hand():
     """Half of the time by a well tested kernel, half by one with a lone timing."""
-    copy, general = Kernel("copy_32", 1e8), Kernel("general_2d", 1e6, kind="general 2D, transposed")
+    copy, general = (
+        Kernel("copy_32", 1e8),
+        Kernel("general_2d", 1e6, n_tiles=1.0, kind="general 2D, transposed"),
+    )
     alone = [predicted([each], M4_MAX) for each in (copy, general)]
     assert [each.n_timings for each in alone] == [99, 1]
     assert [factor_of(kind) for kind in ("copy", "general 2D, transposed", "winograd")] == [

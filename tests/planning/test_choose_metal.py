@@ -161,7 +161,7 @@ def test_a_packed_weight_is_not_packed_again_in_what_is_predicted():
     plain, packed = (plan(spec, device=M4_MAX, packed=flag) for flag in (False, True))
     assert (plain.method, packed.method) == ("native", "stacked")
     assert seconds_of(packed, packed=True) < seconds_of(plain, packed=True)
-    assert seconds_of(packed) > seconds_of(plain)
+    assert NEAR * seconds_of(packed) > seconds_of(plain)
     told = polyconv.explain(
         "conv_transpose2d", (1, 16, 16, 256), (128, 4, 4, 256), stride=2, padding=1
     )
