@@ -116,7 +116,8 @@ class Kernel:
 
     `macs` are multiply-accumulates of whole tiles, and `loads` the values that these load from the
     memory of a threadgroup. `n_bytes` are read and written, each once. A family whose kernels move
-    bytes alone has no arithmetic. `kind` is a key of `TESTED`, by default the family's.
+    bytes alone has no arithmetic. `n_times` such run one after the other. `kind` is a key of
+    `TESTED`, by default the family's.
     """
 
     family: Family
@@ -126,6 +127,7 @@ class Kernel:
     n_tiles: float = 0.0
     n_launches: int = 1
     kind: str = ""
+    n_times: int = 1
 
     @property
     def tested_as(self) -> str:
@@ -193,14 +195,14 @@ def kernel_seconds(kernel: Kernel, gpu: Gpu, parameters: Parameters = FITTED) ->
     share: float = getattr(parameters, names[3] if names else kernel.family)
     moving = kernel.n_bytes / (gpu.bandwidth * 1e9 * share)
     if names is None:
-        return launches + moving
+        return kernel.n_times * (launches + moving)
     shares: list[float] = [getattr(parameters, name) if name else 0.0 for name in names[:3]]
     efficiency, load, fill = shares
     work = kernel.macs + load * kernel.loads + parameters.tile * kernel.n_tiles
     filled = kernel.n_tiles / (kernel.n_tiles + fill * gpu.cores)
     computing = work / (gpu.tflops * 1e12 / 2 * efficiency * filled)
     together: float = (computing**2 + moving**2) ** 0.5
-    return launches + together
+    return kernel.n_times * (launches + together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ def predicted(kernels: Iterable[Kernel], gpu: Gpu, parameters: Parameters = FITT
     for kernel in kernels:
         spent = kernel_seconds(kernel, gpu, parameters)
         times[kernel.tested_as] = times.get(kernel.tested_as, 0.0) + spent
-        launches += kernel.n_launches
+        launches += kernel.n_times * kernel.n_launches
     total = sum(times.values())
     least = sum(spent / factor_of(kind) for kind, spent in times.items())
     most = sum(spent * factor_of(kind) for kind, spent in times.items())

@@ -9,7 +9,7 @@ from polyconv.planning.axis_methods import per_phase_axis
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.cost import n_frames, n_weights
 from polyconv.planning.devices import CPU, Device, Host
-from polyconv.planning.estimate import seconds_of
+from polyconv.planning.estimate import fastest, seconds_of
 from polyconv.planning.methods import (
     METHODS,
     by_taps,
@@ -118,12 +118,10 @@ def _fastest(plans: list[ConvPlan], packed: bool) -> ConvPlan:
     """The one of the least time. Predictions tell no difference within `NEAR`: bytes do."""
     if len(plans) == 1:
         return plans[0]
-    times = [seconds_of(each, packed) for each in plans]
-    least = min(times)
     if not plans[0].device.backend.predicts_kernels:
-        return plans[times.index(least)]
-    near = [i for i, seconds in enumerate(times) if seconds <= NEAR * least]
-    return plans[min(near, key=lambda i: (_bytes(plans[i]), times[i]))]
+        return fastest(plans)[0]
+    near = fastest(plans, packed, NEAR)
+    return near[0] if len(near) == 1 else min(near, key=_bytes)
 
 
 def _bytes(candidate: ConvPlan) -> int:
@@ -213,6 +211,9 @@ def _competes(direct: ConvPlan) -> bool:
     if backend.shares_cudnn_plans:
         return not _shares_plans(direct.problem)
     if backend.predicts_kernels:
+        spec = direct.problem
+        if spec.is_input_dilated and (spec.ndim != 2 or spec.groups > 1):
+            return False  # found sooner: by no recorded rule is it anything but unfolded
         return direct.first.issued.is_safe
     return not direct.problem.is_input_dilated
 

@@ -12,7 +12,7 @@ from math import prod
 from polyconv.metal import work
 from polyconv.metal.gpus import Gpu
 from polyconv.metal.seconds import FITTED, Kernel, Parameters, call_seconds
-from polyconv.planning.cost import n_frames, n_packed, n_rows
+from polyconv.planning.cost import n_frames, n_packed, n_rows, n_weights
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.arguments import refuse
 from polyconv.problem.spec import ITEMSIZE
@@ -42,13 +42,17 @@ def kernels_of(plan: ConvPlan, gpu: Gpu, *, packed: bool = False) -> tuple[Kerne
     if not plan.device.backend.predicts_kernels:
         refuse("plan_seconds", "plan must be made for a Mac", f"one for {plan.device.name}")
     by = _by_products if plan.products else _by_convolutions
-    kernels = [*by(plan, gpu), *_weaving(plan)]
+    return (*by(plan, gpu), *around(plan, packed))
+
+
+def around(plan: ConvPlan, packed: bool) -> Iterator[Kernel]:
+    """What a plan runs besides the arithmetic: weaving, and the packing of its weights."""
+    yield from _weaving(plan)
     if not (packed or plan.is_native):
         itemsize = _itemsize(plan)
-        weights = n_packed(sum(n * sub.spec.n_weights for sub, n in plan.kinds), plan.axes)
+        weights = n_packed(n_weights(plan.problem, plan.axes), plan.axes)
         n_cuts = prod(axis.n_blocks for axis in plan.axes)
-        kernels.append(replace(work.copy(2 * itemsize * weights, itemsize), n_launches=n_cuts))
-    return tuple(kernels)
+        yield replace(work.copy(2 * itemsize * weights, itemsize), n_launches=n_cuts)
 
 
 def _itemsize(plan: ConvPlan) -> int:
@@ -93,8 +97,9 @@ def _by_products(plan: ConvPlan, gpu: Gpu) -> Iterator[Kernel]:
         groups = spec.groups
         sizes = (rows, sub.spec.out_channels // groups, spec.in_channels // groups)
         once = work.product(*sizes, gpu, batch=groups, itemsize=itemsize, transposed=True)
-        yield from [once] * n
-        yield from [replace(once, n_bytes=once.n_bytes + made)] * (n * (taps - 1))
+        yield replace(once, n_times=n)
+        if taps > 1:
+            yield replace(once, n_bytes=once.n_bytes + made, n_times=n * (taps - 1))
 
 
 def _weaving(plan: ConvPlan) -> Iterator[Kernel]:
