@@ -129,7 +129,6 @@ def check(call, method, dtype, counts, device="m4-max"):
         raise
     for direction, specs in zip(("forward", "gradient"), directions, strict=True):
         for spec in specs:
-            assert not spec.flip or direction == "forward", call
             for rule_set in RULE_SETS:
                 kernel = predict(spec, DEVICES[device], rule_set)
                 assert not kernel.is_explicit, (call, spec, rule_set)
