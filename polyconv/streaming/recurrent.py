@@ -32,16 +32,14 @@ _PROOF = 7  # samples, in which a layer shows what it computes
 class Recurrent(Node):
     """A layer from chunk to chunk: the last of what it gave is where it goes on."""
 
+    kept = ("_state",)
+
     def __init__(self, layer: nn.Module, call: Callable[..., Any], part: int) -> None:
         self._layer, self._call, self._part = layer, call, part
         self.reset()
 
     def reset(self) -> None:
         self._state: tuple[mx.array, ...] = ()
-
-    @property
-    def held(self) -> list[mx.array]:
-        return list(self._state)
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         (x,) = chunks
