@@ -94,6 +94,11 @@ class Node:
         """Of which input the samples are that it keeps in place `k`, and gives as output `k`."""
         return 0
 
+    @property
+    def places(self) -> range:
+        """Of the samples that it keeps, one if it is not known yet how many."""
+        return range(len(self._chunks) or 1)
+
     def take(self, other: Node, choose: Callable[[int, mx.array, mx.array], mx.array]) -> None:
         """Keeps what `choose` makes of input, samples of the other at the same moment, and own."""
         pairs = zip(other._chunks, self._chunks, strict=True)

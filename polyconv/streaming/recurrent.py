@@ -45,9 +45,9 @@ class Recurrent(Node):
         (x,) = chunks
         if x is None:
             return None
-        found = self._call(self._layer, x, *self._state)
+        found = self._call(self._layer, x, *[each.squeeze(-2) for each in self._state])
         parts = _several(found)
-        self._state = tuple([part[..., -1, :] for part in parts])
+        self._state = tuple([part[..., -1:, :] for part in parts])
         chosen: mx.array = parts[self._part]
         return chosen
 
