@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -134,7 +135,7 @@ class Program:
             if new is not None and old is not None:
                 self._known[slot] = chosen(slot, new, old)
         for (node, inputs), (theirs, _) in zip(self._nodes, other._nodes, strict=True):
-            node.take(theirs, lambda k, new, old, inputs=inputs: chosen(inputs[k], new, old))
+            node.take(theirs, partial(_of_input, chosen, inputs))
 
     @property
     def _nodes(self) -> list[tuple[Node, tuple[Slot, ...]]]:
@@ -162,3 +163,13 @@ class Program:
     def _add(self, instruction: Local | OfPieces | Remembering) -> list[Slot]:
         self._instructions.append(instruction)
         return list(instruction.outputs)
+
+
+def _of_input(
+    chosen: Callable[[Slot, mx.array, mx.array], mx.array],
+    inputs: tuple[Slot, ...],
+    k: int,
+    new: mx.array,
+    old: mx.array,
+) -> mx.array:
+    return chosen(inputs[k], new, old)

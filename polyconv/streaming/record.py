@@ -18,8 +18,8 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
-from polyconv.streaming.graph import StreamedModel
 from polyconv.streaming.built import Built, Laid, beside
+from polyconv.streaming.graph import StreamedModel
 from polyconv.streaming.lowering import Lowering, RefusedError
 from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of, raised_in
