@@ -55,7 +55,9 @@ def whole_numbers(model: Any) -> Any:
 class Restarting:
     """A stream of a batch whose items begin anew, and a stream of each item alone, which judges."""
 
-    def __init__(self, model: Any, example: mx.array, axes: tuple[int, int] = (1, 1), **options):
+    def __init__(
+        self, model: Any, example: mx.array, axes: tuple[int, int] = (1, 1), **options: Any
+    ):
         self.axes = axes
         self.streamed = polyconv.stream(model, example, axis=axes[0], **options)
         alone = polyconv.stream(model, example[:1], axis=axes[0], **options)
