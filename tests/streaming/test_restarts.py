@@ -108,6 +108,7 @@ MODELS: dict[str, Any] = {
     "edges": lambda x: AHEAD(mx.pad(x, [(0, 0), (3, 3), (0, 0)], mode="edge")),
     "a reflection": lambda x: VALID(mx.concatenate([x[:, 1:2], x, x[:, -2:-1]], 1)),
     "a mask": lambda x: mx.where((mx.arange(x.shape[1]) > 2)[:, None], CAUSAL(_front(x, 3)), 7.0),
+    "three in turn and a fold": lambda x: _turned(x),
     "set in place": lambda x: _set_front(x),
     "RNN": _recurrent(nn.RNN),
     "GRU": _recurrent(nn.GRU),
@@ -122,6 +123,11 @@ MODELS: dict[str, Any] = {
     ),
 }
 LSTM = _recurrent(nn.LSTM)
+
+
+def _turned(x: mx.array) -> mx.array:
+    y = x * (mx.arange(x.shape[1]) % 3)[:, None]
+    return y.reshape(x.shape[0], -1, 2 * C)
 
 
 def _set_front(x: mx.array) -> mx.array:
@@ -229,6 +235,7 @@ SOME = mx.array([True, False])
         (AHEAD, 0, "reset must come after at least 3 samples; got fewer"),
         (DOWN, 5, "reset must come after a multiple of 2 samples; got another number"),
         (lambda x: UP(DOWN(x)) + x, 7, "reset must come after a multiple of 2 samples"),
+        (_turned, 11, "reset must come after a multiple of 6 samples; got another number of them"),
         (
             lambda x: _front(x, 2),
             9,
