@@ -37,7 +37,7 @@ class StreamedModel:
         made = StreamedModel(self._build, self._built, self._axis, self._like)
         made._built = self._built.copied()
         made._template = self._template
-        made._restarts = [each.copied() for each in self._restarts]
+        made._restarts = self._restarts  # they are run as copies
         made._came, made._given = self._came, self._given
         return made
 
@@ -142,7 +142,7 @@ class StreamedModel:
             like = self._like if self._template is None else self._template
             self._steady = (built, built.steady(like) if built.laid.items else None)
         check_moment(built, self._steady[1], self._came)
-        before = [each.copied().without(which) for each in self._restarts]
+        before = [each.without(which) for each in self._restarts]
         some = [each for each in before if each is not None]
         return [*some, Restart(built.fresh(), which, self.behind)]
 

@@ -33,8 +33,9 @@ class Restart:
 
     def without(self, which: mx.array) -> Restart | None:
         """For the items that do not begin anew once more, if there are some."""
-        self.which = self.which & ~which
-        return None if is_none(self.which) else self
+        made = copy.copy(self)
+        made.which = self.which & ~which
+        return None if is_none(made.which) else made
 
     @property
     def held(self) -> list[mx.array]:

@@ -299,7 +299,7 @@ def test_wrong_resets_are_refused():
 
 
 def test_a_chunk_that_is_too_short_for_the_first_outputs_is_refused_and_the_stream_goes_on():
-    model, x = lambda x: x - x[:, 2:3], integers(2, 12, C)
+    model, x = lambda x: CAUSAL(_front(x, 3)) - x[:, 2:3], integers(2, 12, C)
     streamed = polyconv.stream(model, x)
     streamed.step(x)
     with pytest.raises(
@@ -314,7 +314,16 @@ def test_a_chunk_that_is_too_short_for_the_first_outputs_is_refused_and_the_stre
             streamed.step(x[:, :1])
     y = streamed.step(x[:, :3])
     assert mx.array_equal(y[:1], model(x[:1, :3]))
-    assert mx.array_equal(y[1:], x[1:, :3] - x[1:, 2:3])
+    assert mx.array_equal(y[1:], model(mx.concatenate([x, x[:, :3]], 1))[1:, 12:])
+
+
+def test_new_streams_whose_items_have_begun_anew_once_more_are_dropped():
+    x = integers(2, 12, C)
+    streamed = polyconv.stream(lambda x: AHEAD(AHEAD(x)), x)
+    streamed.step(x)
+    for which, n in (((True, False), 1), ((False, True), 2), ((True, False), 2), ((True, True), 1)):
+        streamed.step(x[:, :1], reset=mx.array(which))
+        assert len(streamed._restarts) == n
 
 
 def test_an_end_at_which_not_all_end_is_refused():
