@@ -241,7 +241,9 @@ def convolution(step: Step) -> Value:
     signal = step.lowering.whole(signal)
     node = Convolution(axes, signal.at - 1, weight, groups, flip)
     (slot,) = step.lowering.node(node, [signal.slot])
-    return Signal(slot, signal.at, step.lowering.new_clock())
+    along = axes[signal.at - 1]
+    rate = signal.rate * along.input_dilation / along.stride
+    return Signal(slot, signal.at, step.lowering.new_clock(), rate)
 
 
 def scatter(step: Step) -> Value:
@@ -262,7 +264,7 @@ def scatter(step: Step) -> Value:
         if start[axis] != shapes[0] // size * hop + size - hop or not _is_nothing(base, k):
             refuse("Scatter of a signal onto something else")
     (slot,) = step.lowering.node(end_nodes.OverlapAdded(size, hop), [signal.slot])
-    made = Signal(slot, 0, step.lowering.new_clock())
+    made = Signal(slot, 0, step.lowering.new_clock(), signal.rate * hop / size)
     # An update is `(I, *S)` with 1 in the axis that is added to.
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(step.into[-1][0]) - 1)]
 

@@ -31,6 +31,7 @@ def with_times(step: Step) -> None:
                 refuse(f"{step.name} meets numbers that depend on the time since the beginning")
             slots = step.lowering.node(end_nodes.Times(signal.line, *times), [signal.slot], 2)
             clock = step.lowering.new_clock()
+            step.lowering.repeats(signal.rate / signal.line.count(times[1]))
             step.inputs[where] = replace(signal, slot=slots[0], clock=clock)
             step.inputs[j] = replace(signal, slot=slots[1], clock=clock)
 
@@ -87,7 +88,8 @@ def reshaped(step: Step) -> Value:
 
     (slot,) = step.lowering.local(reshape, [signal.slot])
     clock = (signal.clock[0], signal.clock[1] * q)
-    return Signal(slot, grows, clock if g == 1 else step.lowering.new_clock(), outer)
+    clock = clock if g == 1 else step.lowering.new_clock()
+    return Signal(slot, grows, clock, signal.rate * q / g, outer)
 
 
 def growing(step: Step, i: int) -> int:
@@ -163,7 +165,9 @@ def _recurrent(step: Step, node: nodes.Node, signal: Signal) -> Value:
         refuse("a recurrent layer over another axis than time")
     outer, slot = signal.outer, signal.slot
     if outer > 1:  # MLX lays the lines of a batch behind each other before it multiplies
+        items = step.lowering.program.items.get(slot)
         (slot,) = step.lowering.local(lambda a: a.reshape(outer, -1, a.shape[-1]), [slot])
+        step.lowering.program.items[slot] = items and items._replace(axis=-3)
     (slot,) = step.lowering.node(node, [slot])
     if outer > 1:
         (slot,) = step.lowering.local(lambda a: a.flatten(0, 1), [slot])

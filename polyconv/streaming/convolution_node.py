@@ -17,6 +17,9 @@ from polyconv.streaming.timeline import Piece, Timeline
 class Convolution(Node):
     """A convolution along one of the spatial axes, `(N, *S, C)`, whose weight is packed once."""
 
+    kept = ("_tail",)
+    counted = ("_position",)
+
     def __init__(
         self, axes: tuple[Axis, ...], time: int, weight: mx.array, groups: int, flip: bool
     ) -> None:
@@ -37,10 +40,6 @@ class Convolution(Node):
     def reset(self) -> None:
         self._tail: Chunk = None
         self._position = self._timeline.start
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._tail is None else [self._tail]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         (x,) = chunks

@@ -56,7 +56,10 @@ class Times(Holding):
     """A signal, and beside it numbers that are others at the beginning and at the end.
 
     Between these they are periodic. The samples of the end are known when the signal has ended.
+    Of those that are done whole periods are forgotten.
     """
+
+    counted = ("_done",)
 
     def __init__(self, line: Line, begin: mx.array, period: mx.array, end: mx.array) -> None:
         self._parts = (begin, period, end)
@@ -83,12 +86,20 @@ class Times(Holding):
         if ended:
             numbers.append(line.cut(self._parts[2], max(0, end - known), end))
         self._held = line.cut(x, known, n)
-        self._done += known
+        self._done = self._alike(self._done + known)
         return [line.cut(x, 0, known), line.join(numbers)]
+
+    def _alike(self, done: int) -> int:
+        """The smallest number of samples that are done behind which all is as it is here."""
+        begin, period, end = self._sizes
+        more = done - begin - end
+        return done if more < 0 else begin + end + more % period
 
 
 class OverlapAdded(Node):
     """Frames of `size` samples in axis 0, added up, each `hop` samples after the one before."""
+
+    kept = ("_waiting", "_tail")
 
     def __init__(self, size: int, hop: int) -> None:
         self._size, self._hop, self._line = size, hop, Line(0)
@@ -97,10 +108,6 @@ class OverlapAdded(Node):
     def reset(self) -> None:
         self._waiting: Chunk = None
         self._tail: Chunk = None
-
-    @property
-    def held(self) -> list[mx.array]:
-        return [each for each in (self._waiting, self._tail) if each is not None]
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         line, size, hop = self._line, self._size, self._hop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import mlx.core as mx
 
@@ -128,7 +128,7 @@ def stream_step(
     """
     _check("stream_step", state, weight)
     if reset is not None:
-        _check_reset(reset, state.tail.shape[0])
+        check_reset("stream_step", reset, state.tail.shape[0])
         _check_moment(state, reset)
     check_chunk("stream_step", x, state.tail.shape[0], state.tail.shape[2])
     tail = state.tail
@@ -206,32 +206,46 @@ def _check(op: str, state: Any, weight: Any) -> None:
         arguments.refuse(op, must, str(weight.shape[2]))
 
 
-def _check_reset(reset: Any, batch: int) -> None:
+def check_reset(op: str, reset: Any, batch: int) -> None:
+    """Refuses what is no array of as many booleans."""
     is_one = isinstance(reset, mx.array) and reset.dtype == mx.bool_
     if not is_one or reset.shape != (batch,):
         got = (
             f"{reset.dtype} {reset.shape}" if isinstance(reset, mx.array) else type(reset).__name__
         )
-        arguments.refuse("stream_step", f"reset must be an array of {batch} booleans", got)
+        arguments.refuse(op, f"reset must be an array of {batch} booleans", got)
 
 
 def _check_moment(state: StreamState, reset: mx.array) -> None:
     """Refuses a reset after which rows would not give what a new stream gives."""
     line = state.timeline
-    if line.begins_at(state.position) or _is_none(reset):
+    if line.begins_at(state.position) or is_none(reset):
         return
     outputs, inputs = line.latency
-    if outputs < 0:
+    is_apart = (state.position - line.start) % line.stride == 0
+    refuse_moment("stream_step", outputs, None if is_apart else line.apart, inputs)
+
+
+def refuse_moment(op: str, late: int, apart: int | None, least: int) -> NoReturn:
+    """Says why rows cannot begin anew: they would be ahead, or out of step, or it is too early.
+
+    Args:
+        op (str): Whose argument it is.
+        late (int): By how many samples the output is behind.
+        apart (int or None): Of how many samples a multiple must have come, if it has not.
+        least (int): How many samples must have come.
+    """
+    if late < 0:
         must = "reset must come to a stream whose output is not ahead of its input"
-        arguments.refuse("stream_step", must, f"a latency of {outputs} samples")
-    if (state.position - line.start) % line.stride:
-        must = f"reset must come after a multiple of {line.apart} samples"
-        arguments.refuse("stream_step", must, "another number of them")
-    must = f"reset must come after at least {inputs} samples"
-    arguments.refuse("stream_step", must, "fewer")
+        arguments.refuse(op, must, f"a latency of {late} samples")
+    if apart is not None:
+        must = f"reset must come after a multiple of {apart} samples"
+        arguments.refuse(op, must, "another number of them")
+    arguments.refuse(op, f"reset must come after at least {least} samples", "fewer")
 
 
-def _is_none(reset: mx.array) -> bool:
+def is_none(reset: mx.array) -> bool:
+    """Whether no row is asked for. Of what is traced nobody knows."""
     try:
         return not reset.any().item()
     except ValueError:  # traced

@@ -3,70 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
-from math import ceil
 from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import zeros_for
 from polyconv.execution.identity import handle_of
 from polyconv.problem import arguments
-from polyconv.streaming.lowering import Signal
+from polyconv.streaming.built import Built, Steady, beside
+from polyconv.streaming.functional import is_none
 from polyconv.streaming.nodes import EndError
-from polyconv.streaming.program import Program
-
-# Chunks in which the output fell no further behind, until its latency is taken for known.
-_TRIED, _MOST_TRIED = 64, 1024
-
-
-class Built:
-    """The program of a model for chunks of one shape, and where it takes and gives time."""
-
-    def __init__(
-        self,
-        program: Program,
-        at: int,
-        out: Signal,
-        shape: tuple[int, ...],
-        dtype: mx.Dtype,
-        rate: Fraction,
-    ) -> None:
-        self.program, self.at, self.out = program, at, out
-        self.rate = rate  # samples of the output for one of the input
-        # Of what is given, with any number of samples.
-        self.out_shape, self.out_dtype = shape, dtype
-
-    def run(self, x: mx.array | None, ended: bool, like: mx.array) -> mx.array:
-        """The samples that are known with a chunk, maybe none."""
-        found = self.program.run(x, ended, self.out.slot)
-        if found is not None:
-            return handle_of(found)  # it may be `x`
-        shape = [*self.out_shape]
-        shape[self.out.at] = 0
-        return zeros_for(like, tuple(shape), self.out_dtype)
-
-    def copied(self) -> Built:
-        program = self.program.copied()
-        return Built(program, self.at, self.out, self.out_shape, self.out_dtype, self.rate)
-
-    def latency(self, like: mx.array) -> tuple[int, int]:
-        """How far the output is behind at most, found by a run that nobody evaluates."""
-        trial = self.copied()
-        trial.program.reset()
-        shape = [*like.shape]
-        shape[self.at] = self.rate.denominator
-        chunk = mx.zeros(shape, like.dtype)
-        given = came = 0
-        behind: list[int] = []
-        while len(behind) < _TRIED or behind[-1] != behind[-_TRIED]:
-            came += self.rate.denominator
-            given += trial.run(chunk, False, chunk).shape[self.out.at]
-            late = int(self.rate * came) - given
-            behind.append(max(late, behind[-1] if behind else late))
-            if len(behind) >= _MOST_TRIED:
-                break
-        return behind[-1], max(0, ceil(behind[-1] / self.rate))
+from polyconv.streaming.restarts import Restart, check_moment, check_reset
 
 
 class StreamedModel:
@@ -79,36 +25,57 @@ class StreamedModel:
     def __init__(
         self, build: Callable[[mx.array], Built], built: Built, axis: int, like: mx.array
     ) -> None:
-        self._build, self._built, self._axis, self._like = build, built, axis, like
+        self._build, self._built, self._axis, self._like = build, built.fresh(), axis, like
         self._template: mx.array | None = None
         self._latency: tuple[int, int] | None = None
+        self._steady: tuple[Built, Steady | None] | None = None
+        self._restarts: list[Restart] = []
+        self._came = self._given = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamedModel:
         """A second stream, at the same point of the input."""
-        made = StreamedModel(self._build, self._built.copied(), self._axis, self._like)
+        made = StreamedModel(self._build, self._built, self._axis, self._like)
+        made._built = self._built.copied()
         made._template = self._template
+        made._restarts = self._restarts  # they are run as copies
+        made._came, made._given = self._came, self._given
         return made
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         must = "cannot be pickled, as it holds the model's functions"
         raise TypeError(f"[StreamedModel] {must}; pickle the model, and stream that")
 
-    def step(self, x: mx.array) -> mx.array:
+    def step(self, x: mx.array, *, reset: mx.array | None = None) -> mx.array:
         """Takes a chunk of any length, and gives the samples known with it.
 
         Args:
             x (array): The chunk, of the shape of the example but for its length.
+            reset (array, optional): Booleans, one for each item of the batch, axis 0: which of them
+                begin anew with this chunk. Their first outputs, as many as `behind` told before,
+                belong to the time before the reset; the outputs behind these are those of a new
+                stream. It is not for the very first chunk, with which all items begin.
 
         Returns:
             array: Of the shape of the model's output, with as many samples as are known.
 
         Raises:
-            ValueError: If the chunk has another batch or other channels than the stream.
+            ValueError: If the chunk has another batch or other channels than the stream. Also if an
+                item cannot begin anew here, because its outputs would not be in step with those of
+                the others: where a rate is lowered, if the samples so far are no multiple of that;
+                if too few have come, or come with this chunk; if the output is ahead of the input;
+                or if the model does not keep the items apart.
         """
         self._begin(x)
-        y = self._run(self._built, x if x.shape[self._axis] else None, False, x)
+        restarts = self._restarts
+        if reset is not None:
+            check_reset("stream", reset, self._axis, x.shape[0])
+            if not is_none(reset):
+                restarts = self._begun_anew(handle_of(reset))
+        y = self._run(x if x.shape[self._axis] else None, False, x, restarts)
         nothing = (*[slice(None)] * self._axis, slice(0, 0))
         self._like = self._template = x[nothing]
+        self._came += x.shape[self._axis]
+        self._given += y.shape[self._built.out.at]
         return y
 
     def flush(self) -> mx.array:
@@ -120,7 +87,7 @@ class StreamedModel:
         """
         if self._template is None:
             arguments.refuse("stream", "flush must come after a step", "none")
-        y = self._run(self._built, None, True, self._template)
+        y = self._run(None, True, self._template, self._restarts)
         self.reset_state()
         return y
 
@@ -132,15 +99,27 @@ class StreamedModel:
         return self._latency
 
     @property
+    def behind(self) -> int:
+        """By how many samples the output is behind now.
+
+        So many samples an item that begins anew with the next chunk gives from before. It is
+        `latency[0]`, or less where the model lowers the rate of the signal in between.
+        """
+        return int(self._built.rate * self._came) - self._given
+
+    @property
     def state(self) -> list[mx.array]:
         """The samples that the stream holds. After `mx.eval` of them another thread may go on."""
         held = [] if self._template is None else [self._template]
         held += self._built.program.held
+        held += [array for each in self._restarts for array in each.held]
         return [handle_of(each) for each in held]
 
     def reset_state(self) -> None:
         """Begins anew."""
         self._template = None
+        self._restarts = []
+        self._came = self._given = 0
         self._built.program.reset()
 
     def _begin(self, x: Any) -> None:
@@ -150,20 +129,35 @@ class StreamedModel:
             must = f"x must be an array with time in axis {self._axis}"
             arguments.refuse("stream", must, got)
         if known is None:
-            self._built = self._build(x)
+            self._built = self._build(x).fresh()
         elif beside(x, self._axis) != beside(known, self._axis):
             shape = list(known.shape)
             shape[self._axis] = "L"
             must = f"x must be of shape ({', '.join(map(str, shape))})"
             arguments.refuse("stream", must, str(x.shape))
 
-    def _run(self, built: Built, x: mx.array | None, ended: bool, like: mx.array) -> mx.array:
+    def _begun_anew(self, which: mx.array) -> list[Restart]:
+        built = self._built
+        if self._steady is None or self._steady[0].laid is not built.laid:
+            like = self._like if self._template is None else self._template
+            self._steady = (built, built.steady(like) if built.laid.items else None)
+        check_moment(built, self._steady[1], self._came)
+        before = [each.without(which) for each in self._restarts]
+        some = [each for each in before if each is not None]
+        return [*some, Restart(built.fresh(), which, self.behind)]
+
+    def _run(
+        self, x: mx.array | None, ended: bool, like: mx.array, restarts: list[Restart]
+    ) -> mx.array:
+        """Runs copies while items begin, so that what is refused leaves all as it was."""
+        built = self._built.copied() if restarts else self._built
         try:
-            return built.run(x, ended, like)
+            y = built.run(x, ended, like)
+            going = [each.copied() for each in restarts]
+            for each in going:
+                y = each.given(y, x, ended, like)
         except EndError as error:
             arguments.refuse("stream", "the input must not end here", str(error))
-
-
-def beside(x: mx.array, axis: int) -> tuple[int, ...]:
-    """The shape without time."""
-    return (*x.shape[:axis], *x.shape[axis + 1 :])
+        self._built = built
+        self._restarts = [each for each in going if not each.joins(built)]
+        return y

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import lcm
 from typing import Any, NoReturn, TypeAlias
 
 import mlx.core as mx
 
 from polyconv.streaming import nodes
 from polyconv.streaming.fused import Slot
+from polyconv.streaming.items import Items, items_of
 from polyconv.streaming.nodes import Line, Node
 from polyconv.streaming.program import Program
 from polyconv.streaming.recurrent import Marked
@@ -71,13 +74,14 @@ Part: TypeAlias = "tuple[int, Constant | Piece]"
 class Signal:
     """Grows along the axis `at`, in which `outer` lines lie one behind the other.
 
-    Signals of one `clock` come in step. In front of what comes in `slot`, and behind it, there may
-    be parts of known lengths.
+    Signals of one `clock` come in step. There are `rate` samples for one of the input. In front of
+    what comes in `slot`, and behind it, there may be parts of known lengths.
     """
 
     slot: Slot
     at: int
     clock: tuple[int, int]
+    rate: Fraction
     outer: int = 1
     front: tuple[Part, ...] = field(default=())
     behind: tuple[Part, ...] = field(default=())
@@ -114,7 +118,11 @@ class Lowering:
         first = traces[0]
         self.values: list[Value] = [Unknown("not computed")] * len(first.shapes)
         slot = self.program.input()
-        self.values[0] = Signal(slot, at, self.new_clock())
+        self.values[0] = Signal(slot, at, self.new_clock(), Fraction(1))
+        self._items = items_of(traces, at > 0)
+        self.items: Items | None = None  # of the output
+        self.program.items[slot] = self._items[0]
+        self.apart = 1  # all rates are whole, and all periods, after multiples of so many samples
         for i, array in enumerate(weights):  # which were inputs of the traces
             self.values[1 + i] = Constant(array)
         for i, array in enumerate(first.constants):
@@ -141,14 +149,26 @@ class Lowering:
                     error.index = i if error.index < 0 else error.index
                     raise
                 for number, value in zip(operation.outputs, found, strict=True):
-                    self.values[number] = value
+                    self._note(number, value)
         (number,) = first.outputs
         out = self.values[number]
         if not isinstance(out, Signal):
             refuse("the output does not grow with the input")
         if out.outer > 1:
             refuse("the output has samples of all times one behind the other, more than once")
+        self.items = self._items[number]
         return self.whole(out)
+
+    def _note(self, number: int, value: Value) -> None:
+        self.values[number] = value
+        if isinstance(value, (Signal, Piece)):
+            self.program.items[value.slot] = self._items[number]
+        if isinstance(value, Signal):
+            self.repeats(value.rate)
+
+    def repeats(self, periods: Fraction) -> None:
+        """Something comes again so many times for one sample of the input."""
+        self.apart = lcm(self.apart, periods.denominator)
 
     def new_clock(self) -> tuple[int, int]:
         self._n_clocks += 1
@@ -173,6 +193,12 @@ class Lowering:
     ) -> list[Slot]:
         return self.program.add_piece(function, inputs, n_outputs)
 
+    def piece_of(self, function: Callable[..., Any], slot: Slot) -> Piece:
+        """A part of a piece, or the piece spread, in which the items lie as they did."""
+        (made,) = self.piece(function, [slot])
+        self.program.items[made] = self.program.items.get(slot)
+        return Piece(made)
+
     def whole(self, signal: Signal) -> Signal:
         """With the parts in front and behind joined to it."""
         if not signal.front and not signal.behind:
@@ -181,7 +207,7 @@ class Lowering:
         n = len(signal.front)
         inputs = [*parts[:n], signal.slot, *parts[n:]]
         (slot,) = self.node(nodes.Joined(signal.line, n), inputs)
-        return Signal(slot, signal.at, self.new_clock(), signal.outer)
+        return replace(signal, slot=slot, clock=self.new_clock(), front=(), behind=())
 
     def slot_of(self, part: Constant | Piece) -> Slot:
         return part.slot if isinstance(part, Piece) else self.program.constant(part.array)

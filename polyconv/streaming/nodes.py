@@ -6,8 +6,8 @@ and is what a node gives while nothing is known. With `ended` no more will come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import mlx.core as mx
 
@@ -63,22 +63,68 @@ class Line:
 
 
 class Node:
-    """Whether it `gives_piece`s, which stay known, or the samples of a signal."""
+    """Whether it `gives_piece`s, which stay known, or the samples of a signal.
+
+    It remembers the samples in the attributes named by `kept`, and the numbers in those named by
+    `counted`. What of it would come next depends on the samples' shapes and these numbers alone.
+    """
 
     gives_piece = False
+    kept: ClassVar[tuple[str, ...]] = ()
+    counted: ClassVar[tuple[str, ...]] = ()
 
     def reset(self) -> None: ...
 
     @property
+    def _chunks(self) -> list[Chunk]:
+        values = [getattr(self, name) for name in self.kept]
+        return [each for value in values for each in _several(value)]
+
+    @property
     def held(self) -> list[mx.array]:
-        return []
+        return [each for each in self._chunks if each is not None]
+
+    @property
+    def moment(self) -> tuple[Any, ...]:
+        """Alike in nodes that give as many samples for all that may come."""
+        shapes = [None if each is None else each.shape for each in self._chunks]
+        return (*[getattr(self, name) for name in self.counted], *shapes)
+
+    def input_of(self, k: int) -> int:
+        """Of which input the samples are that it keeps in place `k`, and gives as output `k`."""
+        return 0
+
+    @property
+    def places(self) -> range:
+        """Of the samples that it keeps, one if it is not known yet how many."""
+        return range(len(self._chunks) or 1)
+
+    def take(self, other: Node, choose: Callable[[int, mx.array, mx.array], mx.array]) -> None:
+        """Keeps what `choose` makes of input, samples of the other at the same moment, and own."""
+        pairs = zip(other._chunks, self._chunks, strict=True)
+        chosen = iter(
+            [
+                None if new is None or old is None else choose(self.input_of(k), new, old)
+                for k, (new, old) in enumerate(pairs)
+            ]
+        )
+        for name in self.kept:
+            value = getattr(self, name)
+            new = [next(chosen) for _ in _several(value)]
+            setattr(self, name, type(value)(new) if isinstance(value, (list, tuple)) else new[0])
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk | list[Chunk]:
         raise AssertionError  # each kind has its own
 
 
+def _several(value: Any) -> Sequence[Chunk]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 class Holding(Node):
     """Holds samples of one signal back."""
+
+    kept = ("_held",)
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -87,13 +133,11 @@ class Holding(Node):
     def reset(self) -> None:
         self._held: Chunk = None
 
-    @property
-    def held(self) -> list[mx.array]:
-        return [] if self._held is None else [self._held]
-
 
 class Aligned(Node):
     """Keeps what came early of several signals until the others have come."""
+
+    kept = ("_waiting",)
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self._lines = list(lines)
@@ -102,9 +146,8 @@ class Aligned(Node):
     def reset(self) -> None:
         self._waiting: list[Chunk] = [None] * len(self._lines)
 
-    @property
-    def held(self) -> list[mx.array]:
-        return [each for each in self._waiting if each is not None]
+    def input_of(self, k: int) -> int:
+        return k
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> list[Chunk]:
         lines = self._lines
@@ -125,6 +168,8 @@ class Cropped(Holding):
     There must be at `least` so many: where parts stand beside the signal, a crop of more would
     reach into these.
     """
+
+    counted = ("_to_drop", "_to_skip", "_missing")
 
     def __init__(self, line: Line, lo: int, hi: int, step: int = 1, least: int = 0) -> None:
         self._lo, self._hi, self._step, self._least = lo, hi, step, least
@@ -188,6 +233,8 @@ class Joined(Holding):
     behind. A piece that is known once is given each time.
     """
 
+    counted = ("_has_begun",)
+
     def __init__(self, line: Line, n_front: int) -> None:
         self._n_front = n_front
         super().__init__(line)
@@ -195,6 +242,9 @@ class Joined(Holding):
     def reset(self) -> None:
         super().reset()
         self._has_begun = False
+
+    def input_of(self, k: int) -> int:
+        return self._n_front
 
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         front, (x, *behind) = chunks[: self._n_front], chunks[self._n_front :]

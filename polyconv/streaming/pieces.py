@@ -19,8 +19,7 @@ def filled(lowering: Lowering, value: Constant | Piece, shape: tuple[int, ...]) 
     """A constant or piece at its full size."""
     if isinstance(value, Constant):
         return Constant(mx.broadcast_to(value.array, shape))
-    (slot,) = lowering.piece(lambda a: mx.broadcast_to(a, shape), [value.slot])
-    return Piece(slot)
+    return lowering.piece_of(lambda a: mx.broadcast_to(a, shape), value.slot)
 
 
 def cut_out(
@@ -91,8 +90,7 @@ def of_part(
 ) -> Constant | Piece:
     if isinstance(part, Constant):
         return Constant(part.array[index])
-    (slot,) = lowering.piece(lambda a: a[index], [part.slot])
-    return Piece(slot)
+    return lowering.piece_of(lambda a: a[index], part.slot)
 
 
 def _stepped(lowering: Lowering, signal: Signal, step: int) -> Signal:
@@ -100,7 +98,8 @@ def _stepped(lowering: Lowering, signal: Signal, step: int) -> Signal:
         return signal
     signal = lowering.whole(signal)
     (slot,) = lowering.node(nodes.Cropped(signal.line, 0, 0, step), [signal.slot])
-    return replace(signal, slot=slot, clock=lowering.new_clock())
+    rate = signal.rate / step
+    return replace(signal, slot=slot, clock=lowering.new_clock(), rate=rate)
 
 
 def _early(lowering: Lowering, signal: Signal, start: int, stop: int) -> Constant | Piece:

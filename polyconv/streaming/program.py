@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from polyconv.execution.packing import evaluate
 from polyconv.streaming.fused import Local, Slot, fused
+from polyconv.streaming.items import Items
 from polyconv.streaming.nodes import Chunk, Node
 
 
@@ -38,6 +40,7 @@ class Program:
         self.constants: dict[Slot, mx.array] = {}
         self._pieces: set[Slot] = set()  # slots whose value stays
         self._known: dict[Slot, Chunk] = {}
+        self.items: dict[Slot, Items | None] = {}  # where they are in a slot, if that is known
 
     def input(self) -> Slot:
         return self._new(1)[0]
@@ -57,6 +60,8 @@ class Program:
 
     def add_node(self, node: Node, inputs: Sequence[Slot], n: int) -> list[Slot]:
         slots = self._add(Remembering(node, tuple(inputs), tuple(self._new(n))))
+        for k, slot in enumerate(slots):
+            self.items[slot] = self.items.get(inputs[node.input_of(k)])
         if node.gives_piece:
             self._pieces |= set(slots)
         return slots
@@ -96,18 +101,45 @@ class Program:
 
     def reset(self) -> None:
         self._known = {}
-        for each in self._instructions:
-            if isinstance(each, Remembering):
-                each.node.reset()
+        for node, _ in self._nodes:
+            node.reset()
 
     @property
     def held(self) -> list[mx.array]:
         """All that is remembered."""
         found = [each for each in self._known.values() if each is not None]
-        for each in self._instructions:
-            if isinstance(each, Remembering):
-                found += each.node.held
-        return found
+        return found + [each for node, _ in self._nodes for each in node.held]
+
+    @property
+    def moment(self) -> tuple[Any, ...]:
+        """Alike in two copies that give as many samples for all that may come."""
+        known = [(slot, each.shape) for slot, each in self._known.items() if each is not None]
+        return (sorted(known), *[node.moment for node, _ in self._nodes])
+
+    @property
+    def keeps_items_apart(self) -> bool:
+        """Whether it is known of all that is remembered to which item it belongs."""
+        read = [inputs[node.input_of(k)] for node, inputs in self._nodes for k in node.places]
+        return all(self.items.get(slot) is not None for slot in (*read, *self._pieces))
+
+    def take(self, which: mx.array, other: Program) -> None:
+        """Of some items keeps what the other program does, which is at the same moment."""
+
+        def chosen(slot: Slot, new: mx.array, old: mx.array) -> mx.array:
+            items = self.items[slot]
+            assert items is not None
+            return items.chosen(which, new, old)
+
+        for slot, new in other._known.items():
+            old = self._known[slot]
+            if new is not None and old is not None:
+                self._known[slot] = chosen(slot, new, old)
+        for (node, inputs), (theirs, _) in zip(self._nodes, other._nodes, strict=True):
+            node.take(theirs, partial(_of_input, chosen, inputs))
+
+    @property
+    def _nodes(self) -> list[tuple[Node, tuple[Slot, ...]]]:
+        return [(e.node, e.inputs) for e in self._instructions if isinstance(e, Remembering)]
 
     def copied(self) -> Program:
         """The same program at the same point, to go on by itself. Constants are shared."""
@@ -131,3 +163,13 @@ class Program:
     def _add(self, instruction: Local | OfPieces | Remembering) -> list[Slot]:
         self._instructions.append(instruction)
         return list(instruction.outputs)
+
+
+def _of_input(
+    chosen: Callable[[Slot, mx.array, mx.array], mx.array],
+    inputs: tuple[Slot, ...],
+    k: int,
+    new: mx.array,
+    old: mx.array,
+) -> mx.array:
+    return chosen(inputs[k], new, old)

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from polyconv.execution.identity import is_traced
 from polyconv.problem import arguments
-from polyconv.streaming.graph import Built
+from polyconv.streaming.built import Built
 
 # Lengths to prove at, other ones than those that are traced.
 _SHORT = (29, 42)

@@ -7,7 +7,6 @@ proves the program before anybody uses it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +18,8 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
 from polyconv.execution.packing import evaluate
 from polyconv.problem import arguments
-from polyconv.streaming.graph import Built, StreamedModel, beside
+from polyconv.streaming.built import Built, Laid, beside
+from polyconv.streaming.graph import StreamedModel
 from polyconv.streaming.lowering import Lowering, RefusedError
 from polyconv.streaming.operations import lower
 from polyconv.streaming.paths import path_of, raised_in
@@ -170,9 +170,9 @@ class _Builder:
                 lowering.program.fuse(out.slot)
             (number,) = traces[0].outputs
             shape, dtype = traces[0].shapes[number], traces[0].dtypes[number]
-            outputs = [each.shapes[each.outputs[0]][out.at] for each in traces]
-            rate = Fraction(outputs[2] - outputs[0], lengths[2] - lengths[0])
-            built = Built(lowering.program, self._axis, out, shape, dtype, rate)
+            items = lowering.items if lowering.program.keeps_items_apart else None
+            laid = Laid(out, shape, dtype, items, lowering.apart)
+            built = Built(lowering.program, self._axis, laid)
             if self._check:
                 prove(self._of_now, built, example, _LENGTHS, lengths)
         return built

@@ -32,6 +32,8 @@ _PROOF = 7  # samples, in which a layer shows what it computes
 class Recurrent(Node):
     """A layer from chunk to chunk: the last of what it gave is where it goes on."""
 
+    kept = ("_state",)
+
     def __init__(self, layer: nn.Module, call: Callable[..., Any], part: int) -> None:
         self._layer, self._call, self._part = layer, call, part
         self.reset()
@@ -39,17 +41,13 @@ class Recurrent(Node):
     def reset(self) -> None:
         self._state: tuple[mx.array, ...] = ()
 
-    @property
-    def held(self) -> list[mx.array]:
-        return list(self._state)
-
     def run(self, chunks: Sequence[Chunk], ended: bool) -> Chunk:
         (x,) = chunks
         if x is None:
             return None
-        found = self._call(self._layer, x, *self._state)
+        found = self._call(self._layer, x, *[each.squeeze(-2) for each in self._state])
         parts = _several(found)
-        self._state = tuple([part[..., -1, :] for part in parts])
+        self._state = tuple([part[..., -1:, :] for part in parts])
         chosen: mx.array = parts[self._part]
         return chosen
 

@@ -139,7 +139,7 @@ class Step:
         ]
         made = lowering.local(function, slots, len(self.out))
         first = signals[0]
-        return [Signal(slot, at, first.clock, first.outer) for slot in made]
+        return [Signal(slot, at, first.clock, first.rate, first.outer) for slot in made]
 
     def one(self) -> Signal:
         """The only input that is a signal, the first."""

@@ -233,12 +233,13 @@ def _streamed(rng: random.Random, name: str, model: Any, is_odd: bool) -> Input:
     flushes_first = is_odd and rng.random() < 0.2
     if is_odd and name == "StreamedModel":
         pieces[rng.randrange(len(pieces))] = no_array(rng)
+    named = {"reset": no_array(rng)} if is_odd and rng.random() < 0.2 else {}
 
     def call() -> Any:
         streamed = polyconv.stream(model)
         if flushes_first:
             streamed.flush()
-        found = [streamed.step(piece) for piece in pieces]
+        found = [streamed.step(piece, **named) for piece in pieces]
         y = mx.concatenate([*found, streamed.flush()], 1)
         mx.eval(y)
         streamed.reset_state()

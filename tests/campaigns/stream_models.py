@@ -3,7 +3,8 @@
     python -m tests.campaigns.stream_models --models 2000
 
 makes a stream of each model, runs it in random chunks, and compares it with the model by `==`, or,
-where its functions are not exact, to 1e-4 of the scale. A stream is made without its own proof,
+where its functions are not exact, to 1e-4 of the scale. Items of a batch begin anew at random, and
+are compared with streams of them alone. A stream is made without its own proof,
 which would hide what is wrong, unless the model branches on the length. A model may be refused,
 with a reason; the reasons are counted. Exits with 1 if a stream differs.
 """
@@ -26,7 +27,7 @@ import numpy as np
 
 import polyconv
 from tests.support.cases import integers
-from tests.support.streams import whole_numbers
+from tests.support.streams import Restarting, whole_numbers
 
 Function = Callable[[mx.array], mx.array]
 CHANNELS = 4
@@ -363,9 +364,8 @@ class RandomModel(nn.Module):
         return x.swapaxes(1, self.axis)
 
 
-def part(x: mx.array, axis: int, start: int, stop: int) -> mx.array:
-    where = (*[slice(None)] * axis, slice(start, stop))
-    return x[where]
+def part_of(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(start, stop))
 
 
 def in_chunks(streamed: Any, x: mx.array, axis: int, rng: random.Random) -> mx.array:
@@ -373,13 +373,55 @@ def in_chunks(streamed: Any, x: mx.array, axis: int, rng: random.Random) -> mx.a
     found, start, n = [], 0, x.shape[axis]
     while start < n:
         size = rng.choice((0, 1, 1, 2, 3, 7, 19, n))
-        found.append(streamed.step(part(x, axis, start, start + size)))
+        found.append(streamed.step(x[part_of(axis, start, start + size)]))
         start += size
         if rng.random() < 0.1:
             before, streamed = streamed, copy.deepcopy(streamed)
             before.reset_state()
     found.append(streamed.flush())
     return mx.concatenate(found, axis)
+
+
+def try_restarts(seed: int, counts: Counter[str]) -> None:
+    """Raises AssertionError if an item that begins anew gives something else than alone."""
+    rng = random.Random(f"restarts of {seed}")
+    model = RandomModel(seed)
+    if not model.is_exact or any(block.told in ("odd", "length") for block in model.blocks):
+        return
+    example = mx.zeros((3, 24, CHANNELS)).swapaxes(1, model.axis)
+    axes = (model.axis, model.axis)
+    try:
+        case = Restarting(model, example, axes, check=False)
+    except ValueError:  # no stream
+        return
+    step = rng.choice((1, 1, 2, 6, 12))
+    kept = mx.zeros((3, 0, CHANNELS)).swapaxes(1, model.axis)
+    for i in range(12):
+        size = step * rng.choice((0, 1, 2, 4))
+        x = integers(3, size, CHANNELS, seed=i).swapaxes(1, model.axis)
+        x = mx.concatenate([kept, x], model.axis)
+        which = [i > 3 and rng.random() < 0.25 for _ in example]
+        for tried in (which, [False] * 3):
+            try:
+                case.step(x, tried)
+            except ValueError as error:
+                kept = x
+                counts[reason_of(error)] += 1
+                assert re.match(r"\[stream\] (reset must come|a chunk must hold) ", str(error))
+            else:
+                kept = x[part_of(model.axis, 0, 0)]
+                counts["begun"] += sum(tried)
+                break
+    try:
+        case.flush()
+    except ValueError as error:
+        assert re.match(r"\[stream\] the input must (not )?end ", str(error))
+        counts[reason_of(error)] += 1
+
+
+def restarts(seeds: Sequence[int]) -> tuple[Counter[str], list[str]]:
+    """How many items of random models began anew, and of which they gave something else."""
+    return _tried(try_restarts, seeds)
 
 
 def reason_of(error: Exception) -> str:
@@ -431,13 +473,19 @@ def try_model(seed: int, counts: Counter[str]) -> None:
 
 def campaign(seeds: Sequence[int]) -> tuple[Counter[str], list[str]]:
     """What became of the models, and which streams differ from them."""
+    return _tried(try_model, seeds)
+
+
+def _tried(
+    attempt: Callable[[int, Counter[str]], None], seeds: Sequence[int]
+) -> tuple[Counter[str], list[str]]:
     counts: Counter[str] = Counter()
     differ = []
     for seed in seeds:
         try:
-            try_model(seed, counts)
+            attempt(seed, counts)
         except AssertionError as error:
-            differ.append(str(error))
+            differ.append(f"{seed}: {error}")
     return counts, differ
 
 
@@ -447,6 +495,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first model")
     args = parser.parse_args()
     counts, differ = campaign(range(args.seed, args.seed + args.models))
+    begun, others = restarts(range(args.seed, args.seed + args.models))
+    counts, differ = counts + begun, differ + others
     for told, n in counts.most_common():
         print(f"{n:6} {told}")
     for told in differ:

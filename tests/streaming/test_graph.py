@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -168,6 +170,30 @@ def test_a_flush_needs_a_step_and_a_reset_forgets():
     first = streamed.step(mx.ones((1, 3, 4)))
     streamed.reset_state()
     assert mx.array_equal(streamed.step(mx.ones((1, 3, 4))), first)
+
+
+def test_a_copy_that_begins_anew_leaves_the_first_alone():
+    model, x = whole_numbers(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1))), integers(1, 9, 4)
+    streamed = polyconv.stream(model, x)
+    found = [streamed.step(x[:, :4])]
+    copied = copy.deepcopy(streamed)
+    copied.reset_state()
+    again = mx.concatenate(list(chunks(copied, x, (2,))), 1)
+    found += [streamed.step(x[:, 4:]), streamed.flush()]
+    assert mx.array_equal(again, model(x))
+    assert mx.array_equal(mx.concatenate(found, 1), model(x))
+
+
+@pytest.mark.parametrize("stride", range(1, 9))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_latency_is_that_of_the_layer_at_any_rate(stride, transposed):
+    kind = polyconv.StreamingConvTranspose1d if transposed else polyconv.StreamingConv1d
+    layer = kind(4, 4, stride + 3, stride, 1)
+    streamed = polyconv.stream(layer, mx.zeros((1, 64, 4)))
+    assert streamed.latency == layer.latency
+    assert streamed.behind == 0
+    given = streamed.step(mx.zeros((1, 8 * stride, 4))).shape[1]
+    assert streamed.behind == (8 * stride**2 if transposed else 8) - given == layer.latency[0]
 
 
 def test_a_streamed_model_keeps_what_it_was_made_from():
