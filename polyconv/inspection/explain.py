@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
 
-from polyconv.execution import device
+from polyconv.execution import device, machine, measured
 from polyconv.inspection import blas, report
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import Explanation
@@ -71,24 +70,17 @@ def gpu_told() -> str:
     metal = device.present()
     if metal is None:
         return "CUDA"
-    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
+    info = machine.info_of(mx.gpu)
     macos = platform.mac_ver()[0]
     told = f"{metal.name}, macOS {macos}" if macos else metal.name
     return f"{told}, {products_told(str(info['architecture']), macos)}"
-
-
-# From these GPUs and this macOS on, MLX multiplies by neural accelerators (mlx/backend/metal).
-_ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
 
 
 def products_told(architecture: str, macos: str) -> str:
     """Whether products of float32 are made by TF32, on a Mac of an architecture and a macOS."""
     if os.environ.get("MLX_ENABLE_TF32", "1") == "0":
         return "float32 products in float32 (MLX_ENABLE_TF32=0)"
-    found = re.fullmatch(r"applegpu_g(\d+)(\w)", architecture)
-    least = _ACCELERATED_PHONE if found and found[2] == "p" else _ACCELERATED
-    known = tuple([int(part) for part in macos.split(".") if part.isdigit()])
-    if found and int(found[1]) >= least and known >= _ACCELERATED_MACOS:
+    if machine.by_tf32(architecture, macos):
         return "float32 products by TF32, to 1e-3 (MLX_ENABLE_TF32=0 turns it off)"
     return "float32 products in float32"
 
@@ -117,7 +109,8 @@ def doctor() -> str:
         f"polyconv {_version()}, MLX {mx.__version__}, Python {platform.python_version()}",
         f"default device: {mx.default_device()}; {_backend()}",
         f"kernel rules in force: {rules.name}",
-        device.rates_told(),
+        measured.rates_told(),
+        measured.tuning_told(),
         *staleness(),
         *_cache(),
     ]

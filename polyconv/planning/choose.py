@@ -7,6 +7,12 @@ from functools import lru_cache
 
 from polyconv.planning.axis_methods import per_phase_axis
 from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.candidates import (
+    is_by_taps_alone,
+    shares_plans,
+    tuned_plan,
+    with_reasons,
+)
 from polyconv.planning.cost import n_frames, n_weights, on_metal
 from polyconv.planning.devices import CPU, Device
 from polyconv.planning.methods import (
@@ -32,6 +38,7 @@ def plan(
     op: str = "plan",
     device: Device = CPU,
     reasons: bool = True,
+    packed: bool = False,
 ) -> ConvPlan:
     """Plans a convolution.
 
@@ -42,9 +49,12 @@ def plan(
         device (Metal or Host, optional): What to plan for. Default: a CPU.
         reasons (bool, optional): Say why the other methods are not taken. Without, the same plan is
             found sooner, as what cannot be taken is not planned. Default: ``True``.
+        packed (bool, optional): Whether the weight is packed, which only tuning asks.
+            Default: ``False``.
 
     Returns:
-        ConvPlan: With ``"auto"`` the cheapest. MLX's own convolution takes part where no axis has
+        ConvPlan: With ``"auto"`` what the device's tuning found the fastest, where it knows the
+        layer; else the cheapest. MLX's own convolution takes part where no axis has
         an input dilation, on CUDA only if nothing is flipped either. On Metal it is taken there if
         its kernel is safe and nothing is flipped. Otherwise Metal has the cheapest method that
         spends at most `MOST_MACS` times the `ideal` arithmetic, if one does.
@@ -54,7 +64,12 @@ def plan(
     """
     if method != "auto":
         return _forced(spec, method, op, device)
-    if _is_by_taps_alone(spec, device):
+    tuned = tuned_plan(spec, device, packed)
+    if tuned is not None:
+        untuned = replace(device, tuning=None)
+        other = plan(spec, method, op, untuned, reasons=False) if reasons else tuned
+        return with_reasons(tuned, other, packed) if reasons else tuned
+    if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
     if spec.dtype == "float64" and not _has_float64(spec):  # no GPU has it
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
@@ -126,18 +141,13 @@ def _beats_phases(stacked: ConvPlan) -> bool:
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
     """All that `auto` compares on a `Host`, each form of `taps` by itself."""
     lowered = by_taps(spec, device)
-    if not _is_by_taps_alone(spec, device):
+    if not is_by_taps_alone(spec, device):
         lowered += [lower_per_phase(spec, device), lower_stacked(spec, device)]
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _competes(direct):
         plans.append(direct)
     return plans
-
-
-def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
-    """Whether only products may compute it: convolutions compute float64 in float32."""
-    return spec.dtype == "float64" and device.backend.keeps_float64
 
 
 def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
@@ -197,26 +207,17 @@ def _competes(direct: ConvPlan) -> bool:
 
     It may not where it would multiply inserted zeros on a CPU, or where it may be wrong on CUDA.
     """
-    if _is_by_taps_alone(direct.problem, direct.device):
+    if is_by_taps_alone(direct.problem, direct.device):
         return False
     backend = direct.device.backend
     if backend.shares_cudnn_plans:
-        return not _shares_plans(direct.problem)
+        return not shares_plans(direct.problem)
     return not backend.predicts_kernels and not direct.problem.is_input_dilated
 
 
 def _suits(candidate: ConvPlan) -> bool:
     """Whether `auto` may take it. Products are for a CPU: no kernel taken on a GPU unfolds."""
     return candidate.device.backend.takes_products or not candidate.products
-
-
-def _shares_plans(spec: ConvSpec) -> bool:
-    """Whether cuDNN's plan may be that of another stride, as for all transposed convolutions.
-
-    `Backend.shares_cudnn_plans` says why. A transposed convolution of stride 1 is among them, as it
-    is flipped like the others. polyconv's other calls on CUDA neither dilate nor flip.
-    """
-    return spec.is_input_dilated or spec.flip
 
 
 def _explained(
@@ -234,7 +235,7 @@ def _explained(
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
     backend = direct.device.backend
-    if backend.shares_cudnn_plans and _shares_plans(direct.problem):
+    if backend.shares_cudnn_plans and shares_plans(direct.problem):
         return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     if not backend.predicts_kernels and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"

@@ -34,7 +34,7 @@ class Request:
 
     `max_workspace` bytes may be allocated besides arguments and result. With `least_otherwise` the
     call can also be computed without a plan, by so many bytes. An error then tells no larger number
-    to be enough.
+    to be enough. Whether the weight is `packed` matters to tuning alone.
     """
 
     op: str
@@ -43,6 +43,7 @@ class Request:
     device: Device
     max_workspace: int | None = None
     least_otherwise: int | None = None
+    packed: bool = False
 
 
 class Way:
@@ -119,12 +120,15 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
 
 
 @lru_cache(1024)
-def _planned(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
-    return plan(spec, method, op, device, reasons=False)
+def _planned(
+    spec: ConvSpec, method: str, op: str, device: Device, packed: bool = False
+) -> ConvPlan:
+    return plan(spec, method, op, device, reasons=False, packed=packed)
 
 
 def _plan_of(request: Request) -> ConvPlan:
+    asked, more = request.method, (request.op, request.device, request.packed)
     try:
-        return _planned(request.spec, request.method, request.op, request.device)
+        return _planned(request.spec, asked, *more)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
-        return _planned(request.spec, "auto", request.op, request.device)
+        return _planned(request.spec, "auto", *more)

@@ -1,0 +1,64 @@
+"""What is this machine called, and what does it multiply by? What was timed elsewhere says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+# From these GPUs and this macOS on, MLX multiplies by neural accelerators (mlx/backend/metal).
+_ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
+
+
+@cache
+def names() -> dict[str, str]:
+    """The CPU, and the GPU that MLX can use, each by its name in `BACKENDS`.
+
+    Times are those of products too. So a CPU has the name of the BLAS, and a GPU says where it
+    multiplies float32 by TF32.
+    """
+    found = {"cpu": _cpu()}
+    if mx.metal.is_available():
+        info = info_of(mx.gpu)
+        by = by_tf32(str(info["architecture"]), platform.mac_ver()[0])
+        found["metal"] = f"{info.get('device_name', 'this Mac')}{', TF32' if by else ''}"
+    elif mx.is_available(mx.gpu):
+        found["cuda"] = f"{info_of(mx.gpu).get('device_name', 'a GPU')}{_tf32_of_cuda()}"
+    return found
+
+
+def info_of(kind: mx.DeviceType) -> dict[str, Any]:
+    """What MLX says of a device. Older versions know Apple's GPUs alone, by another name."""
+    if hasattr(mx, "device_info"):
+        return dict(mx.device_info(kind))
+    return dict(mx.metal.device_info()) if kind == mx.gpu else {}
+
+
+def _cpu() -> str:
+    name = info_of(mx.cpu).get("device_name") or platform.processor() or "CPU"
+    told = f"{name}, {platform.machine()}, {os.cpu_count()} cores"
+    if platform.system() != "Linux":
+        return told
+    from polyconv.execution.loaded_blas import in_force  # when it is needed: ctypes takes long
+
+    blas = in_force()
+    return f"{told}, {Path(blas).name if blas else 'the BLAS of the wheel of MLX'}"
+
+
+def _tf32_of_cuda() -> str:
+    return "" if os.environ.get("MLX_ENABLE_TF32", "1") == "0" else ", TF32"
+
+
+def by_tf32(architecture: str, macos: str) -> bool:
+    """Whether products of float32 are made by TF32, on a Mac of an architecture and a macOS."""
+    if os.environ.get("MLX_ENABLE_TF32", "1") == "0":
+        return False
+    found = re.fullmatch(r"applegpu_g(\d+)(\w)", architecture)
+    least = _ACCELERATED_PHONE if found and found[2] == "p" else _ACCELERATED
+    known = tuple([int(part) for part in macos.split(".") if part.isdigit()])
+    return bool(found and int(found[1]) >= least and known >= _ACCELERATED_MACOS)
