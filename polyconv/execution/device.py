@@ -163,6 +163,11 @@ def device_for(stream: StreamOrDevice) -> Device:
     return this_mac() or measured.host("cuda")
 
 
+def is_planned_elsewhere() -> bool:
+    """Whether `planning_for` is in force."""
+    return _PLANNING_FOR.get() is not None
+
+
 def this_mac() -> Metal | None:
     """As `present`, with the tuning that is used."""
     metal = present()

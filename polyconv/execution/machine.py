@@ -1,4 +1,4 @@
-"""What is this machine called, and what does it multiply by? What was timed elsewhere says nothing."""
+"""What is this machine called? What was timed on another says nothing of it."""
 
 from __future__ import annotations
 

@@ -137,9 +137,7 @@ def use_tuning(path: str | os.PathLike[str] | None, *, allow_unfold: bool = Fals
         warnings.warn(times.warning, stacklevel=2)
 
 
-def _times(
-    sections: list[Section], path: str | os.PathLike[str], allow_unfold: bool
-) -> _Times:
+def _times(sections: list[Section], path: str | os.PathLike[str], allow_unfold: bool) -> _Times:
     """Those of a file that are of this machine and of the MLX that runs."""
     here, name = {(name, mx.__version__): kind for kind, name in names().items()}, os.fspath(path)
     tunings = {

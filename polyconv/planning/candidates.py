@@ -34,7 +34,7 @@ def tuned_plan(spec: ConvSpec, device: Device, packed: bool) -> ConvPlan | None:
     None if there is no such plan, or no product or convolution is needed.
     """
     tuning = device.tuning
-    entry = tuning and tuning.nearest(spec, packed)
+    entry = None if tuning is None else tuning.nearest(spec, packed)
     if tuning is None or entry is None:
         return None
     known = {each.label: each for each in candidates(spec, device, tuning.allow_unfold)}
@@ -48,9 +48,7 @@ def with_reasons(found: ConvPlan, other: ConvPlan, packed: bool) -> ConvPlan:
     assert device.tuning is not None  # as the plan is tuned
     entry = device.tuning.nearest(found.problem, packed)
     assert entry is not None
-    reasons = [
-        _reason(method, found, entry) for method in METHODS if method != found.method
-    ]
+    reasons = [_reason(method, found, entry) for method in METHODS if method != found.method]
     return replace(found, rejected=tuple(reasons), tuned=_told(found, other, entry))
 
 

@@ -201,4 +201,8 @@ def _times(op: str, given: Any) -> dict[str, float]:
 
 
 def _refuse_layer(op: str, given: Any) -> NoReturn:
-    refuse(op, "each layer of the file must be a convolution as `polyconv tune` writes it", shown(given))
+    refuse(
+        op,
+        "each layer of the file must be a convolution as `polyconv tune` writes it",
+        shown(given),
+    )
