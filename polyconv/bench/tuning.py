@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -20,8 +21,11 @@ from polyconv.problem.spec import ConvSpec
 
 # Plans of more convolutions, or of more multiply-accumulates by loops, are not waited for.
 _MOST_CONVS, _MOST_MACS_IN_LOOPS = 256, 2e8
-# Rounds for all, and how near to the fastest the others must be to be timed on.
-_FIRST_ROUNDS, _NEAR, _NEARER = 5, 2.0, 1.2
+# So many rounds at a time, and how many times as slow as the fastest a plan may be to be timed on:
+# after the first ones, and later.
+_ROUNDS, _FAR, _NEAR = 5, 2.5, 1.25
+# A least time is trusted once so many are within this factor of it.
+_TIMES_SEEN, _SAME = 3, 1.03
 
 
 def plans_of(problem: ConvSpec, allow_unfold: bool) -> list[ConvPlan]:
@@ -89,20 +93,30 @@ def _raced(
 
     A machine is slower at times. So what was left out is told by its ratio to the fastest then.
     """
-    found = timing.measured(runs)
+    found, start = timing.measured(runs), time.perf_counter()
     slow = {label: each.times[0] for label, each in found.items() if each.times}
     left = {label: each for label, each in found.items() if not each.times}
-    timing.run_rounds([*left.values()], min(_FIRST_ROUNDS, rounds), seconds)
     ratios: dict[str, float] = {}
-    for factor in (_NEAR, _NEARER):
+    done = 0
+    while left and (done < rounds or not all(map(_is_seen_again, left.values()))):
+        if done and time.perf_counter() - start > seconds:
+            break
+        timing.run_rounds([*left.values()], _ROUNDS, seconds)
+        done += _ROUNDS
         times, best = _least_of(left)
+        factor = _NEAR if done > _ROUNDS else _FAR
         ratios |= {name: t / best for name, t in times.items() if t > factor * best}
         left = {name: each for name, each in left.items() if name not in ratios}
-        if len(left) > 1 and rounds > _FIRST_ROUNDS:
-            timing.run_rounds([*left.values()], rounds - _FIRST_ROUNDS, seconds)
+        if len(left) == 1 and done >= rounds:
+            break
     times, best = _least_of(left)
     times |= slow | {label: ratio * best for label, ratio in ratios.items()}
     return {label: 1e3 * times[label] for label in found}
+
+
+def _is_seen_again(measured: timing.Measured) -> bool:
+    """Whether the least time is no chance, as others are near it."""
+    return sum(each <= _SAME * min(measured.times) for each in measured.times) >= _TIMES_SEEN
 
 
 def _least_of(measured: Mapping[str, timing.Measured]) -> tuple[dict[str, float], float]:

@@ -19,8 +19,8 @@ _ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
 def names() -> dict[str, str]:
     """The CPU, and the GPU that MLX can use, each by its name in `BACKENDS`.
 
-    Times are those of products too. So a CPU has the name of the BLAS, and a GPU says where it
-    multiplies float32 by TF32.
+    Times are those of products too. So a CPU has the name of the BLAS and its threads, and a GPU
+    says where it multiplies float32 by TF32.
     """
     found = {"cpu": _cpu()}
     if mx.metal.is_available():
@@ -41,9 +41,11 @@ def info_of(kind: mx.DeviceType) -> dict[str, Any]:
 
 def _cpu() -> str:
     name = info_of(mx.cpu).get("device_name") or platform.processor() or "CPU"
-    told = f"{name}, {platform.machine()}, {os.cpu_count()} cores"
+    told = f"{name}, {platform.machine()}"
     if platform.system() != "Linux":
         return told
+    asked = [os.environ.get(f"{kind}_NUM_THREADS", "") for kind in ("OPENBLAS", "OMP")]
+    told = f"{told}, {next(filter(None, asked), os.cpu_count())} threads"
     from polyconv.execution.loaded_blas import in_force  # when it is needed: ctypes takes long
 
     blas = in_force()

@@ -90,9 +90,9 @@ _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all bu
 
 def metal_named(name: str | None) -> Metal:
     """The device of this name. Without a name: this Mac, or elsewhere an M4 Max."""
-    present = device.present()
-    if name is None and present is not None:
-        return present
+    here = device.this_mac()
+    if name is None and here is not None:
+        return here
     name = "m4-max" if name is None else name
     return devices.device("explain", name, rules_for(device.version()))
 

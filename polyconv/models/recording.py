@@ -78,8 +78,8 @@ def explain_model(
         problem = found.problem
         shapes = f"x {(problem.batch, *[a.size for a in problem.axes], problem.in_channels)}"
         call = f"{found.where}: {found.lib}.{found.op} {shapes} {problem.dtype}"
-        notes = staleness()
-        told.append((found, n_calls, explain_problem(problem, call, found.op, metal, notes)))
+        asked = (problem, call, found.op, metal, staleness())
+        told.append((found, n_calls, explain_problem(*asked, packed=found.packed)))
     return sorted(told, key=lambda each: -max(line.peak_bytes for line in each[2].lines))
 
 

@@ -24,6 +24,7 @@ from polyconv.problem import arguments
 from polyconv.problem.signatures import OPS, PLAIN, problem_of
 
 _OPS = (*OPS, *PLAIN)
+_OF_CASES = ("name", "readme", "shared")  # what a file of cases says for `polyconv bench`
 Calls: TypeAlias = "Callable[..., Any] | Iterable[Mapping[str, Any]]"
 
 
@@ -85,8 +86,8 @@ def tune(
     *inputs: Sequence[int] | mx.array,
     path: str | os.PathLike[str] | None = None,
     dtype: str = "float32",
-    rounds: int = 30,
-    seconds: float = 1.0,
+    rounds: int = 20,
+    seconds: float = 4.0,
     allow_unfold: bool = False,
     progress: bool = True,
 ) -> Tuned:
@@ -103,10 +104,10 @@ def tune(
         path (str or PathLike, optional): The file to write, for :func:`polyconv.use_tuning`. What
             it holds of other layers, devices and versions of MLX is kept. Default: none.
         dtype (str, optional): The type of the zeros. Default: ``"float32"``.
-        rounds (int, optional): In how many rounds plans that may be the fastest are timed at least.
-            Default: ``30``.
-        seconds (float, optional): Start no round of a layer later than this, in each of three
-            passes. Default: ``1.0``.
+        rounds (int, optional): In how many rounds at least the plans that may be the fastest are
+            timed. On a busy machine there are more, until times repeat. Default: ``20``.
+        seconds (float, optional): Start no round of a layer later than this, but for the first
+            ones. Default: ``4.0``.
         allow_unfold (bool, optional): Also time plans that allocate a copy of all windows on a GPU.
             `use_tuning` must allow them too. Default: ``False``.
         progress (bool, optional): Show a progress bar where standard error is a terminal.
@@ -161,7 +162,7 @@ def _calls(given: Calls, inputs: Sequence[Any], dtype: str) -> list[Found]:
 def _call(given: Any, dtype: str, must: str) -> Found:
     if not isinstance(given, Mapping) or not {"op", "input", "weight"} <= given.keys():
         arguments.refuse("tune", must, arguments.shown(given))
-    options = {name: value for name, value in given.items() if name != "name"}
+    options = {name: value for name, value in given.items() if name not in _OF_CASES}
     op = arguments.choice("tune", "op", options.pop("op"), _OPS)
     packed = arguments.switch("tune", "packed", options.pop("packed", False))
     kind = arguments.choice("tune", "dtype", options.pop("dtype", dtype), DTYPES)

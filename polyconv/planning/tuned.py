@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from math import log
 from typing import Any, NoReturn
 
@@ -52,7 +52,7 @@ class Tuning:
     With `allow_unfold` also plans may be taken that allocate a copy of all windows.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = field(repr=False)
     allow_unfold: bool = False
 
     @cached_property
