@@ -19,7 +19,8 @@ from polyconv.execution.locking import ALONE
 from polyconv.execution.machine import names
 from polyconv.planning.devices import HOSTS, Host, Metal
 from polyconv.planning.rates import Rates, read_rates
-from polyconv.planning.tuned import Section, Tuning, read_tuning
+from polyconv.planning.tuned import Tuning
+from polyconv.planning.tuning_file import Section, read_tuning
 from polyconv.problem.arguments import refuse, shown, switch
 
 T = TypeVar("T")

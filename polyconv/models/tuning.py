@@ -19,7 +19,8 @@ from polyconv.inspection import report
 from polyconv.inspection.explain import DTYPES
 from polyconv.models.recording import Found, calls_of
 from polyconv.planning.choose import plan
-from polyconv.planning.tuned import Entry, Section, read_tuning, written
+from polyconv.planning.tuned import Entry
+from polyconv.planning.tuning_file import Section, read_tuning, written
 from polyconv.problem import arguments
 from polyconv.problem.signatures import OPS, PLAIN, problem_of
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from polyconv.metal.kernels import RECORDED, predict
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.devices import Device, Metal
-from polyconv.planning.methods import METHODS, by_taps, lower_native, lower_per_phase, lower_stacked
+from polyconv.planning.methods import METHODS, by_taps
 from polyconv.planning.plan import ConvPlan, SubConv
 from polyconv.planning.tuned import Entry
 from polyconv.problem.spec import ConvSpec
@@ -23,7 +23,7 @@ def candidates(spec: ConvSpec, device: Device, allow_unfold: bool = False) -> li
         return []  # no GPU has it
     lowered = by_taps(spec, device)
     if not is_by_taps_alone(spec, device):
-        lowered += [lower(spec, device) for lower in (lower_per_phase, lower_stacked, lower_native)]
+        lowered += [lower(spec, device) for name, lower in METHODS.items() if name != "taps"]
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     return [each for each in plans if _may_be_taken(each, allow_unfold)]
 

@@ -13,7 +13,7 @@ from polyconv.execution import machine, measured
 from polyconv.execution.device import device_for, this_mac
 from polyconv.planning.candidates import candidates
 from polyconv.planning.choose import plan
-from polyconv.planning.tuned import Section, written
+from polyconv.planning.tuning_file import Section, written
 from tests.support.bits import bits, normal
 from tests.support.cases import integers
 from tests.support.problems import transposed
@@ -93,13 +93,15 @@ def test_a_stale_file_is_told_once_and_not_used(stale, path):
     name = machine.names()[kind]
     of = {"device": [("Another", mlx)], "mlx": [(name, "0.1.0")], "nothing": []}[stale]
     path.write_text(written([Section(*each, layers) for each in of]))
-    with pytest.warns(UserWarning, match="is not used, as its times are of") as told:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         polyconv.use_tuning(path)
         assert device_for(None) == first
         polyconv.conv_transpose1d(mx.ones((1, 4, 1)), mx.ones((1, 2, 1)), 2)
     assert len(told) == 1
     text = str(told[0].message)
     assert "\n" not in text
+    assert "is not used, as its times are of" in text
     assert str(path) in text
     assert all(each in text for each in (name, mlx))
     assert told[0].filename == __file__

@@ -11,7 +11,8 @@ import mlx.core as mx
 from polyconv.execution import device
 from polyconv.execution.machine import names
 from polyconv.planning.devices import Device
-from polyconv.planning.tuned import Entry, Section, Tuning, written
+from polyconv.planning.tuned import Entry, Tuning
+from polyconv.planning.tuning_file import Section, written
 from polyconv.problem.spec import ConvSpec
 
 
