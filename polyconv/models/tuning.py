@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +26,7 @@ from polyconv.problem.signatures import OPS, PLAIN, problem_of
 
 _OPS = (*OPS, *PLAIN)
 _OF_CASES = ("name", "readme", "shared")  # what a file of cases says for `polyconv bench`
-Calls: TypeAlias = "Callable[..., Any] | Iterable[Mapping[str, Any]]"
+Calls: TypeAlias = "Callable[..., Any] | Sequence[Mapping[str, Any]]"
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def tune(
     """
     _check(dtype, rounds, seconds)
     arguments.switch("tune", "allow_unfold", allow_unfold)
+    arguments.switch("tune", "progress", progress)
     known = [] if path is None else _sections(path)
     calls = _calls(model_or_calls, inputs, dtype)
     counts = Counter((each.problem, each.packed) for each in calls)
@@ -152,10 +153,10 @@ def _check(dtype: str, rounds: int, seconds: float) -> None:
 def _calls(given: Calls, inputs: Sequence[Any], dtype: str) -> list[Found]:
     if callable(given):
         return calls_of(given, inputs, dtype, plain=True)
-    must = "model_or_calls must be callable, or calls as dicts with op, input and weight"
+    must = "model_or_calls must be callable, or a list of dicts with op, input and weight"
     if inputs:
         arguments.refuse("tune", "inputs must be those of a model", arguments.shown(inputs))
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+    if not isinstance(given, (list, tuple)):
         arguments.refuse("tune", must, arguments.shown(given))
     return [_call(each, dtype, must) for each in given]
 

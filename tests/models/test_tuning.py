@@ -202,6 +202,8 @@ def test_a_file_that_holds_something_else_is_refused_before_anything_is_timed(wa
         ([CALL], {"seconds": "1"}, "seconds must be a real number"),
         ([CALL], {"allow_unfold": 1}, "allow_unfold must be True or False"),
         ([CALL], {"path": 3.5}, "path must be a str or a path"),
+        ([CALL], {"progress": mx.zeros((2,))}, "progress must be True or False"),
+        (mx.array(3), {}, "model_or_calls must be callable"),
     ],
 )
 def test_arguments_are_refused_in_one_sentence(given, more, reason, watches):
