@@ -121,9 +121,11 @@ def tune(
         ValueError: If an argument is wrong, or the file holds something else.
         OSError: If the file cannot be read or written.
     """
-    _check(dtype, rounds, seconds)
+    rounds, seconds = _effort(rounds, seconds)
+    arguments.choice("tune", "dtype", dtype, DTYPES)
     arguments.switch("tune", "allow_unfold", allow_unfold)
     arguments.switch("tune", "progress", progress)
+    _check_place()
     known = [] if path is None else _sections(path)
     calls = _calls(model_or_calls, inputs, dtype)
     counts = Counter((each.problem, each.packed) for each in calls)
@@ -140,11 +142,15 @@ def tune(
     return tuned
 
 
-def _check(dtype: str, rounds: int, seconds: float) -> None:
-    arguments.choice("tune", "dtype", dtype, DTYPES)
-    arguments.count("tune", "rounds", rounds)
-    if not arguments.real("tune", "seconds", seconds) > 0:
-        arguments.refuse("tune", "seconds must be above 0", str(seconds))
+def _effort(rounds: object, seconds: object) -> tuple[int, float]:
+    """What was given, as numbers."""
+    n, limit = arguments.count("tune", "rounds", rounds), arguments.real("tune", "seconds", seconds)
+    if not limit > 0:
+        arguments.refuse("tune", "seconds must be above 0", str(limit))
+    return n, limit
+
+
+def _check_place() -> None:
     if is_planned_elsewhere():
         must = "it must be called outside of planning_for, as it times this machine"
         arguments.refuse("tune", must, f"a call inside, for {device_for(None).name}")
