@@ -52,14 +52,11 @@ def call_of(request: Request, stream: StreamOrDevice, w: type, exporting: bool) 
         ValueError: If the method is unknown or cannot compute the problem, or if there is no room.
             The error names the op.
     """
-    is_packed = issubclass(w, PackedWeight)
-    if is_packed and request.device.tuning is not None:
-        request = replace(request, packed=True)
     found = compiled(request, stream)
     found.check()
     if exporting:
         return found.by_mlx
-    ours = found.with_packed if is_packed else found.with_array
+    ours = found.with_packed if issubclass(w, PackedWeight) else found.with_array
     return found.own(ours) if request.method == "native" and request.spec.groups == 1 else ours
 
 

@@ -110,7 +110,9 @@ def _call_for(
     spec = options.spec(op, x_shape, w_shape, names)
     if export == "as asked":
         return _as_asked(spec)
-    return call_of(Request(op, spec, method, device, max_workspace), stream, w_type, export != "")
+    is_packed = issubclass(w_type, PackedWeight)
+    request = Request(op, spec, method, device, max_workspace, packed=is_packed)
+    return call_of(request, stream, w_type, export != "")
 
 
 def _as_asked(problem: ConvSpec) -> Call:

@@ -49,8 +49,7 @@ def plan(
         device (Metal or Host, optional): What to plan for. Default: a CPU.
         reasons (bool, optional): Say why the other methods are not taken. Without, the same plan is
             found sooner, as what cannot be taken is not planned. Default: ``True``.
-        packed (bool, optional): Whether the weight is packed, which only tuning asks.
-            Default: ``False``.
+        packed (bool, optional): Whether the weight is packed already. Default: ``False``.
 
     Returns:
         ConvPlan: With ``"auto"`` what the device's tuning found the fastest, where it knows the

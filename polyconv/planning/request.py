@@ -32,9 +32,9 @@ KINDS: tuple[Kind, ...] = ("x", "w", "y")
 class Request:
     """What to compute for which op, by which method, planned for which device.
 
-    `max_workspace` bytes may be allocated besides arguments and result. With `least_otherwise` the
-    call can also be computed without a plan, by so many bytes. An error then tells no larger number
-    to be enough. Whether the weight is `packed` matters to tuning alone.
+    With `packed` the weight is. `max_workspace` bytes may be allocated besides arguments and
+    result. With `least_otherwise` the call can also be computed without a plan, by so many bytes.
+    An error then tells no larger number to be enough.
     """
 
     op: str
@@ -104,7 +104,7 @@ def check_room(ways: Iterable[Way], room: Room) -> None:
 
 def check_method(request: Request) -> None:
     """Refuses a method that is unknown or cannot compute it, under the op's name."""
-    _planned(request.spec, request.method, request.op, request.device)
+    _planned(request.spec, request.method, request.op, request.device, request.packed)
 
 
 def _plan_for(kind: Kind, request: Request) -> ConvPlan:
@@ -127,8 +127,7 @@ def _planned(
 
 
 def _plan_of(request: Request) -> ConvPlan:
-    asked, more = request.method, (request.op, request.device, request.packed)
     try:
-        return _planned(request.spec, asked, *more)
+        return _planned(request.spec, request.method, request.op, request.device, request.packed)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
-        return _planned(request.spec, "auto", *more)
+        return _planned(request.spec, "auto", request.op, request.device, request.packed)
