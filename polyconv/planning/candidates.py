@@ -85,15 +85,16 @@ def _may_be_taken(plan: ConvPlan, allow_unfold: bool) -> bool:
     """Whether the plan gives the right numbers and keeps the promise of memory.
 
     On a CPU all do: MLX's convolutions copy windows there too, and what does not fit is computed in
-    tiles. On a GPU products must read the input where it lies, and kernels must not unfold.
+    tiles. On a GPU kernels must not unfold, and products must read the input where it lies, unless
+    `auto` takes products there by itself.
     """
     backend = plan.device.backend
     if plan.is_native and backend.shares_cudnn_plans and shares_plans(plan.problem):
         return False
-    if backend.takes_products:
+    if backend.copies_windows:
         return True
     if plan.products:
-        return allow_unfold or plan.products == "flat"
+        return allow_unfold or backend.takes_products or plan.products == "flat"
     if not backend.predicts_kernels or not plan.is_native or plan.first.issued.is_safe:
         return True  # of polyconv's own all forms are safe
     return allow_unfold and _is_right(plan.first)

@@ -114,8 +114,9 @@ def _pickled_without_tuning(cls: T) -> T:
         return [getattr(device, each.name) for each in fields(cls) if each.name != "tuning"]
 
     def set_state(device: Any, given: Iterable[Any]) -> None:
-        for each, value in zip(fields(cls), (*given, None)):
-            object.__setattr__(device, each.name, value)
+        found = dict(zip([each.name for each in fields(cls)], given))
+        for each in fields(cls):
+            object.__setattr__(device, each.name, found.get(each.name, each.default))
 
     # Once the class is made: Python 3.10 gives one that is frozen and has slots its own.
     for name, function in (("__getstate__", state), ("__setstate__", set_state)):
