@@ -8,25 +8,20 @@ What they say is worked out by the package; `tests/docs/test_docs.py` compares.
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import macs_page
+
 from polyconv.__main__ import main as polyconv_main
 from polyconv.inspection.explanation import explain_problem
-from polyconv.inspection.report import form
-from polyconv.metal.calls import fits_in, fits_out
-from polyconv.planning.choose import MOST_MACS, ideal, plan
 from polyconv.planning.devices import DEVICES, Metal
 from polyconv.problem.signatures import problem_of
-from polyconv.problem.spec import ConvSpec, adjoint
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ROOT / "tests" / "data" / "real_layers.csv"
 METAL = Metal("m4-max", DEVICES["m4-max"])
 
 TELLING = (
@@ -69,8 +64,9 @@ TELLING = (
 EXPLAIN = """# Explain
 
 `polyconv explain` says what each method would do with a call on a Mac, which one is taken, and why.
-It computes nothing and measures nothing: kernels and bytes come from a model of MLX's dispatch code
-(`polyconv/metal/kernels.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
+It computes nothing and measures nothing. Kernels and bytes come from a model of MLX's dispatch code
+(`polyconv/metal/kernels.py`), times from [a model of timings that others
+published](benchmarks/metal_fit.md) (`polyconv/metal/seconds.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
 and in every allocation ([where from](../tests/data/metal_golden.md)); the rules of 0.31.2, 0.32.0
 and 0.32.1 were read from the differences between their sources, those of 0.32.3 and 0.32.4 from the
 binaries of their macOS wheels, and nothing recorded checks them.
@@ -80,6 +76,9 @@ How to read a table. Each row is a way to compute the same output; the arrow mar
 
 | column | says |
 |---|---|
+| predicted | the time of one call with a plain weight, between bounds that hold nine times in ten; with a packed weight below |
+| timings | how many published timings the least tested of its kernels rests on: under five tell little |
+| launches | the kernels that run |
 | convs, taps | how many convolutions MLX is given, and how large the largest kernel among them is |
 | MACs | multiply-accumulates that they spend |
 | on zeros | the share of them beyond what the phases need: on zeros between samples, zero taps, spare frames, padded channels |
@@ -89,13 +88,16 @@ How to read a table. Each row is a way to compute the same output; the arrow mar
 | peak | input, weight, output and all of that, if nothing were freed on the way |
 
 `native as 2D` is MLX's own op, given one more axis of size 1: in 1D that reaches the 2D kernel that
-skips zeros, in one line of code. Whether it or polyconv is faster, only the Mac can say: `polyconv
-bench conv_transpose1d --input ... --weight ... --stride ...` times all of them there.
+skips zeros, in one line of code. What is predicted, only the Mac can confirm: `polyconv bench
+conv_transpose1d --input ... --weight ... --stride ...` times all of them there.
+
+`--device m1,m2-pro,m4-max` shows the times on several Macs side by side. A name without its memory is the
+smallest machine with that chip.
 
 On Metal polyconv issues no convolution that unfolds and none that reads outside its input, forward
 or in gradients, under any of these rules. Channels that do not fill the tiles of MLX's fast kernels
 are filled up with zeros as far as the rule at hand asks, or a 1D convolution is issued as a 2D one,
-or a 3D one as several 2D ones, whichever is estimated cheapest. `make guarantee` traces every
+or a 3D one as several 2D ones, whichever is predicted fastest. `make guarantee` traces every
 convolution of 10,000 random calls and of all layers in [the table of real layers](macs.md).
 
 The same from Python: `polyconv.explain(op, input, weight, ...)` returns an object to print, or
@@ -110,39 +112,6 @@ returns the same explanations as a list, of a shape or an array for each argumen
 if on that device and runs on the present one, with the same numbers. `polyconv doctor` prints which
 MLX, device, BLAS and kernel rules are in force.
 """
-
-MACS = f"""# The Metal guarantee
-
-On a Mac's GPU, of all that polyconv issues there, by whatever method `auto` takes, forward and in
-gradients:
-
-* **No convolution unfolds its input**: MLX takes no path that copies every window before it multiplies.
-* **No convolution reads outside its input.** Some of MLX's kernels do for some shapes; these are avoided.
-* **The arithmetic is bounded**: where the channels of a layer fill the tiles of MLX's kernels, at most
-  {MOST_MACS} times the ideal multiply-accumulates are spent.
-
-How it is known, without a Mac: by a model of MLX's dispatch code that agrees with 2,646 recorded calls
-of that code ([explain](explain.md)), under the rules of every version from 0.31.2 to 0.32.4. `make guarantee`
-traces every convolution of 10,000 random calls and of all layers below, with their gradients. On a Mac
-`make test-metal` checks parity, peak memory and MLX's own hazards, and prints a report. It does not
-promise a speed: nothing was measured on Metal by us ([timings that others published](benchmarks/metal_fit.md)).
-
-Where no path of MLX's would hold the promise as a call stands, channels are filled up with zeros, or a
-1D convolution is issued as a 2D one, or a 3D one as several 2D ones; the last column below says which.
-`method="native"` asks for MLX's own op and gets it, whatever it does.
-
-## Multiply-accumulates of real layers
-
-What `auto` plans for an M4 Max for each transposed convolution of the models in
-`tests/data/real_layers.csv`, against the ideal: all taps on all samples, edges aside, and the
-channels as they are. *x gradient* and *w gradient* are the same ratio for the two gradients. A
-layer is *aligned* if its channels fill the tiles of MLX's kernels as they are; there the plan
-spends at most {MOST_MACS} times the ideal. Counted, not measured.
-
-| models | call | aligned | method | ratio | x gradient | w gradient | what alignment does |
-|---|---|---|---|---:|---:|---:|---|
-"""
-
 
 CLI = """# Command line
 
@@ -199,68 +168,6 @@ def console(op: str, x: tuple[int, ...], w: tuple[int, ...], options: dict[str, 
     return f"```console\n$ polyconv explain {op} {shapes} {flags}\n{told}\n```\n"
 
 
-def real_layers() -> Iterator[tuple[str, str, ConvSpec]]:
-    """Models, call and convolution of each layer, equal ones together."""
-    found: dict[tuple[str, ConvSpec], list[str]] = {}
-    for row in csv.DictReader(LAYERS.read_text().splitlines()):
-        ndim = int(row["dims"])
-        axes = {k: tuple(map(int, row[k].split("x"))) for k in ("S", "K", *_NAMES)}
-        options = {k: v[0] if len(set(v)) == 1 else v for k, v in axes.items() if k in _NAMES}
-        n, c, o, groups = (int(row[name]) for name in ("N", "C", "O", "groups"))
-        x, w = (n, *axes["S"], c), (o, *axes["K"], c // groups)
-        given = {k: v for k, v in {**options, "groups": groups}.items() if v != _DEFAULTS[k]}
-        op = f"conv_transpose{ndim}d"
-        problem = problem_of(op, x, w, "float32", given)
-        call = f"{op}({x}, {w}, {', '.join(f'{k}={v}' for k, v in given.items())})"
-        models = found.setdefault((call, problem), [])
-        if row["model"] not in models:
-            models.append(row["model"])
-    for (call, problem), models in found.items():
-        yield ", ".join(models), call, problem
-
-
-_NAMES = ("stride", "padding", "output_padding", "dilation")
-_DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
-
-
-def ratios(problem: ConvSpec) -> tuple[float, float, float]:
-    """Of the plan's multiply-accumulates to the ideal, forward, for the input, for the weight."""
-    chosen = plan(problem, device=METAL)
-    back = adjoint(problem)
-    method = "auto" if back.is_input_dilated else "per_phase"
-    backward = plan(back, method, device=METAL).cost.macs / ideal(back)
-    return (
-        chosen.cost.macs / ideal(problem),
-        backward,
-        plan(problem, chosen.method).cost.macs / ideal(problem),
-    )
-
-
-def is_aligned(problem: ConvSpec) -> bool:
-    """Whether the channels of a group fill the tiles in both directions."""
-    channels = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
-    if problem.ndim == 3:
-        return all(n % 16 == 0 for n in channels)
-    return all(fits_in(n) and fits_out(n) for n in channels)
-
-
-def macs_page() -> str:
-    lines = []
-    for models, call, problem in real_layers():
-        chosen = plan(problem, device=METAL)
-        forward, dx, dw = ratios(problem)
-        aligned = "yes" if is_aligned(problem) else "no"
-        said = form(chosen.first.issued.form)
-        path = chosen.first.issued.kernel.path if chosen.first.issued.kernel else ""
-        if path.startswith("pad"):
-            said = said or f"MLX pads ({path})"
-        lines.append(
-            f"| {models} | `{call}` | {aligned} | {chosen.method} "
-            f"| {forward:.2f} | {dx:.2f} | {dw:.2f} | {said} |\n"
-        )
-    return MACS + "".join(lines)
-
-
 def readme_block() -> str:
     return console(*TELLING[1][2])
 
@@ -283,7 +190,7 @@ def _help_of(command: str) -> str:
 
 def main() -> None:
     (ROOT / "docs" / "explain.md").write_text(explain_page())
-    (ROOT / "docs" / "macs.md").write_text(macs_page())
+    (ROOT / "docs" / "macs.md").write_text(macs_page.page())
     (ROOT / "docs" / "cli.md").write_text(cli_page())
     readme = ROOT / "README.md"
     text = readme.read_text()

@@ -18,7 +18,7 @@ from polyconv.inspection.report import Explanation
 from polyconv.metal.recorded import predict_row
 from polyconv.models import recording
 from polyconv.models.tuning import tune
-from polyconv.planning.devices import DEVICES, Metal
+from polyconv.planning.devices import Metal
 from polyconv.problem.arguments import one_line
 from polyconv.problem.signatures import OPS
 
@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.set_defaults(run=_explain)
     _add_call(explain, OPS, _typed, _TOLD)
-    explain.add_argument("--device", choices=DEVICES, help="default: this Mac, else m4-max")
+    explain.add_argument(
+        "--device", type=_names, metavar="NAMES", help="such as m2 or m2,m4-max; default: this Mac"
+    )
     explain.add_argument(
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
     )
@@ -168,6 +170,10 @@ def _argument(shape: Any, dtype: str | None, bounds: tuple[int, int] | None) -> 
     return _listed(shape) if dtype is None else recording.example(_listed(shape), dtype, bounds)
 
 
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.op is None or args.input is None or args.weight is None:
         raise ValueError("needs an op, --input and --weight")
@@ -190,14 +196,23 @@ def _listed(value: Any) -> list[int]:
 
 
 def _explain(args: argparse.Namespace) -> None:
+    names = args.device or [None]
+    if len(names) > 1 and (args.batch or args.model):
+        raise ValueError("--batch and --model take one --device")
     if args.batch:
-        _print_batch(args.batch, inspection.metal_named(args.device))
+        _print_batch(args.batch, inspection.metal_named(names[0]))
     elif args.model:
         _print_model(args)
     else:
         call, options = _call(args)
         options["max_workspace"] = args.max_workspace
-        _print(inspection.explain(*call, device=args.device, **options), args.json)
+        told = [inspection.explain(*call, device=name, **options) for name in names]
+        if len(told) == 1:
+            _print(told[0], args.json)
+        elif args.json:
+            print(json.dumps([each.to_dict() for each in told]))
+        else:
+            print(report.side_by_side(told))
 
 
 def _print_batch(path: Path, metal: Metal) -> None:
@@ -248,7 +263,7 @@ def _tune(args: argparse.Namespace) -> None:
 def _print_model(args: argparse.Namespace) -> None:
     model, given = _model_of(args)
     try:
-        told = recording.explain_model(model, *given, dtype=args.dtype, device=args.device)
+        told = recording.explain_model(model, *given, dtype=args.dtype, device=_one(args.device))
     except Exception as error:  # the model's own, of any kind
         raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
     if args.json:
@@ -259,6 +274,10 @@ def _print_model(args: argparse.Namespace) -> None:
     for _, _, each in told:
         print()
         _print(each, as_json=False)
+
+
+def _one(names: list[str] | None) -> str | None:
+    return names[0] if names else None
 
 
 def _print(explanation: Explanation, as_json: bool) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from metal_rows import GPUS, Timing
 from scipy.optimize import least_squares
 
-from polyconv.metal.seconds import FITTED, NAMES, Gpu, Kernel, Parameters, kernel_seconds, used_by
+from polyconv.metal.gpus import Gpu
+from polyconv.metal.seconds import FITTED, NAMES, Kernel, Parameters, kernel_seconds, used_by
 
 HERE = Path(__file__).parent
 
@@ -76,7 +77,7 @@ class Columns:
         self.families = []
         for each in found.values():
             rows, kernels, gpus = zip(*each, strict=True)
-            together = replace(kernels[0], **_stacked(kernels, Kernel, "family"))
+            together = replace(kernels[0], **_stacked(kernels, Kernel, "family", "kind"))
             gpu = Gpu(**_stacked(gpus, Gpu))
             self.families.append((np.array(rows), together, gpu))
 
@@ -88,8 +89,8 @@ class Columns:
         return total
 
 
-def _stacked(items: Sequence[Any], of: type, but: str = "") -> dict[str, Any]:
-    names = [field.name for field in fields(of) if field.name != but]
+def _stacked(items: Sequence[Any], of: type, *but: str) -> dict[str, Any]:
+    names = [field.name for field in fields(of) if field.name not in but]
     return {name: np.array([getattr(item, name) for item in items], float) for name in names}
 
 
@@ -212,6 +213,7 @@ def main() -> None:
             )
         ],
     }
+    found["tested"] = metal_page.tested(found["timings"])
     (HERE / "metal_fit.json").write_text(json.dumps(found, indent=1) + "\n")
     page = metal_page.page(found)
     (HERE / "metal_fit.md").write_text(page)

@@ -13,7 +13,7 @@ ABOUT = """# A time model for Apple GPUs, from published timings
 Nobody here has a Mac. This page holds how well `polyconv/metal/seconds.py` predicts timings of
 MLX on Apple GPUs that others published. `make metal-fit` writes it, from
 `metal_published_timings.csv`: id, source, date, device and shapes of each row, to be checked at
-its source. `polyconv/planning/metal_seconds.py` adds up a plan. `auto` asks neither.
+its source. `polyconv/planning/metal_seconds.py` adds up a plan, by which `auto` chooses on a Mac.
 
 The time of a kernel is a launch and `sqrt(Tc^2 + Tb^2)`, with
 
@@ -101,6 +101,17 @@ def spread(rows: Sequence[Mapping[str, Any]], by: str) -> tuple[float, float]:
     if len(factors) == 1:
         return factors[0], factors[0]
     return median(factors), quantiles(factors, n=10, method="inclusive")[-1]
+
+
+def tested(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
+    """Of each kind of kernel, how many rows count, and the 90th percentile of *apart*."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in counted(rows):
+        found.setdefault(row["family"], []).append(row)
+    return {
+        kind: (len(each), float(f"{spread(each, 'left_out_ms')[1]:.3g}"))
+        for kind, each in sorted(found.items())
+    }
 
 
 def convolutions(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

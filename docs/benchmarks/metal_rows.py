@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from polyconv.metal import work
+from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import KernelChoice
-from polyconv.metal.seconds import Gpu, Kernel
+from polyconv.metal.seconds import Kernel
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 ROWS = Path(__file__).parent / "metal_published_timings.csv"
@@ -138,22 +139,7 @@ def _convolution(row: dict[str, str], gpu: Gpu) -> _Read:
             x[0], x[-1], w[0], (*axes, Axis(1, 1)), groups, transposed, DTYPES[row["dtype"]]
         )
     kernels = work.convolution(spec, KernelChoice(path, "", ""), gpu)
-    return _family(path, spec), kernels, 0.0, 0.0
-
-
-def _family(path: str, spec: ConvSpec) -> str:
-    if spec.groups > 1 and path == "implicit_gemm_2d":
-        return "implicit 2D, one channel a group"
-    if path == "implicit_gemm_2d":
-        few = spec.out_channels <= 16 or spec.in_channels <= 4
-        return "implicit 2D, C up to 4 or O up to 16" if few else "implicit 2D"
-    names = {
-        "implicit_gemm_2d_general": "general 2D, transposed" if spec.flip else "general 2D",
-        "implicit_gemm_3d": "implicit 3D",
-        "explicit_gemm_nd": "explicit",
-        "depthwise_2d": "depthwise 2D",
-    }
-    return names[path]
+    return kernels[-1].tested_as, kernels, 0.0, 0.0
 
 
 def _product(row: dict[str, str], gpu: Gpu) -> _Read:
@@ -177,8 +163,7 @@ def _product(row: dict[str, str], gpu: Gpu) -> _Read:
         transposed=transposed,
     )
     flops = 2.0 * prod(batch) * rows * terms * columns
-    names = {"gemm": "matmul", "nax_gemm": "matmul, NAX"}
-    return names.get(kernel.family, "vector product"), (kernel,), flops, 0.0
+    return kernel.tested_as, (kernel,), flops, 0.0
 
 
 def _moved(row: dict[str, str], gpu: Gpu) -> _Read:

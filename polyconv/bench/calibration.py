@@ -19,6 +19,7 @@ from polyconv.execution import device
 from polyconv.execution.run import run
 from polyconv.planning.choose import alternatives
 from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.estimate import seconds_of
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import Rates
 from polyconv.problem import arguments
@@ -173,9 +174,7 @@ def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
     found = []
     for row in rows:
         plans = alternatives(_problem(row), where)
-        chosen = min(
-            (each for each in plans if each.label in row["ms"]), key=lambda each: each.seconds
-        )
+        chosen = min((each for each in plans if each.label in row["ms"]), key=seconds_of)
         found.append(row["ms"][chosen.label] / min(row["ms"].values()))
     return found
 

@@ -14,6 +14,7 @@ from polyconv.bench.frameworks import Array, Run
 from polyconv.bench.stopwatch import on_gpu
 from polyconv.execution.device import device_for
 from polyconv.ops import conv_transpose
+from polyconv.planning.estimate import seconds_of
 from polyconv.planning.methods import METHODS
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem import arguments
@@ -115,7 +116,7 @@ def _native_seconds(problem: ConvSpec) -> float:
     if on_gpu():
         return 0.0
     lowered = METHODS["native"](problem, device_for(None))
-    return lowered.seconds if isinstance(lowered, ConvPlan) else float("inf")
+    return seconds_of(lowered) if isinstance(lowered, ConvPlan) else float("inf")
 
 
 def rival(name: str, call: Call) -> dict[str, Run]:

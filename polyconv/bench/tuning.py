@@ -11,7 +11,6 @@ import mlx.core as mx
 from polyconv.bench import timing
 from polyconv.execution.cutting import cutter
 from polyconv.execution.device import device_for, pads_explicitly
-from polyconv.execution.machine import names
 from polyconv.execution.memory import has_room
 from polyconv.execution.run import executor
 from polyconv.planning.candidates import candidates
@@ -31,7 +30,7 @@ _TIMES_SEEN, _SAME = 3, 1.03
 def plans_of(problem: ConvSpec, allow_unfold: bool) -> list[ConvPlan]:
     """What is timed of a convolution: all that `auto` may take and that fits without tiles."""
     where = device_for(None)
-    found = [
+    return [
         each
         for each in candidates(problem, where, allow_unfold)
         if not each.is_zero
@@ -39,14 +38,6 @@ def plans_of(problem: ConvSpec, allow_unfold: bool) -> list[ConvPlan]:
         and each.cost.macs_in_loops <= _MOST_MACS_IN_LOOPS
         and has_room(least_room(each, "y", None), where)
     ]
-    return [each for each in found if _is_exact(each)]
-
-
-def _is_exact(plan: ConvPlan) -> bool:
-    """Whether it rounds as MLX's convolutions do. On Metal only products may be by TF32."""
-    backend = plan.device.backend
-    by_tf32 = backend.predicts_kernels and names().get("metal", "").endswith("TF32")
-    return not (by_tf32 and plan.products and plan.problem.dtype == "float32")
 
 
 def milliseconds(

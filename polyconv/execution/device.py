@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -13,6 +15,7 @@ import mlx.core as mx
 from polyconv.execution import measured
 from polyconv.execution.machine import info_of
 from polyconv.metal.calls import DeviceLimits
+from polyconv.metal.gpus import multiplies_by_tf32
 from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import Version
 from polyconv.planning import devices
@@ -76,7 +79,13 @@ def present() -> Metal | None:
         int(info["max_recommended_working_set_size"]),
         str(info["architecture"])[-1],
     )
-    return Metal(str(info.get("device_name", "this Mac")), limits, rules_for(version()))
+    by_tf32 = multiplies_by_tf32(str(info["architecture"]), platform.mac_ver()[0])
+    return Metal(
+        str(info.get("device_name", "this Mac")),
+        limits,
+        rules_for(version()),
+        rounds_products=by_tf32 and "MLX_ENABLE_TF32" not in os.environ,  # else it was asked for
+    )
 
 
 @cache

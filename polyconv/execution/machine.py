@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-# From these GPUs and this macOS on, MLX multiplies by neural accelerators (mlx/backend/metal).
-_ACCELERATED, _ACCELERATED_PHONE, _ACCELERATED_MACOS = 17, 18, (26, 2)
+from polyconv.metal.gpus import multiplies_by_tf32
 
 
 @cache
@@ -25,10 +23,11 @@ def names() -> dict[str, str]:
     found = {"cpu": _cpu()}
     if mx.metal.is_available():
         info = info_of(mx.gpu)
-        by = by_tf32(str(info["architecture"]), platform.mac_ver()[0])
-        found["metal"] = f"{info.get('device_name', 'this Mac')}{', TF32' if by else ''}"
+        by = multiplies_by_tf32(str(info["architecture"]), platform.mac_ver()[0])
+        told = _tf32() if by else ""
+        found["metal"] = f"{info.get('device_name', 'this Mac')}{told}"
     elif mx.is_available(mx.gpu):
-        found["cuda"] = f"{info_of(mx.gpu).get('device_name', 'a GPU')}{_tf32_of_cuda()}"
+        found["cuda"] = f"{info_of(mx.gpu).get('device_name', 'a GPU')}{_tf32()}"
     return found
 
 
@@ -52,15 +51,5 @@ def _cpu() -> str:
     return f"{told}, {Path(blas).name if blas else 'the BLAS of the wheel of MLX'}"
 
 
-def _tf32_of_cuda() -> str:
+def _tf32() -> str:
     return "" if os.environ.get("MLX_ENABLE_TF32", "1") == "0" else ", TF32"
-
-
-def by_tf32(architecture: str, macos: str) -> bool:
-    """Whether products of float32 are made by TF32, on a Mac of an architecture and a macOS."""
-    if os.environ.get("MLX_ENABLE_TF32", "1") == "0":
-        return False
-    found = re.fullmatch(r"applegpu_g(\d+)(\w)", architecture)
-    least = _ACCELERATED_PHONE if found and found[2] == "p" else _ACCELERATED
-    known = tuple([int(part) for part in macos.split(".") if part.isdigit()])
-    return bool(found and int(found[1]) >= least and known >= _ACCELERATED_MACOS)

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import summed_in
 from polyconv.execution.convolve import convolutions
 from polyconv.execution.cutting import cutter
 from polyconv.execution.tap_products import products
@@ -41,7 +40,7 @@ def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
         # The input gets the result's dtype once, and not in each convolution.
         return lambda x, taps: assemble(convolve(x.astype(dtype), taps))
     multiply, recipes = products(plan)
-    woven, wide = weave(plan, recipes), summed_in(dtype)
+    woven, wide = weave(plan, recipes), getattr(mx, plan.product_dtype)
     if wide == dtype:
         return lambda x, taps: woven(multiply(x.astype(dtype), taps))
     return lambda x, taps: woven(multiply(x.astype(wide), taps)).astype(dtype)

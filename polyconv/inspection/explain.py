@@ -14,6 +14,7 @@ from polyconv.execution import device, machine, measured
 from polyconv.inspection import blas, report
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import Explanation
+from polyconv.metal.gpus import multiplies_by_tf32
 from polyconv.metal.kernels import NEWEST, rules_for
 from polyconv.planning import devices
 from polyconv.planning.devices import Metal
@@ -78,11 +79,17 @@ def gpu_told() -> str:
 
 def products_told(architecture: str, macos: str) -> str:
     """Whether products of float32 are made by TF32, on a Mac of an architecture and a macOS."""
-    if os.environ.get("MLX_ENABLE_TF32", "1") == "0":
+    asked = os.environ.get("MLX_ENABLE_TF32")
+    if asked == "0":
         return "float32 products in float32 (MLX_ENABLE_TF32=0)"
-    if machine.by_tf32(architecture, macos):
-        return "float32 products by TF32, to 1e-3 (MLX_ENABLE_TF32=0 turns it off)"
-    return "float32 products in float32"
+    if not multiplies_by_tf32(architecture, macos):
+        return "float32 products in float32"
+    if asked is not None:
+        return f"float32 products by TF32, to 1e-3, as MLX_ENABLE_TF32={asked} allows"
+    return (
+        "MLX's float32 products by TF32, to 1e-3; `auto` makes none "
+        "(MLX_ENABLE_TF32=0 makes them exact, 1 allows them)"
+    )
 
 
 _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all but the largest

@@ -1,7 +1,7 @@
 """What would each method do with a convolution on a device, which is taken, and why?
 
-Works out plans and predicted Metal kernels; `report.py` puts them into words. Nothing is run, and
-no time is measured or claimed. Standard library only.
+Works out plans, and predicts Metal's kernels and their times; `report.py` puts them into words.
+Nothing is run, and no time is measured. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import replace
 
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation, Line
+from polyconv.metal import work
 from polyconv.metal.kernels import RULE_SETS, predict
+from polyconv.metal.seconds import predicted
 from polyconv.planning.axis_plan import Rejection
 from polyconv.planning.choose import ideal, plan
 from polyconv.planning.devices import Metal
 from polyconv.planning.forms import macs
+from polyconv.planning.metal_seconds import kernels_of
 from polyconv.planning.methods import METHODS
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import Room, arranged, others_than, workspace
@@ -44,6 +47,9 @@ def explain_problem(
     except arguments.NoRoomError as error:
         tiles = (f"There is no room for it: {error}.",)
     lines = _lines(problem, chosen, metal)
+    other = plan(problem, op=op, device=metal, reasons=False, packed=True).method
+    if not packed and other != chosen.method:
+        tiles = (f"With a packed weight {other} is taken.", *tiles)
     return Explanation(
         call,
         problem.output_shape,
@@ -83,19 +89,26 @@ def _lines(problem: ConvSpec, chosen: ConvPlan, metal: Metal) -> tuple[Line, ...
         reason = others.get(method, "MLX's own op does the same")
         if method == chosen.method:
             reason = ""
-        lines.append(_line(lowered[method], reason, least))
+        lines.append(_line(lowered[method], reason, least, metal))
         if method == "native" and problem.ndim == 1 and problem.is_input_dilated:
             lines.append(_lifted(problem, lowered[method], least, metal))
     return tuple(lines)
 
 
-def _line(lowered: ConvPlan | Rejection, reason: str, least: int) -> Line:
+def _line(lowered: ConvPlan | Rejection, reason: str, least: int, metal: Metal) -> Line:
     if isinstance(lowered, Rejection):
         return Line(lowered.method, lowered.reason)
     if lowered.is_zero:
         return Line(lowered.method, reason and "every output is zero")
-    if lowered.products:
-        return _products_line(lowered, reason, least)
+    line = (_products_line if lowered.products else _line_of)(lowered, reason, least)
+    gpu, times = metal.gpu, metal.parameters
+    plain, packed = [
+        predicted(kernels_of(lowered, gpu, packed=packed), gpu, times) for packed in (False, True)
+    ]
+    return replace(line, time=plain, packed_time=packed)
+
+
+def _line_of(lowered: ConvPlan, reason: str, least: int) -> Line:
     subs = lowered.subconvs if lowered.cost.n_convs <= MOST_SUBCONVS else (lowered.first,)
     kernels = [sub.issued.kernel for sub in subs if sub.issued.kernel]
     paths = Counter[str]()
@@ -155,10 +168,10 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
     kernel = predict(lifted, metal.limits, metal.rules)
     skips = kernel.path in _SKIP_ZEROS
     spent = least if skips else macs(lifted)
-    reason = "only a measurement on the Mac tells whether it is faster (`polyconv bench`)"
+    time = predicted(work.convolution(lifted, kernel, metal.gpu), metal.gpu, metal.parameters)
     return Line(
         name,
-        reason,
+        "it is MLX's own op with another call, no method of polyconv's",
         n_convs=1,
         taps=tuple(axis.kernel_size for axis in lifted.axes),
         macs=spent,
@@ -170,6 +183,8 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
         temporaries=kernel.temporaries,
         peak_bytes=_given_bytes(problem) + kernel.temporary_bytes,
         error=kernel.error,
+        time=time,
+        packed_time=time,
     )
 
 
@@ -185,6 +200,8 @@ def _given_bytes(problem: ConvSpec) -> int:
 
 def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
     notes = []
+    if metal.gpu.is_assumed:
+        notes.append(report.assumed(metal))
     if native.kernels and native.unfold_bytes:
         whole = predict(problem, metal.limits, RULE_SETS[0]).unfold_bytes
         if whole > metal.limits.max_buffer_bytes:

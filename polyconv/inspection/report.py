@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from polyconv.metal.kernels import NEWEST, RULE_SETS
+from polyconv.metal.seconds import Prediction
 from polyconv.planning.devices import Metal
 from polyconv.planning.forms import Form
 from polyconv.planning.rates import si
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 HEADINGS = (
     "   method",
+    "predicted",
+    "timings",
+    "launches",
     "convs",
     "taps",
     "MACs",
@@ -28,8 +32,7 @@ HEADINGS = (
 )
 
 NO_GAIN = (
-    "MLX's own 2D kernel unfolds nothing here and skips the zeros itself, so no memory is gained; "
-    "which is faster only a measurement on the Mac tells (`polyconv bench`)."
+    "MLX's own 2D kernel unfolds nothing here and skips the zeros itself: no memory is gained."
 )
 
 
@@ -40,7 +43,8 @@ class Line:
     `taps` are those of the largest of its convolutions. `macs_on_zeros` are the multiplications
     beyond the ideal: on zeros between samples, zero taps, spare frames and padded channels.
     `temporaries` are bytes by purpose, without the unfold buffer; `peak_bytes` is an upper bound
-    for all that lives at a time, input, weight and output included.
+    for all that lives at a time, input, weight and output included. `time` is predicted for a plain
+    weight, `packed_time` for a packed one.
     """
 
     method: str
@@ -58,6 +62,8 @@ class Line:
     peak_bytes: int = 0
     error: str = ""
     hazard: str = ""
+    time: Prediction | None = None
+    packed_time: Prediction | None = None
 
     @property
     def temporary_bytes(self) -> int:
@@ -118,8 +124,10 @@ def notes(told: Explanation) -> list[str]:
     said += [_note(line) for line in told.lines]
     said += told.notes
     said.append(
-        f"Kernels and bytes are predicted for {told.device} by the rules of {told.rule_set}; "
-        "nothing is measured. 'other' and 'peak' are upper bounds."
+        f"Kernels and bytes are predicted for {told.device} by the rules of {told.rule_set}, times "
+        "by a model of timings that others published; nothing is measured. Nine times in ten a "
+        "time lies between its bounds, as far as these timings tell: 'timings' are those of the "
+        "least tested kernel. 'other' and 'peak' are upper bounds."
     )
     return said
 
@@ -158,6 +166,23 @@ def summary(told: list[tuple[str, str, int, Explanation]]) -> list[str]:
     own_macs, new_macs = (si(total).strip() for total in totals)
     cells.append(("all", "", str(n_calls), unfold, peak, own_macs, "", new_peak, new_macs))
     return [*table(cells), "In the last line MACs are summed, and bytes are the largest."]
+
+
+def side_by_side(told: Sequence[Explanation]) -> str:
+    """One call on several devices: the predicted time of each method, and what is taken."""
+    methods = [line.method for line in told[0].lines]
+    cells: list[tuple[str, ...]] = [("method", *[each.device for each in told])]
+    for i, method in enumerate(methods):
+        lines = [each.lines[i] for each in told]
+        marks = ["-> " if each.chosen == method else "   " for each in told]
+        times = [mark + interval(line.time) for mark, line in zip(marks, lines, strict=True)]
+        cells.append((method, *times))
+    first = told[0]
+    about = (
+        "The arrow marks what `auto` takes. Times are predicted by a model of timings that others "
+        "published; nothing is measured. `polyconv explain` with one device says more."
+    )
+    return "\n".join([f"{first.call} -> {first.output_shape}", "", *table(cells), "", about])
 
 
 def exceeds(whole: int, metal: Metal) -> str:
@@ -214,6 +239,9 @@ def _cells(line: Line, chosen: str) -> tuple[str, ...]:
         return (name, *["-"] * (len(HEADINGS) - 1))
     return (
         name,
+        interval(line.time),
+        str(line.time.n_timings) if line.time else "-",
+        str(line.time.n_launches) if line.time else "-",
         str(line.n_convs),
         "x".join(map(str, line.taps)),
         si(line.macs).strip(),
@@ -222,6 +250,23 @@ def _cells(line: Line, chosen: str) -> tuple[str, ...]:
         _bytes(line.unfold_bytes),
         _bytes(line.temporary_bytes),
         _bytes(line.peak_bytes),
+    )
+
+
+def interval(time: Prediction | None) -> str:
+    """``"0.81 to 1.3 ms"``."""
+    if time is None:
+        return "-"
+    scale, unit = (1e3, "ms") if time.most >= 1e-4 else (1e6, "us")
+    least, most = [f"{float(f'{scale * t:.2g}'):g}" for t in (time.least, time.most)]
+    return f"{least} to {most} {unit}"
+
+
+def assumed(metal: Metal) -> str:
+    """The note on a GPU that is not in the table."""
+    return (
+        f"What the GPU of {metal.name} can do is not published: times are those of one with "
+        f"{metal.gpu.cores} cores, {metal.gpu.tflops:g} TFLOP/s and {metal.gpu.bandwidth:g} GB/s."
     )
 
 
@@ -235,6 +280,8 @@ def _note(line: Line) -> str:
         paths = " and ".join(path for path, _ in line.kernels)
         said.append(f"{paths} by the rule '{line.because}' ({line.source})")
     said += line.forms
+    if line.packed_time and line.packed_time != line.time:
+        said.append(f"with packed weights predicted {interval(line.packed_time)}")
     if line.error:
         said.append(f"MLX raises an error: {line.error}")
     if line.hazard:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
+from polyconv.metal.gpus import Gpu
+
 Family: TypeAlias = Literal[
     "gemm",
     "nax_gemm",
@@ -24,48 +26,6 @@ Family: TypeAlias = Literal[
     "unfold_wide",
     "unfold_narrow",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """What a GPU can do: cores, float32 TFLOP/s at its peak, and GB/s of its memory.
-
-    With `has_accelerators` products of halves run on units of their own, as on an M5.
-    """
-
-    cores: int
-    tflops: float
-    bandwidth: float
-    has_accelerators: bool = False
-
-    @property
-    def is_small(self) -> bool:
-        """Whether MLX takes it for one of the small ones, whose products have other tiles."""
-        return self.cores <= 10
-
-
-# By names of `planning/devices.py`, as collected in public tables, logs and issues. A name that
-# does not tell the cores stands for the most that were sold with as much memory. M1: README of
-# philipturner/metal-benchmarks, and the M2 Max and Ultra from its rate of a core. M3 to M5:
-# huggingface.js #1044 and huggingface.co/hardware. Bandwidths: ggml-org/llama.cpp #1642 (M1, M2),
-# philipturner/applegpuinfo #4 and #12, youssofal/MTPLX #64, mlx 2b2718bf8 (M4 Pro), and
-# Andyyyy64/whichllm #92 (M5 Max). Of the A18 Pro and of the hosted runners nothing was found.
-GPUS = {
-    "m1-16gb": Gpu(8, 2.617, 68.2),
-    "m2-16gb": Gpu(10, 3.579, 102.4),
-    "m3-16gb": Gpu(10, 4.1, 100.0),
-    "m4-16gb": Gpu(10, 4.6, 120.0),
-    "m4-24gb": Gpu(10, 4.6, 120.0),
-    "m1-max-32gb": Gpu(32, 10.617, 409.6),
-    "m2-max-32gb": Gpu(38, 13.6, 409.6),
-    "m3-pro-36gb": Gpu(18, 6.39, 150.0),
-    "m4-pro-48gb": Gpu(20, 9.2, 273.0),
-    "m1-max-64gb": Gpu(32, 10.617, 409.6),
-    "m4-max": Gpu(40, 18.4, 546.0),
-    "m5-max-128gb": Gpu(40, 22.8, 614.0, has_accelerators=True),
-    "m2-ultra-192gb": Gpu(76, 27.2, 800.0),
-    "m3-ultra-256gb": Gpu(80, 28.4, 819.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +116,8 @@ class Kernel:
 
     `macs` are multiply-accumulates of whole tiles, and `loads` the values that these load from the
     memory of a threadgroup. `n_bytes` are read and written, each once. A family whose kernels move
-    bytes alone has no arithmetic.
+    bytes alone has no arithmetic. `n_times` such run one after the other. `kind` is a key of
+    `TESTED`, by default the family's.
     """
 
     family: Family
@@ -165,7 +126,44 @@ class Kernel:
     loads: float = 0.0
     n_tiles: float = 0.0
     n_launches: int = 1
+    kind: str = ""
+    n_times: int = 1
 
+    @property
+    def tested_as(self) -> str:
+        return self.kind or _KINDS.get(self.family, self.family)
+
+
+# How well the model is tested: by kind of kernel, or of all kernels of a path, how many published
+# timings there are, and the factor by which nine in ten are missed at most, each device left out of
+# the fit. As `make metal-fit` writes them.
+TESTED: dict[str, tuple[int, float]] = {
+    "concat": (68, 1.19),
+    "copy": (99, 1.2),
+    "depthwise 2D": (6, 2.98),
+    "explicit": (49, 1.81),
+    "general 2D": (12, 2.51),
+    "general 2D, transposed": (1, 1.37),
+    "implicit 2D": (8, 1.7),
+    "implicit 2D, C up to 4 or O up to 16": (33, 1.65),
+    "implicit 2D, one channel a group": (1, 1.88),
+    "implicit 3D": (2, 1.41),
+    "matmul": (160, 1.45),
+    "matmul, NAX": (6, 1.06),
+    "vector product": (13, 2.64),
+}
+_KINDS = {
+    "gemm": "matmul",
+    "nax_gemm": "matmul, NAX",
+    "implicit_2d": "implicit 2D",
+    "general_2d": "general 2D",
+    "implicit_3d": "implicit 3D",
+    "depthwise": "depthwise 2D",
+    "copy_32": "copy",
+    "copy_16": "copy",
+}
+# Fewer timings tell nothing: the factor is taken to be this one at least.
+_FEW, _UNTESTED = 5, 2.5
 
 # By family: the share of the arithmetic's peak, what a load costs, fill, share of the bandwidth.
 _BY_FAMILY: dict[str, tuple[str, str, str, str]] = {
@@ -189,7 +187,7 @@ def kernel_seconds(kernel: Kernel, gpu: Gpu, parameters: Parameters = FITTED) ->
 
     Args:
         kernel (Kernel): The work.
-        gpu (Gpu): The device, such as ``GPUS["m4-max"]``.
+        gpu (Gpu): The device, such as ``CHIPS["m4 max"]``.
         parameters (Parameters, optional): The model's. Default: those that were fitted.
     """
     launches = kernel.n_launches * parameters.launch
@@ -197,14 +195,54 @@ def kernel_seconds(kernel: Kernel, gpu: Gpu, parameters: Parameters = FITTED) ->
     share: float = getattr(parameters, names[3] if names else kernel.family)
     moving = kernel.n_bytes / (gpu.bandwidth * 1e9 * share)
     if names is None:
-        return launches + moving
+        return kernel.n_times * (launches + moving)
     shares: list[float] = [getattr(parameters, name) if name else 0.0 for name in names[:3]]
     efficiency, load, fill = shares
     work = kernel.macs + load * kernel.loads + parameters.tile * kernel.n_tiles
     filled = kernel.n_tiles / (kernel.n_tiles + fill * gpu.cores)
     computing = work / (gpu.tflops * 1e12 / 2 * efficiency * filled)
     together: float = (computing**2 + moving**2) ** 0.5
-    return launches + together
+    return kernel.n_times * (launches + together)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The time of a call, and between which bounds it lies nine times in ten.
+
+    Bounds are from the errors of each kind of kernel that takes a tenth of the time or more.
+    `n_timings` are the published timings of the least tested of these.
+    """
+
+    seconds: float
+    least: float
+    most: float
+    n_timings: int
+    n_launches: int
+
+
+def predicted(kernels: Iterable[Kernel], gpu: Gpu, parameters: Parameters = FITTED) -> Prediction:
+    """The time of all kernels of a call, with bounds."""
+    times: dict[str, float] = {}
+    launches = 0
+    for kernel in kernels:
+        spent = kernel_seconds(kernel, gpu, parameters)
+        times[kernel.tested_as] = times.get(kernel.tested_as, 0.0) + spent
+        launches += kernel.n_times * kernel.n_launches
+    total = sum(times.values())
+    least = sum(spent / factor_of(kind) for kind, spent in times.items())
+    most = sum(spent * factor_of(kind) for kind, spent in times.items())
+    counts = [_tested(kind)[0] for kind, spent in times.items() if spent >= total / 10]
+    return Prediction(total, least, most, min(counts, default=0), launches)
+
+
+def factor_of(kind: str) -> float:
+    """By which factor the time of a kind of kernel may be missed."""
+    n, factor = _tested(kind)
+    return factor if n >= _FEW else max(factor, _UNTESTED)
+
+
+def _tested(kind: str) -> tuple[int, float]:
+    return TESTED.get(kind, (0, _UNTESTED))
 
 
 def call_seconds(kernels: Iterable[Kernel], gpu: Gpu, parameters: Parameters = FITTED) -> float:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from math import ceil, lcm, prod
 
 from polyconv.metal.calls import up16
+from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import KernelChoice
-from polyconv.metal.seconds import Family, Gpu, Kernel
+from polyconv.metal.seconds import Family, Kernel
 from polyconv.problem.phases import n_phases
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
@@ -21,11 +22,32 @@ _UNIT = Axis(size=1, kernel_size=1)
 
 def convolution(spec: ConvSpec, choice: KernelChoice, gpu: Gpu) -> tuple[Kernel, ...]:
     """The kernels of one convolution by the path that MLX takes, with MLX's own copies."""
-    kernels = _BY_PATH[choice.path](spec, choice, gpu)
+    kind = _kind(spec, choice.path)
+    kernels = tuple([replace(k, kind=kind) for k in _BY_PATH[choice.path](spec, choice, gpu)])
     copied = sum(size for role, size in choice.temporaries if role == "contiguous_copy")
     if copied and choice.path != "small_kd_3d":
         return (copy(2 * copied, ITEMSIZE[spec.dtype]), *kernels)
     return kernels
+
+
+def _kind(spec: ConvSpec, path: str) -> str:
+    """What the kernels of a path are tested as together, if not each by itself."""
+    if path == "implicit_gemm_2d_general":
+        return "general 2D, transposed" if spec.is_input_dilated else "general 2D"
+    if path.startswith("implicit_gemm_2d") and spec.groups > 1:
+        return "implicit 2D, one channel a group"
+    if path.startswith("implicit_gemm_2d") and (spec.out_channels <= 16 or spec.in_channels <= 4):
+        return "implicit 2D, C up to 4 or O up to 16"
+    return _KINDS.get(path, "")
+
+
+_KINDS = {
+    "explicit_gemm_nd": "explicit",
+    "explicit_gemm_group_nd": "explicit, groups",
+    "depthwise_1d": "depthwise 1D",
+    "winograd_2d": "winograd",
+    "phase_gemms_3d": "a product per phase in 3D",
+}
 
 
 def copy(n_bytes: float, itemsize: int, family: Family | None = None) -> Kernel:
@@ -52,7 +74,8 @@ def product(
     """
     n_bytes = itemsize * batch * (rows * terms + columns * terms + rows * columns)
     if min(rows, columns) == 1:
-        return replace(copy(n_bytes, itemsize), n_launches=n_launches)
+        vector = copy(n_bytes, itemsize)
+        return replace(vector, n_launches=n_launches, kind="vector product")
     bm, bn = (64, 32) if gpu.is_small and transposed else (64, 64)
     tiles = batch * ceil(rows / bm) * ceil(columns / bn)
     macs = tiles * bm * bn * up16(terms)

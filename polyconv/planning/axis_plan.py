@@ -131,6 +131,23 @@ class AxisPlan:
             return (Block(self.phases, (0,), self.axis),)
         return tuple(self._block(self.phases[i:j]) for i, j in self._stretches)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[Block, int], ...]:
+        """A block of each number of phases and taps, and how many `blocks` have these."""
+        first: dict[tuple[int, int], int] = {}
+        sizes = self.block_sizes
+        for i, size in enumerate(sizes):
+            first.setdefault(size, i)
+        if self.native:
+            return ((self.blocks[0], 1),)
+        stretches = self._stretches
+        return tuple(
+            [
+                (self._block(self.phases[slice(*stretches[i])]), sizes.count(size))
+                for size, i in first.items()
+            ]
+        )
+
     @property
     def first_block(self) -> Block:
         """The first of `blocks`, without making the others."""

@@ -93,6 +93,8 @@ def _may_be_taken(plan: ConvPlan, allow_unfold: bool) -> bool:
         return False
     if backend.copies_windows:
         return True
+    if plan.products and plan.device.rounds_products and plan.problem.dtype == "float32":
+        return False  # it would be less exact
     if plan.products:
         return allow_unfold or backend.takes_products or plan.products == "flat"
     if not backend.predicts_kernels or not plan.is_native or plan.first.issued.is_safe:

@@ -13,8 +13,9 @@ from polyconv.planning.candidates import (
     tuned_plan,
     with_reasons,
 )
-from polyconv.planning.cost import n_frames, n_weights, on_metal
-from polyconv.planning.devices import CPU, Device
+from polyconv.planning.cost import n_frames, n_weights
+from polyconv.planning.devices import CPU, Device, Host
+from polyconv.planning.estimate import fastest, seconds_of
 from polyconv.planning.methods import (
     METHODS,
     by_taps,
@@ -25,11 +26,12 @@ from polyconv.planning.methods import (
 )
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import si
+from polyconv.planning.workspace import allocated
 from polyconv.problem.arguments import choice, refuse
 from polyconv.problem.spec import ConvSpec
 
-# How much more than the ideal multiply-accumulates `auto` spends on Metal where it need not.
-MOST_MACS = 1.15
+# Predicted times so near each other are taken for equal: the plan that needs less memory is taken.
+NEAR = 1.05
 
 
 def plan(
@@ -52,11 +54,12 @@ def plan(
         packed (bool, optional): Whether the weight is packed already. Default: ``False``.
 
     Returns:
-        ConvPlan: With ``"auto"`` what the device's tuning found the fastest, where it knows the
-        layer; else the cheapest. MLX's own convolution takes part where no axis has
-        an input dilation, on CUDA only if nothing is flipped either. On Metal it is taken there if
-        its kernel is safe and nothing is flipped. Otherwise Metal has the cheapest method that
-        spends at most `MOST_MACS` times the `ideal` arithmetic, if one does.
+        ConvPlan: With ``"auto"`` the fastest, as far as is known: what the device's tuning found,
+        where it knows the layer, or else what is estimated. MLX's own convolution takes part
+        where no axis has an input dilation, on CUDA only if nothing is flipped either. On Metal it
+        takes part wherever its kernel neither unfolds nor reads outside its input. Without dilation
+        and flip it is taken there at once. Of plans that are predicted to be equally fast on Metal,
+        within `NEAR`, it is the one that allocates least.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
@@ -73,11 +76,11 @@ def plan(
     if spec.dtype == "float64" and not _has_float64(spec):  # no GPU has it
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
     direct: ConvPlan | Rejection | None = None
-    if reasons or not spec.is_input_dilated:  # else it neither stays nor competes
-        direct = lower_native(spec, device)
+    if reasons or not spec.is_input_dilated or device.backend.predicts_kernels:
+        direct = lower_native(spec, device)  # elsewhere a dilated one neither stays nor competes
     if isinstance(direct, ConvPlan) and _stays_native(direct):
         return direct
-    return _cheapest(spec, direct, op, device, reasons)
+    return _cheapest(spec, direct, op, device, reasons, packed)
 
 
 def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
@@ -91,7 +94,12 @@ def _forced(spec: ConvSpec, method: str, op: str, device: Device) -> ConvPlan:
 
 
 def _cheapest(
-    spec: ConvSpec, direct: ConvPlan | Rejection | None, op: str, device: Device, reasons: bool
+    spec: ConvSpec,
+    direct: ConvPlan | Rejection | None,
+    op: str,
+    device: Device,
+    reasons: bool,
+    packed: bool,
 ) -> ConvPlan:
     """The cheapest of all that `auto` may take, with the reasons against the others if asked."""
     lowered = _lowered(spec, device, reasons)
@@ -104,11 +112,8 @@ def _cheapest(
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing
-    if device.backend.predicts_kernels and len(plans) > 1:
-        most = MOST_MACS * ideal(spec)
-        plans = [each for each in plans if each.cost.macs <= most] or plans
-    best = min(plans, key=lambda candidate: candidate.seconds)
-    if best is direct or direct is None or not reasons:
+    best = _fastest(plans, packed)
+    if direct is None or not reasons:
         return best
     return _explained(best, lowered, direct)
 
@@ -116,33 +121,32 @@ def _cheapest(
 def _lowered(spec: ConvSpec, device: Device, reasons: bool) -> list[ConvPlan | Rejection]:
     """What is compared, besides MLX's own op; without `reasons` no more than may be taken."""
     names = [name for name in METHODS if name != "native"]
-    if not reasons and not device.backend.takes_products:
+    if not reasons and not _takes_products(spec, device):
         names.remove("taps")
-    if not reasons and device.backend.predicts_kernels:
-        stacked = lower_stacked(spec, device)
-        if isinstance(stacked, ConvPlan) and _beats_phases(stacked):
-            return [stacked]
     return [METHODS[name](spec, device) for name in names]
 
 
-def _beats_phases(stacked: ConvPlan) -> bool:
-    """Whether one convolution costs less than phase by phase can at best, on Metal.
+def _fastest(plans: list[ConvPlan], packed: bool) -> ConvPlan:
+    """The one of the least time. Predictions tell no difference within `NEAR`: bytes do."""
+    if len(plans) == 1:
+        return plans[0]
+    if not plans[0].device.backend.predicts_kernels:
+        return fastest(plans)[0]
+    near = fastest(plans, packed, NEAR)
+    return near[0] if len(near) == 1 else min(near, key=_bytes)
 
-    That is with kernels that need no more than the ideal arithmetic, and copy nothing.
-    """
-    spec = stacked.problem
-    if stacked.is_zero or stacked.cost.macs > MOST_MACS * ideal(spec):
-        return False
-    best = on_metal(spec, [per_phase_axis(axis) for axis in spec.axes])
-    return stacked.seconds < best.seconds(stacked.device.rates)
+
+def _bytes(candidate: ConvPlan) -> int:
+    """What it allocates besides arguments and result."""
+    return sum(allocated(candidate).values())
 
 
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
-    """All that `auto` compares on a `Host`, each form of `taps` by itself."""
+    """All that `auto` compares, each form of `taps` by itself."""
     lowered = by_taps(spec, device)
     if not is_by_taps_alone(spec, device):
         lowered += [lower_per_phase(spec, device), lower_stacked(spec, device)]
-    plans = [each for each in lowered if isinstance(each, ConvPlan)]
+    plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
     direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _competes(direct):
         plans.append(direct)
@@ -183,6 +187,7 @@ def plan_for_gradients(spec: ConvSpec, device: Device) -> ConvPlan:
     assert isinstance(own, ConvPlan)  # anything can be computed phase by phase
     if isinstance(shared, Rejection):
         return own
+    assert isinstance(device, Host)  # only such take gradient plans
     rates = device.rates
     copies = 4 * 4 * spec.n_weights * rates.per_byte_moved
     zeros = (shared.cost.macs - own.cost.macs) * max(rates.per_mac, rates.per_panel_mac)
@@ -204,19 +209,33 @@ def _stays_native(direct: ConvPlan) -> bool:
 def _competes(direct: ConvPlan) -> bool:
     """Whether `auto` may take MLX's own convolution for its cost.
 
-    It may not where it would multiply inserted zeros on a CPU, or where it may be wrong on CUDA.
+    It may not where it would multiply inserted zeros on a CPU, where it may be wrong on CUDA, or
+    where its kernel on Metal unfolds or reads outside its input.
     """
     if is_by_taps_alone(direct.problem, direct.device):
         return False
     backend = direct.device.backend
     if backend.shares_cudnn_plans:
         return not shares_plans(direct.problem)
-    return not backend.predicts_kernels and not direct.problem.is_input_dilated
+    if backend.predicts_kernels:
+        spec = direct.problem
+        if spec.is_input_dilated and (spec.ndim != 2 or spec.groups > 1):
+            return False  # found sooner: by no recorded rule is it anything but unfolded
+        return direct.first.issued.is_safe
+    return not direct.problem.is_input_dilated
 
 
 def _suits(candidate: ConvPlan) -> bool:
-    """Whether `auto` may take it. Products are for a CPU: no kernel taken on a GPU unfolds."""
-    return candidate.device.backend.takes_products or not candidate.products
+    """Whether `auto` may take it, for its products."""
+    if not candidate.products or candidate.products == "scaled":
+        return not candidate.products or candidate.device.backend.takes_products
+    return _takes_products(candidate.problem, candidate.device)
+
+
+def _takes_products(spec: ConvSpec, device: Device) -> bool:
+    """Whether `auto` may multiply matrices. It does not where MLX would round float32 to TF32."""
+    rounds = device.rounds_products and spec.dtype == "float32"
+    return device.backend.takes_products and not rounds
 
 
 def _explained(
@@ -227,6 +246,8 @@ def _explained(
         for other in lowered
         if other is not best
     ]
+    if direct is best:
+        return replace(best, rejected=tuple(rejected))
     if isinstance(direct, ConvPlan):
         direct = Rejection("native", _not_native(direct, best))
     return replace(best, rejected=(*rejected, direct))
@@ -240,27 +261,37 @@ def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
         return "MLX computes it on the CPU by loops over single samples"
     if not backend.predicts_kernels:
         return _dearer(direct, best)
+    if direct.first.issued.is_safe:
+        return _dearer(direct, best)
     if direct.problem.is_input_dilated:
         return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
-    if not direct.first.issued.is_safe:
-        return "its kernel unfolds or reads outside its input"
-    return "MLX calls it with flip=True, which its fastest kernels do not take"
+    return "its kernel unfolds or reads outside its input"
 
 
 def _dearer(other: ConvPlan, best: ConvPlan) -> str:
-    a, b = other.cost, best.cost
     if not _suits(other):
+        if other.device.rounds_products:
+            return "MLX makes products of float32 by TF32 here (MLX_ENABLE_TF32=1 allows them)"
         return "it spares the copies of MLX's CPU convolutions, which no kernel makes on a GPU"
+    if other.device.backend.predicts_kernels:
+        return _predicted_dearer(other, best)
+    a, b, seconds, least = other.cost, best.cost, seconds_of(other), seconds_of(best)
     if a == b:
         return f"does the same as {best.method}"
-    if other.seconds < best.seconds:
-        return f"{a.macs / b.macs:.2f} times the multiply-accumulates"
-    if best.seconds:
-        estimated = f"estimated {other.seconds / best.seconds:.3g} times the cost"
+    if least:
+        estimated = f"estimated {seconds / least:.3g} times the cost"
     else:  # by rates that are 0, as a calibration may find them
-        estimated = f"estimated to take {other.seconds:.3g} s against 0"
+        estimated = f"estimated to take {seconds:.3g} s against 0"
     return (
         f"{estimated}: {a.n_convs} convolutions against {b.n_convs}, "
         f"{si(a.macs).strip()} MACs against {si(b.macs).strip()}, "
         f"{si(a.bytes_moved)}B moved against {si(b.bytes_moved)}B"
     )
+
+
+def _predicted_dearer(other: ConvPlan, best: ConvPlan) -> str:
+    ratio = seconds_of(other) / seconds_of(best)
+    if ratio <= NEAR:
+        needed = f"{si(_bytes(other))}B against {si(_bytes(best))}B"
+        return f"predicted to be as fast as {best.method}, and allocates {needed}"
+    return f"predicted to take {ratio:.3g} times as long as {best.method}"

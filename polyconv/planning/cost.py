@@ -49,7 +49,7 @@ def by_convolutions(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     return Cost(
         macs=macs,
         n_convs=n_convs,
-        bytes_moved=ITEMSIZE[spec.dtype] * (moved + _packed(weights, axes)),
+        bytes_moved=ITEMSIZE[spec.dtype] * (moved + n_packed(weights, axes)),
         panel_macs=0 if loops else _in_panels(macs, spec, axes, frames, inner),
         n_products=n_convs * _ops(spec.groups),
         macs_in_loops=_macs_in_loops(macs, spec, axes) if loops else 0,
@@ -73,7 +73,7 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
         return Cost(macs, 1, 0, **{"backward_macs" if spec.flip else "panel_macs": macs})
     outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
     copies = n_copies(spec, axes)
-    moved = outputs * copies + _packed(weights, axes)
+    moved = outputs * copies + n_packed(weights, axes)
     return Cost(
         macs=macs,
         n_convs=n_convs,
@@ -83,17 +83,12 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     )
 
 
-def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued | None = None) -> Cost:
-    """Metal's kernels, as predicted for the first of the convolutions, which all are alike.
-
-    Without `first` the least: of kernels that need no more than the arithmetic, and copy nothing.
-    """
+def on_metal(spec: ConvSpec, axes: Sequence[AxisPlan], first: Issued) -> Cost:
+    """Metal's kernels, as predicted for the first of the convolutions, which all are alike."""
     frames, weights = n_frames(spec, axes), n_weights(spec, axes)
     outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
     n_convs = prod(axis.n_blocks for axis in axes)
     bytes_moved = ITEMSIZE[spec.dtype] * (weights + outputs * n_copies(spec, axes))
-    if first is None:
-        return Cost(frames * weights, n_convs, bytes_moved)
     return Cost(
         macs=frames * weights * first.cost.macs // first.plain_macs,
         n_convs=n_convs * first.n_convs,
@@ -115,10 +110,10 @@ def by_products(spec: ConvSpec, axes: Sequence[AxisPlan], products: Products) ->
     outputs = n_frames(spec, axes) * spec.out_channels * prod(axis.n_phases for axis in axes)
     read, summed = _rows(spec, axes, flat, per_phase=False), _rows(spec, axes, flat, per_phase=True)
     n_taps, n_blocks = prod(a.window_taps for a in axes), prod(a.n_blocks for a in axes)
-    moved = _packed(weights, axes)
+    moved = n_packed(weights, axes)
     moved += outputs * (sum(a.is_joined for a in axes) if scaled else n_copies(spec, axes))
     if n_taps > n_blocks:  # padding, by a copy
-        moved += _rows(spec, axes, flat=True, per_phase=False) // n_taps * spec.in_channels
+        moved += n_rows(spec, axes) * spec.in_channels
     if products == "gathered":
         moved += read * spec.in_channels
         if spec.groups > 1:  # in short runs, and the output is brought back from group by group
@@ -153,25 +148,30 @@ def _in_panels(macs: int, spec: ConvSpec, axes: Sequence[AxisPlan], rows: int, t
     return int(macs * prod(max(1, least / max(size, 1)) for size, least in sizes))
 
 
-def _packed(weights: int, axes: Sequence[AxisPlan]) -> int:
+def n_packed(weights: int, axes: Sequence[AxisPlan]) -> int:
     """How many weights are copied to cut them into taps."""
     if axes[0].native:
         return 0
     return weights * (2 if any(axis.is_kernel_padded for axis in axes) else 1)
 
 
-def _rows(spec: ConvSpec, axes: Sequence[AxisPlan], flat: bool, per_phase: bool) -> int:
-    """Frames computed, summed over all taps, or with `per_phase` over all taps of all phases.
+def n_rows(spec: ConvSpec, axes: Sequence[AxisPlan]) -> int:
+    """Rows of a flat product: all frames, with their margins.
 
-    Flat ones are counted with their margins. On its first axis a lone item has no margin; in a
-    batch each item has one (`tap_products.py`).
+    On its first axis a lone item has no margin; in a batch each item has one (`tap_products.py`).
     """
     rows = spec.batch
     for i, axis in enumerate(axes):
         most = max([taps for _, taps in axis.block_sizes], default=0)
-        margin = (most - 1) * phase_dilation(axis.axis) if flat and (i or spec.batch > 1) else 0
-        rows *= (axis.n_frames + margin) * (axis.block_taps if per_phase else axis.window_taps)
+        margin = (most - 1) * phase_dilation(axis.axis) if i or spec.batch > 1 else 0
+        rows *= axis.n_frames + margin
     return rows
+
+
+def _rows(spec: ConvSpec, axes: Sequence[AxisPlan], flat: bool, per_phase: bool) -> int:
+    """Frames computed, summed over all taps, or with `per_phase` over all taps of all phases."""
+    rows = n_rows(spec, axes) if flat else n_frames(spec, axes)
+    return rows * prod(axis.block_taps if per_phase else axis.window_taps for axis in axes)
 
 
 def _loops(spec: ConvSpec, axes: Sequence[AxisPlan]) -> bool:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from polyconv.metal.calls import DeviceLimits
+from polyconv.metal.gpus import Gpu, gpu_of
 from polyconv.metal.kernels import NEWEST, RuleSet
-from polyconv.planning.rates import CPU_RATES, CUDA_RATES, METAL_RATES, Rates
+from polyconv.metal.seconds import FITTED, Parameters
+from polyconv.planning.rates import CPU_RATES, CUDA_RATES, Rates
 from polyconv.planning.tuned import Tuning
 from polyconv.problem.arguments import choice
 
@@ -30,13 +32,16 @@ class Backend:
     """What the work of a plan's convolutions is counted by (`COST_MODELS` of `plan.py`)."""
 
     predicts_kernels: bool = False
-    """MLX's kernel is known for each convolution, and its rates are assumed, not measured.
+    """MLX's kernel is known for each convolution, and its time is predicted by the time model.
 
-    So `auto` takes MLX's own op where its kernel is safe, and bounds the arithmetic of the others.
+    So `auto` may take MLX's own op where its kernel is safe.
     """
 
     takes_products: bool = False
-    """`auto` may take the method `taps`, which is for devices that copy windows."""
+    """`auto` may take the method `taps`."""
+
+    rounds_halves_once: bool = False
+    """A product of halves is summed in float32, and its sums are rounded once."""
 
     takes_shared_filter: bool = False
     """One filter for all channels is multiplied as one matrix (`shared_filter.py`)."""
@@ -100,7 +105,13 @@ BACKENDS: dict[str, Backend] = {
         misreads_steps=True,
         has_own_memory=True,
     ),
-    "metal": Backend(cost_model="metal", predicts_kernels=True, takes_shared_filter=True),
+    "metal": Backend(
+        cost_model="metal",
+        predicts_kernels=True,
+        takes_products=True,
+        rounds_halves_once=True,
+        takes_shared_filter=True,
+    ),
 }
 
 
@@ -129,20 +140,24 @@ def _pickled_without_tuning(cls: T) -> T:
 class Metal:
     """A device that runs MLX's Metal backend in a version of it: what plans may depend on.
 
-    With a `tuning`, `auto` takes what was timed there.
+    With `rounds_products` MLX makes products of float32 by TF32, and nobody allowed it to. `auto`
+    then makes none. `parameters` are those of the time model. With a `tuning`, `auto` takes what
+    was timed there.
     """
 
     name: str
     limits: DeviceLimits
     rules: RuleSet = NEWEST
+    rounds_products: bool = False
+    parameters: Parameters = FITTED
     tuning: Tuning | None = None
 
     def __hash__(self) -> int:  # as each call asks for it, and the name tells most
         return hash(self.name)
 
     @property
-    def rates(self) -> Rates:
-        return METAL_RATES
+    def gpu(self) -> Gpu:
+        return gpu_of(self.name, self.limits.architecture)
 
     @property
     def backend(self) -> Backend:
@@ -162,6 +177,10 @@ class Host:
         return hash(self.name)
 
     @property
+    def rounds_products(self) -> bool:
+        return False
+
+    @property
     def backend(self) -> Backend:
         return BACKENDS[self.name]
 
@@ -176,12 +195,14 @@ HOSTS = {host.name: host for host in (CPU, CUDA)}
 # logs and issues: macOS 26, but macOS 13 for the M1. Older systems report less (of 128 GB a working
 # set of 103 GB instead of 115), and `iogpu.wired_limit_mb` raises the working set alone. All rows
 # have maxBufferLength = 3/4 of the working set, rounded down to pages of 16 KiB. The second is what
-# hosted macOS runners have: "Apple Paravirtual device", of architecture air64_v27.
+# hosted macOS runners have: "Apple Paravirtual device", of architecture air64_v27. The M2 Pro is
+# given what other machines of 16 GB have.
 DEVICES = {
     "a18-pro-8gb": DeviceLimits(4_294_967_296, 5_726_633_984, "p"),
     "paravirtual-7gb": DeviceLimits(3_758_096_384, 5_010_795_178, "7"),
     "m1-16gb": DeviceLimits(8_589_934_592, 11_453_251_584, "g"),
     "m2-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "g"),
+    "m2-pro-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "s"),
     "m3-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "g"),
     "m4-16gb": DeviceLimits(9_534_832_640, 12_713_115_648, "g"),
     "m4-24gb": DeviceLimits(14_302_248_960, 19_069_665_280, "g"),
@@ -199,11 +220,21 @@ DEVICES = {
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
     """As `device`, also one of `HOSTS`."""
-    known = choice(op, "device", name, (*HOSTS, *DEVICES))
+    known = choice(op, "device", _with_memory(name), (*HOSTS, *DEVICES))
     return HOSTS[known] if known in HOSTS else device(op, known, rules)
 
 
 def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
-    """The device of a name in `DEVICES`."""
-    known = choice(op, "device", name, DEVICES)
-    return Metal(known, DEVICES[known], rules)
+    """The device of a name in `DEVICES`. Without its memory, as ``"m2"``, the first of that chip.
+
+    Of an M5 it rounds products, as MLX does by default.
+    """
+    known = choice(op, "device", _with_memory(name), DEVICES)
+    rounds = gpu_of(known).has_accelerators
+    return Metal(known, DEVICES[known], rules, rounds_products=rounds)
+
+
+def _with_memory(name: object) -> object:
+    """A device's whole name, of one that does not tell the memory."""
+    chips = {known.rpartition("-")[0]: known for known in reversed(DEVICES) if known[-2:] == "gb"}
+    return chips.get(name, name) if isinstance(name, str) and name not in DEVICES else name

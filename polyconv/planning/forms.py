@@ -12,11 +12,14 @@ from functools import lru_cache
 from math import prod
 from typing import Literal, TypeAlias
 
+from polyconv.metal import work
 from polyconv.metal.calls import fits_in, fits_out, up16
+from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import RECORDED, KernelChoice, predict
+from polyconv.metal.seconds import Kernel, call_seconds
 from polyconv.planning.cached_property import cached_property
 from polyconv.planning.devices import Device, Metal
-from polyconv.planning.rates import METAL_RATES, Cost
+from polyconv.planning.rates import Cost
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 Lift: TypeAlias = Literal["none", "plane", "frames"]
@@ -52,11 +55,15 @@ AS_IT_STANDS = Form()
 
 @dataclass(frozen=True)
 class Issued:
-    """A convolution in a form: what MLX is given, how often, and what Metal does with it."""
+    """A convolution in a form: what MLX is given, how often, and what Metal does with it.
+
+    `n_copies` are the form's own, and the sums of what it gives.
+    """
 
     form: Form
     spec: ConvSpec
     n_convs: int
+    n_copies: int
     kernel: KernelChoice | None
     cost: Cost
     plain_macs: int
@@ -67,6 +74,16 @@ class Issued:
     def is_free(self) -> bool:
         """Whether it is one safe convolution with no arithmetic and no copies of the form's."""
         return self.is_safe and self.cost == Cost(self.plain_macs, 1, 0)
+
+    def kernels_on(self, gpu: Gpu) -> Iterator[Kernel]:
+        """What Metal runs for it: what the form copies, and each convolution."""
+        assert self.kernel is not None  # as it is planned for a Mac
+        copied = self.cost.bytes_moved - self.n_convs * self.kernel.temporary_bytes
+        if copied:
+            moved = work.copy(2 * copied, ITEMSIZE[self.spec.dtype])
+            yield replace(moved, n_launches=max(self.n_copies, 1))
+        for _ in range(self.n_convs):
+            yield from work.convolution(self.spec, self.kernel, gpu)
 
     @cached_property
     def options(self) -> tuple[object, ...]:
@@ -89,7 +106,7 @@ def options_of(spec: ConvSpec) -> tuple[object, ...]:
 
 @lru_cache(4096)
 def issue(spec: ConvSpec, device: Device) -> Issued:
-    """The cheapest safe form of an undilated convolution; the plainest if no kernel is predicted.
+    """The fastest safe form of an undilated convolution; the plainest if no kernel is predicted.
 
     A form is safe if its kernel unfolds nothing and has no hazard, by the rules of the device and
     by those that were recorded. There always is one: channels can be padded until they fill the
@@ -101,11 +118,13 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     safe = []
     for form in _forms(spec):
         each = _issued(spec, form, device)
-        if each.is_free:  # none can cost less
+        if each.is_free:  # none can be faster
             return each
         if each.is_safe:
             safe.append(each)
-    return min(safe, key=lambda each: each.cost.seconds(METAL_RATES))
+    assert isinstance(device, Metal)  # as kernels are predicted
+    gpu, parameters = device.gpu, device.parameters
+    return min(safe, key=lambda each: call_seconds(each.kernels_on(gpu), gpu, parameters))
 
 
 def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
@@ -190,6 +209,7 @@ def _issued(spec: ConvSpec, form: Form, device: Device) -> Issued:
     itemsize = ITEMSIZE[given.dtype]
     outputs, inputs = n_convs * given.n_outputs, given.n_inputs
     moved = n_convs * kernel.temporary_bytes if kernel else 0
+    n_copies = bool(form.extra_in) + bool(form.pad_hi) + bool(form.extra_out)
     if form.extra_in or form.pad_hi:
         moved += itemsize * inputs
     if form.extra_out:
@@ -197,11 +217,13 @@ def _issued(spec: ConvSpec, form: Form, device: Device) -> Issued:
     if form.lift == "frames":  # frames cut out per tap, and the sum
         in_place = spec.batch == 1 and depth.stride == 1
         moved += itemsize * (2 * outputs + (0 if in_place else n_convs * inputs))
+        n_copies += n_convs - 1 + (0 if in_place else n_convs)
         if depth.padding_lo or depth.padding_hi or spec.dtype != given.dtype:
             moved += itemsize * inputs
+            n_copies += 1
     cost = Cost(n_convs * macs(given, kernel), n_convs, moved)
     is_safe = kernel is not None and _is_safe(kernel, given, device)
-    return Issued(form, given, n_convs, kernel, cost, macs(spec), is_safe)
+    return Issued(form, given, n_convs, n_copies, kernel, cost, macs(spec), is_safe)
 
 
 def _is_safe(kernel: KernelChoice, given: ConvSpec, device: Device) -> bool:

@@ -20,6 +20,7 @@ from polyconv.planning.axis_methods import (
 from polyconv.planning.axis_plan import AxisPlan, Rejection
 from polyconv.planning.cost import Products
 from polyconv.planning.devices import Device
+from polyconv.planning.estimate import fastest
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import INT32_MAX, ConvSpec
@@ -48,7 +49,7 @@ def lower_taps(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
     if not plans:
         return next(each for each in lowered if isinstance(each, Rejection))
-    return min(plans, key=lambda each: each.seconds) if len(plans) > 1 else plans[0]
+    return fastest(plans)[0]
 
 
 def by_taps(
@@ -62,13 +63,14 @@ def by_taps(
     """
     if spec.is_empty:
         return [_nothing(spec, "taps", device)]
-    is_line = spec.ndim == spec.groups == 1
+    # On a line, or on Metal, where padding and margins cost little beside a launch.
+    is_plain = spec.ndim == spec.groups == 1 or device.backend.predicts_kernels
     cuts: list[list[AxisPlan]] = []
     for axis in spec.axes:
         own, shared = grouped_axis(axis), stacked_axis(axis)
         if isinstance(shared, Rejection) or own.n_blocks == 1:
             cuts.append([own])
-        elif in_question and is_line and shared.block_taps == own.block_taps:
+        elif in_question and is_plain and shared.block_taps == own.block_taps:
             cuts.append([shared])  # it multiplies no zeros, in fewer products and copies
         else:
             cuts.append([shared, own])
@@ -78,7 +80,9 @@ def by_taps(
     elif not reads_in_lines(spec):
         ways = ["gathered"]
     else:
-        ways = ["flat"] if spec.ndim == 1 and spec.batch == 1 else ["flat", "gathered"]
+        is_flat = spec.ndim == 1 and spec.batch == 1
+        is_flat = is_flat or (in_question and device.backend.predicts_kernels)
+        ways = ["flat"] if is_flat else ["flat", "gathered"]
     return [_plan_of(spec, "taps", axes, device, way) for axes in product(*cuts) for way in ways]
 
 

@@ -28,7 +28,7 @@ from polyconv.planning.cost import (
 from polyconv.planning.devices import CPU, CostModel, Device
 from polyconv.planning.forms import Issued, as_it_stands, issue
 from polyconv.planning.rates import Cost
-from polyconv.problem.spec import ConvSpec
+from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,15 @@ class ConvPlan:
         return tuple(self._subconv(blocks) for blocks in product(*[a.blocks for a in self.axes]))
 
     @cached_property
+    def kinds(self) -> tuple[tuple[SubConv, int], ...]:
+        """A subconv of each number of phases and taps, and how many `subconvs` have these."""
+        found = []
+        for each in product(*[axis.kinds for axis in self.axes]):
+            blocks, counts = zip(*each, strict=True)
+            found.append((self._subconv(blocks), prod(counts)))
+        return tuple(found)
+
+    @cached_property
     def first(self) -> SubConv:
         """The first subconv. On Metal all others have its channels and frames."""
         return self._subconv(tuple(axis.first_block for axis in self.axes))
@@ -115,7 +124,8 @@ class ConvPlan:
     def packing_key(self) -> object:
         """Plans that cut a weight alike have the same. The length of the input is not in it."""
         cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
-        problem = (self.problem.groups, self.problem.flip, self.problem.dtype)
+        dtype = self.product_dtype if self.products else self.problem.dtype
+        problem = (self.problem.groups, self.problem.flip, dtype)
         forms: tuple[object, ...] = (self.products == "scaled",)
         if not self.products:
             forms = tuple([sub.issued.form.of_weight for sub in self.subconvs])
@@ -129,10 +139,15 @@ class ConvPlan:
             return by_products(self.problem, self.axes, self.products)
         return COST_MODELS[self.device.backend.cost_model](self)
 
-    @cached_property
-    def seconds(self) -> float:
-        """Its estimated cost. Only those for the same device can be compared."""
-        return self.cost.seconds(self.device.rates)
+    @property
+    def product_dtype(self) -> str:
+        """In which products are made: in float32, so that a sum of several is rounded once."""
+        dtype = self.problem.dtype
+        if ITEMSIZE[dtype] >= 4:
+            return dtype
+        lone = all(taps <= 1 for axis in self.axes for _, taps in axis.block_sizes)
+        rounds_once = self.device.backend.rounds_halves_once and self.products != "scaled"
+        return dtype if lone and rounds_once else "float32"
 
     @property
     def n_taps(self) -> int:

@@ -46,9 +46,6 @@ CUDA_RATES = Rates(
     per_backward_mac=1 / 80e12,
 )
 
-# Round numbers of the order of a large Apple GPU. Assumed: nothing was measured on Metal.
-METAL_RATES = Rates(per_mac=1 / 5e12, per_conv=5e-6, per_byte_moved=1 / 300e9)
-
 
 _MUST = "the file must hold rates as `polyconv bench --calibrate` writes them"
 

@@ -93,10 +93,11 @@ def bytes_needed(one: ConvSpec, channels: int, device: Device) -> int | None:
     """Bytes that one matrix for all channels needs besides arguments and result.
 
     None if it is not to be taken. On CUDA it is not: cuDNN's kernel for one filter per channel is
-    faster than products.
+    faster than products. Nor is it where MLX would round products of float32.
     """
     (axis,) = one.axes
-    if not device.backend.takes_shared_filter or one.is_empty or not is_short(axis):
+    rounds = device.rounds_products and one.dtype == "float32"
+    if not device.backend.takes_shared_filter or rounds or one.is_empty or not is_short(axis):
         return None
     return temporaries(axis, one.batch, channels, ITEMSIZE[one.dtype])
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 from polyconv.planning.axis_parts import frames_reading, outputs_of, part_of, samples_read
 from polyconv.planning.axis_plan import AxisPlan
 from polyconv.planning.choose import alternatives
+from polyconv.planning.estimate import seconds_of
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import si
 from polyconv.planning.workspace import temporaries
@@ -189,10 +190,7 @@ def _most_elements(plan: ConvPlan) -> int:
 
 def others_than(chosen: ConvPlan) -> list[ConvPlan]:
     """What `auto` may take if the smallest tile of a plan is too large, the fastest first."""
-    others = alternatives(chosen.problem, chosen.device)
-    if not chosen.device.backend.takes_products:
-        others = [each for each in others if not each.products]
-    return sorted(others, key=lambda each: each.seconds)
+    return sorted(alternatives(chosen.problem, chosen.device), key=seconds_of)
 
 
 def arranged(

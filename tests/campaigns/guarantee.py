@@ -2,7 +2,8 @@
 
     python -m tests.campaigns.guarantee --cases 10000
 
-prints how many convolutions took which kernel. No explicit path, no unfold, no read outside.
+prints how many convolutions took which kernel. No explicit path, no unfold, no read outside, also
+by the rules of other versions than that of the plan.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def check(call, method, dtype, counts, device="m4-max"):
         raise
     for direction, specs in zip(("forward", "gradient"), directions, strict=True):
         for spec in specs:
-            assert not spec.flip, call
+            assert not spec.flip or direction == "forward", call
             for rule_set in RULE_SETS:
                 kernel = predict(spec, DEVICES[device], rule_set)
                 assert not kernel.is_explicit, (call, spec, rule_set)

@@ -40,7 +40,8 @@ def test_a_device_is_pickled_by_what_it_always_was(device):
 
     Tuning is of a process, and in no pickle either.
     """
-    kept = ("name", "limits", "rules") if device is METAL else ("name", "rates")
+    of_metal = ("name", "limits", "rules", "rounds_products", "parameters")
+    kept = of_metal if device is METAL else ("name", "rates")
     assert tuple(each.name for each in fields(device)) == (*kept, "tuning")
     assert device.__getstate__() == [getattr(device, name) for name in kept]
     for given in (device, replace(device, tuning=Tuning(()))):

@@ -31,10 +31,10 @@ def test_padded_channels():
 
 
 def test_input_padded_behind_by_a_copy():
-    problem = transposed((1, 4, 4, 4, 16), (16, 2, 1, 1, 16), (1, 1, 1), (1, 0, 0), 1, (2, 0, 0))
-    chosen = plan(problem, device=METAL)
-    assert chosen.first.issued.form.pad_hi == (2, 0, 0)
-    assert allocated(chosen)["padded"] == 4 * 6 * 16 * 16
+    sizes = ((1, 11, 10, 12, 32), (32, 2, 2, 1, 32), (1, 1, 1), (1, 0, 0), 1, (1, 2, 1))
+    chosen = plan(transposed(*sizes, dtype="float16"), "per_phase", device=METAL)
+    assert chosen.first.issued.form.pad_hi == (1, 3, 1)
+    assert allocated(chosen)["padded"] == 2 * 12 * 13 * 13 * 32
 
 
 def test_frames_are_cut_out_convolved_and_added():

@@ -1,5 +1,7 @@
 """A case of each form that Metal is given, and calls for which MLX reads outside its input."""
 
+from dataclasses import replace
+
 from polyconv.planning.devices import DEVICES, Metal
 from polyconv.planning.forms import Form
 from polyconv.problem.spec import Axis, ConvSpec
@@ -45,12 +47,19 @@ CASES = {
         "auto",
         Form(0, 0, (), "frames"),
     ),
-    "3d, few frames, padded behind": (
-        named(
-            _T3, (1, 4, 4, 4, 16), (16, 2, 1, 1, 16), padding=(1, 0, 0), output_padding=(2, 0, 0)
+    "3d halves, padded behind": (
+        replace(
+            named(
+                _T3,
+                (1, 11, 10, 12, 32),
+                (32, 2, 2, 1, 32),
+                padding=(1, 0, 0),
+                output_padding=(1, 2, 1),
+            ),
+            dtype="float16",
         ),
-        "auto",
-        Form(pad_hi=(2, 0, 0)),
+        "per_phase",
+        Form(pad_hi=(1, 3, 1)),
     ),
 }
 

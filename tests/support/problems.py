@@ -30,6 +30,6 @@ def general_spec(case: Case) -> spec.ConvSpec:
     names = ("stride", "kernel_dilation", "input_dilation")
     stride, kernel_dilation, input_dilation = (g[name][:ndim] for name in names)
     padding = (g["lo"], g["hi"])
-    dtypes = ("float32", "float32")
+    dtypes = (case.dtype, case.dtype)
     rest = (stride, padding, kernel_dilation, input_dilation, g["groups"], g["flip"])
     return spec.general("test", case.x_shape, case.w_shape, dtypes, *rest)
