@@ -17,7 +17,9 @@ ABOUT = """# `auto`, tuned
 weight (`tuned.py`, seed {seed}). Each was tuned by `polyconv tune`, then timed again with other
 arrays, all plans in interleaved rounds. *Slower* is the time of the plan that is taken over that of
 the fastest plan: by the least of the rounds, and by their median. The machine was busy, two shared
-cores with other programs on them. So BLAS had one thread, and medians hold much of what others did.
+cores with other programs on them. So BLAS had one thread, and the stopwatch of `tune` and of the
+rounds later read {clock} (`--cpu-time`): on an idle machine the two are the same but for
+waiting. What others do to caches and clocks stays in it.
 
     {what}
 
@@ -26,7 +28,8 @@ cores with other programs on them. So BLAS had one thread, and medians hold much
 {shares}
 
 Means are geometric. Against MLX's own op, both as they are called, with Python and gradient rule,
-where MLX's op was not more than twice as slow as the fastest plan: {against}
+where MLX's op was not more than twice as slow as the fastest plan: {against} Python counts in
+full there, which a call of 0.1 ms feels.
 
 ## Misses
 
@@ -95,6 +98,7 @@ def page(found: dict[str, Any]) -> str:
     return ABOUT.format(
         n=len(rows),
         seed=found["seed"],
+        clock=found["clock"],
         what="\n    ".join(found["what"]),
         shares="\n".join(_share_line(rows, which) for which in ("tuned", "untuned")),
         against=_against(rows),
