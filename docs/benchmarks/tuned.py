@@ -29,6 +29,7 @@ from polyconv.bench.stopwatch import rounded, timed
 from polyconv.execution.device import device_for
 from polyconv.execution.machine import names
 from polyconv.planning.choose import plan
+from polyconv.planning.estimate import seconds_of
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ConvSpec
@@ -49,7 +50,7 @@ def layers(seed: int, n: int) -> Iterator[dict[str, Any]]:
     drawn = dict.fromkeys((1, 2, 3), 0)
     for call in calibration.layers(seed, 100 * n):
         ndim = len(call["input"]) - 2
-        if drawn[ndim] < -(-n // 3) and plan(problem_of_call(call)).seconds < MOST_MS / 1e3:
+        if drawn[ndim] < -(-n // 3) and seconds_of(plan(problem_of_call(call))) < MOST_MS / 1e3:
             drawn[ndim] += 1
             yield call
         if sum(drawn.values()) == n:
