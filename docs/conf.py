@@ -13,6 +13,7 @@ NAVIGATION = {
     "Understand": ["polyphase", "choosing", "explain", "The Metal guarantee <macs>"],
     "Use": [
         "switching",
+        "tuning",
         "training",
         "streaming",
         "memory",

@@ -115,7 +115,7 @@ MLX, device, BLAS and kernel rules are in force.
 
 CLI = """# Command line
 
-`polyconv`, or `python -m polyconv`, has four commands. A shape is a list with commas, channels last; an
+`polyconv`, or `python -m polyconv`, has five commands. A shape is a list with commas, channels last; an
 option is an int, or a list with one int per spatial axis. Exit code 2 is a usage error, told in one line.
 """
 
@@ -131,7 +131,14 @@ COMMANDS = {
         "Times MLX's own op and every method, here; `--calibrate` measures what `auto` weighs methods by "
         "([choosing a method](choosing.md)). [What it found](benchmarks/README.md)."
     ),
-    "doctor": "Says which MLX, device, BLAS and kernel rules are in force, and what to do about them.",
+    "tune": (
+        "Times every plan of each convolution that a model calls, MLX's own op among them, here, and writes a "
+        "file by which `auto` takes the fastest ([tuning](tuning.md)). It takes the `--model` and `--input` of "
+        "`explain`, or one call, or a file of cases. A bar on standard error says how far it is."
+    ),
+    "doctor": (
+        "Says which MLX, device, BLAS, kernel rules and tuning are in force, and what to do about them."
+    ),
     "run": (
         "Runs a program as `python` would, but fast on a bare Linux machine. MLX's Linux wheel brings a "
         "slow BLAS along. This command finds a fast one and starts Python with it, so that processes "

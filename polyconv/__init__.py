@@ -16,7 +16,8 @@ from polyconv import former_names
 
 former_names.install()  # before a module that was divided is imported
 
-from polyconv.execution.device import exporting, planning_for, use_rates  # noqa: E402
+from polyconv.execution.device import exporting, planning_for  # noqa: E402
+from polyconv.execution.measured import use_rates, use_tuning  # noqa: E402
 from polyconv.ops.conv import conv1d, conv2d, conv3d  # noqa: E402
 from polyconv.ops.conv_transpose import (  # noqa: E402
     conv_general,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from polyconv.models.converting import convert, register_converter, revert
     from polyconv.models.patching import patch, patched, unpatch
     from polyconv.models.recording import explain_model
+    from polyconv.models.tuning import tune
     from polyconv.models.watching import watch
     from polyconv.streaming.functional import StreamState, stream_flush, stream_init, stream_step
     from polyconv.streaming.graph import StreamedModel
@@ -83,9 +85,11 @@ __all__ = [
     "stream_flush",
     "stream_init",
     "stream_step",
+    "tune",
     "unpatch",
     "upfirdn",
     "use_rates",
+    "use_tuning",
     "watch",
 ]
 
@@ -96,6 +100,7 @@ _LATER = {
     "models.converting": ("convert", "register_converter", "revert"),
     "models.patching": ("patch", "patched", "unpatch"),
     "models.recording": ("explain_model",),
+    "models.tuning": ("tune",),
     "models.watching": ("watch",),
     "streaming.functional": ("StreamState", "stream_flush", "stream_init", "stream_step"),
     "streaming.graph": ("StreamedModel",),

@@ -1,4 +1,4 @@
-"""The command line: `polyconv explain`, `bench`, `doctor` and `run`. Parses, calls, prints."""
+"""The command line: `polyconv explain`, `bench`, `tune`, `doctor`, `run`. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from polyconv.bench import cases, running
 from polyconv.bench import command as benching
-from polyconv.bench import running
 from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation
 from polyconv.metal.recorded import predict_row
 from polyconv.models import recording
+from polyconv.models.tuning import tune
 from polyconv.planning.devices import Metal
 from polyconv.problem.arguments import one_line
 from polyconv.problem.signatures import OPS
@@ -32,6 +33,9 @@ _OPTIONS = (
     "padding_lo",
     "padding_hi",
 )
+
+_TOLD = "the shape of x; with --model of each argument, also of ints, as 1,128:int32:0..1000"
+_OF_MODEL = "run what the factory makes, once, on zeros, or ints, as each --input says"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="what each method does with a convolution, which is taken, and why"
     )
     explain.set_defaults(run=_explain)
-    told = "the shape of x; with --model of each argument, also of ints, as 1,128:int32:0..1000"
-    _add_call(explain, OPS, _typed, told)
+    _add_call(explain, OPS, _typed, _TOLD)
     explain.add_argument(
         "--device", type=_names, metavar="NAMES", help="such as m2 or m2,m4-max; default: this Mac"
     )
@@ -85,20 +88,44 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROWS.JSONL",
         help="predict the kernel of each recorded call, one JSON object a line",
     )
-    explain.add_argument(
-        "--model",
-        metavar="MODULE:FACTORY",
-        help="run what the factory makes, once, on zeros, or ints, as each --input says",
-    )
+    explain.add_argument("--model", metavar="MODULE:FACTORY", help=_OF_MODEL)
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
     timing.set_defaults(read_call=_call)
     _add_call(timing, OPS, _ints)
     benching.add(timing)
+    _add_tuning(commands.add_parser("tune", help="time all plans of a model here, for auto"))
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
     doctor.set_defaults(run=lambda args: print(inspection.doctor()))
     running.add(commands.add_parser("run", help="run a program of yours on a fast BLAS"))
     parser.set_defaults(then=lambda args: None)
     return parser
+
+
+def _add_tuning(command: argparse.ArgumentParser) -> None:
+    _add_call(command, OPS, _typed, _TOLD)
+    command.add_argument("--packed", action="store_true", help="the weight of the op is packed")
+    command.add_argument("--model", metavar="MODULE:FACTORY", help=_OF_MODEL)
+    command.add_argument(
+        "--cases", type=Path, metavar="CASES.TOML", help="time each case of a file, also a CSV one"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="TUNING.JSON",
+        default=Path("tuning.json"),
+        help="the file for polyconv.use_tuning or POLYCONV_TUNING; what it holds of other layers "
+        "is kept (default: tuning.json)",
+    )
+    command.add_argument("--rounds", type=int, default=20)
+    command.add_argument(
+        "--seconds", type=float, default=4.0, help="start no round of a layer later than this"
+    )
+    command.add_argument(
+        "--allow-unfold",
+        action="store_true",
+        help="on a GPU also time plans that allocate a copy of all windows",
+    )
+    command.set_defaults(run=_tune)
 
 
 def _add_call(
@@ -156,7 +183,7 @@ def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if lo is not None or hi is not None:
         options["padding"] = (_listed(lo), _listed(hi))
     given = args.input[-1]
-    if args.command == "explain":
+    if args.command != "bench":
         given, *typed = given
         if typed != [None, None]:
             raise ValueError("an op takes one --dtype; only --model takes that of an input")
@@ -201,7 +228,8 @@ def _print_batch(path: Path, metal: Metal) -> None:
             print(json.dumps({"path": choice.path, "unfold_bytes": choice.unfold_bytes}))
 
 
-def _print_model(args: argparse.Namespace) -> None:
+def _model_of(args: argparse.Namespace) -> tuple[Callable[..., Any], list[Any]]:
+    """What `--model` makes, and its arguments."""
     module, _, factory = args.model.partition(":")
     if not factory or not args.input:
         raise ValueError("--model needs module:factory, and --input for each argument")
@@ -209,7 +237,31 @@ def _print_model(args: argparse.Namespace) -> None:
         raise ValueError("--model takes no op and no --weight")
     sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
     model = getattr(importlib.import_module(module), factory)()
-    given = [_argument(*each) for each in args.input]
+    return model, [_argument(*each) for each in args.input]
+
+
+def _tune(args: argparse.Namespace) -> None:
+    given: list[Any] = []
+    calls: Any
+    if args.model:
+        calls, given = _model_of(args)
+    elif args.cases:
+        calls = cases.read(args.cases)
+    else:
+        (op, x, w), options = _call(args)
+        calls = [{"op": op, "input": x, "weight": w, "packed": args.packed, **options}]
+    effort = {name: getattr(args, name) for name in ("rounds", "seconds", "allow_unfold")}
+    try:
+        print(tune(calls, *given, path=args.out, dtype=args.dtype, **effort))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # the model's own, of any kind
+        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
+    print(f'{args.out} is for polyconv.use_tuning("{args.out}"), or POLYCONV_TUNING={args.out}')
+
+
+def _print_model(args: argparse.Namespace) -> None:
+    model, given = _model_of(args)
     try:
         told = recording.explain_model(model, *given, dtype=args.dtype, device=_one(args.device))
     except Exception as error:  # the model's own, of any kind

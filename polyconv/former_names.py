@@ -81,6 +81,7 @@ MOVED = {
 # Where else to look for a name: an old module that has the name of a wing, or that was divided.
 DIVIDED = {
     "bench": ("bench.timing", "bench.lengths"),
+    "execution.device": ("execution.measured",),
     "inspection": ("inspection.explain",),
     "inspection.explanation": ("problem.signatures", "metal.recorded"),
     "ops": ("ops.conv_transpose",),

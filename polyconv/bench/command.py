@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from polyconv.bench import calibration, cases, frameworks, scores
 from polyconv.bench.lengths import new_lengths
+from polyconv.bench.progress import track
 from polyconv.bench.timing import bench, bench_cases
 from polyconv.inspection import explain, report
 from polyconv.planning.rates import si
@@ -127,7 +127,7 @@ def _cases(args: argparse.Namespace) -> None:
         must = f"--case must be like the name of a case of {args.cases}"
         arguments.refuse("bench", must, arguments.shown(args.case))
     rows = []
-    for case in _track(chosen, "timing"):
+    for case in track(chosen, "timing"):
         rows += bench_cases([case], **_more(args))
         told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
         print(f"{case['name']}: {', '.join(told)} ms", flush=True)
@@ -182,16 +182,6 @@ def _kept_apart(path: Path) -> Path:
     apart = path.with_stem(f"{path.stem}-{here().lower().replace(' ', '-')}")
     print(f"{path} holds figures of {other}, so those of {here()} go to {apart}.")
     return apart
-
-
-def _track(items: list[Any], what: str) -> Iterable[Any]:
-    """The items, with a progress bar if `rich` (an extra) is installed and this is a terminal."""
-    try:
-        from rich.progress import track
-    except ImportError:
-        return items
-    tracked: Iterable[Any] = track(items, what, disable=not sys.stdout.isatty())
-    return tracked
 
 
 @contextmanager

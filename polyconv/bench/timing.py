@@ -122,7 +122,7 @@ def _drawn(input: Sequence[int], weight: Sequence[int], shared: bool) -> tuple[A
 
 
 @dataclass
-class _Measured:
+class Measured:
     """A competitor's function, how many calls of it to time at once, and its figures so far."""
 
     run: Run
@@ -135,15 +135,8 @@ class _Measured:
 def _timings(
     runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None
 ) -> list[Timing]:
-    found = {}
-    for name, run in runs.items():
-        try:
-            y, found[name] = _first_call(run)
-        except (ValueError, RuntimeError):  # it cannot compute this call
-            continue
-        if truth is not None and name != "matmul":
-            found[name].error = _error(y, truth)
-    _run_rounds([each for each in found.values() if not each.times], rounds, seconds)
+    found = measured(runs, truth)
+    run_rounds([each for each in found.values() if not each.times], rounds, seconds)
     timings = [
         Timing(name, _milliseconds(each.times), each.peak_bytes, each.error)
         for name, each in found.items()
@@ -155,14 +148,27 @@ def _timings(
     return timings
 
 
-def _first_call(run: Run) -> tuple[Any, _Measured]:
+def measured(runs: Mapping[str, Run], truth: Array | None = None) -> dict[str, Measured]:
+    """A first call of each that can compute it, with its error if the truth is given."""
+    found = {}
+    for name, run in runs.items():
+        try:
+            y, found[name] = _first_call(run)
+        except (ValueError, RuntimeError):  # it cannot compute this call
+            continue
+        if truth is not None and name != "matmul":
+            found[name].error = _error(y, truth)
+    return found
+
+
+def _first_call(run: Run) -> tuple[Any, Measured]:
     """Warms up, and gives the result and the memory. What is slow gets its only time here."""
     y, warm_up, peak = timed(run)
     if on_gpu():  # the first call prepares
         y, warm_up, _ = timed(run)
     calls = max(1, min(_IN_FLIGHT, int(_FLIGHT / warm_up))) if on_gpu() else 1
     times = [warm_up] if warm_up > _SLOW else []
-    return y, _Measured(run, calls, peak, times)
+    return y, Measured(run, calls, peak, times)
 
 
 def _error(y: Any, truth: Array) -> float:
@@ -172,7 +178,8 @@ def _error(y: Any, truth: Array) -> float:
     return float(np.abs(values - truth).max())
 
 
-def _run_rounds(competitors: list[_Measured], rounds: int, seconds: float) -> None:
+def run_rounds(competitors: list[Measured], rounds: int, seconds: float) -> None:
+    """Times each in turn, in another order each round. No round begins after so many seconds."""
     chance, start = random.Random(0), time.perf_counter()
     for done in range(rounds):
         if done >= 3 and time.perf_counter() - start > seconds:

@@ -12,15 +12,14 @@ from typing import Literal, TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.locking import ALONE
+from polyconv.execution import measured
+from polyconv.execution.machine import info_of
 from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.gpus import multiplies_by_tf32
 from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import Version
 from polyconv.planning import devices
-from polyconv.planning.devices import HOSTS, Device, Host, Metal
-from polyconv.planning.rates import Rates, read_rates
-from polyconv.problem.arguments import refuse, shown
+from polyconv.planning.devices import Device, Metal
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
 
@@ -74,7 +73,7 @@ def present() -> Metal | None:
     if not mx.metal.is_available():
         return None
     # Without an argument this is about the default device, which may be the CPU.
-    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
+    info = info_of(mx.gpu)
     limits = DeviceLimits(
         int(info["max_buffer_length"]),
         int(info["max_recommended_working_set_size"]),
@@ -169,77 +168,19 @@ def device_for(stream: StreamOrDevice) -> Device:
     if asked is not None:
         return asked
     if is_on_cpu(stream):
-        return _host("cpu")
-    return present() or _host("cuda")
+        return measured.host("cpu")
+    return this_mac() or measured.host("cuda")
 
 
-# Hosts by name. None until one is asked for. Exchanged as a whole, never changed in place.
-_hosts: dict[str, Host] | None = None
+def is_planned_elsewhere() -> bool:
+    """Whether `planning_for` is in force."""
+    return _PLANNING_FOR.get() is not None
 
 
-def use_rates(path: str | os.PathLike[str] | None) -> None:
-    """Lets ``auto`` compare methods by rates that were measured on this machine.
-
-    The environment variable ``POLYCONV_RATES`` does the same for a whole process.
-
-    Args:
-        path (str or PathLike, optional): A file that ``polyconv bench --calibrate`` wrote; None for
-            the rates that polyconv brings along.
-
-    Raises:
-        ValueError: If the file does not hold such rates.
-        OSError: If it cannot be read.
-    """
-    global _hosts
-    found = {} if path is None else _rates_in("use_rates", path)
-    with ALONE:
-        _hosts = _hosts_of(found)
-
-
-def _rates_in(op: str, path: str | os.PathLike[str]) -> dict[str, Rates]:
-    if not isinstance(path, (str, os.PathLike)):
-        refuse(op, "path must be a str or a path", shown(path))
-    try:
-        with open(path) as file:
-            text = file.read()
-    except ValueError as error:  # a name that no file can have, or bytes that are no text
-        refuse(op, "path must be that of a text file", f"{shown(path)}: {error}")
-    return read_rates(op, text)
-
-
-def _rates_of_environment() -> dict[str, Rates]:
-    path = os.environ["POLYCONV_RATES"]
-    try:
-        return _rates_in("POLYCONV_RATES", path)
-    except OSError as error:  # met by a call that has nothing to do with files
-        must = "it must name a file of rates that can be read"
-        refuse("POLYCONV_RATES", must, f"{shown(path)}: {error.strerror}")
-
-
-def rates_told() -> str:
-    """Whose rates are in force, for CPU and CUDA."""
-    measured = [name for name, host in HOSTS.items() if _host(name) != host]
-    if not measured:
-        return "rates: those that polyconv brings along"
-    where = os.environ.get("POLYCONV_RATES")
-    return f"rates: measured for {' and '.join(measured)}" + (f" ({where})" if where else "")
-
-
-def _host(name: str) -> Host:
-    global _hosts
-    if _hosts is None:
-        with ALONE:
-            if _hosts is None and "POLYCONV_RATES" in os.environ:
-                _hosts = _hosts_of(_rates_of_environment())
-            _hosts = _hosts or _hosts_of({})
-    return _hosts[name]
-
-
-def _hosts_of(measured: dict[str, Rates]) -> dict[str, Host]:
-    return {
-        name: Host(name, measured[name]) if name in measured else default
-        for name, default in HOSTS.items()
-    }
+def this_mac() -> Metal | None:
+    """As `present`, with the tuning that is used."""
+    metal = present()
+    return None if metal is None else measured.tuned(metal)
 
 
 _HERE = nullcontext()

@@ -96,7 +96,7 @@ class Compiled:
     def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
         """The same with a packed weight. A constant one costs no gradient."""
         if OBSERVER.get() is not None:
-            tell(self.request.op, self.request.spec)
+            tell(self.request.op, self.request.spec, packed=True)
         mapped = w.calls.get(self) or w.keep_call(self, self._with(w))
         if self.stream is None:
             return mapped(x)

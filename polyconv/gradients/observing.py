@@ -9,14 +9,14 @@ from typing import TypeAlias
 
 from polyconv.problem.spec import ConvSpec
 
-Observer: TypeAlias = "Callable[[str, ConvSpec], None]"
+Observer: TypeAlias = "Callable[[str, ConvSpec, bool], None]"
 
 OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Tells `observer` the op and the convolution of each call."""
+    """Tells `observer` of each call: op, convolution, and whether the weight is packed."""
     token = OBSERVER.set(observer)
     try:
         yield
@@ -24,8 +24,8 @@ def observed(observer: Observer) -> Iterator[None]:
         OBSERVER.reset(token)
 
 
-def tell(op: str, spec: ConvSpec) -> None:
+def tell(op: str, spec: ConvSpec, packed: bool = False) -> None:
     """Every way of computing a call calls this, so that an observer misses none."""
     observer = OBSERVER.get()
     if observer is not None:
-        observer(op, spec)
+        observer(op, spec, packed)

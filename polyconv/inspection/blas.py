@@ -6,7 +6,6 @@ that the process has loaded for all (`LD_PRELOAD`) is taken before it. Macs have
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -16,23 +15,16 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from polyconv.execution.loaded_blas import in_force
 from polyconv.inspection.elf import without_prefix
+
+__all__ = ["INSTALL", "find", "in_force", "preloaded"]
 
 INSTALL = "pip install scipy-openblas32"
 _WHEEL, _PREFIX = "scipy-openblas32", b"scipy_"
 # Where Linux distributions and conda put an OpenBLAS that computes on several threads.
 _FOLDERS = ("/usr/lib/*/openblas-pthread", "/usr/lib64", "/usr/lib", "/usr/lib/*")
 _NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
-
-
-def in_force() -> str | None:
-    """The file of the BLAS that is loaded for all of this process. None if there is none."""
-    symbol = getattr(ctypes.CDLL(None), "cblas_sgemm", None)
-    if symbol is None:
-        return None
-    info = _DlInfo()
-    ctypes.CDLL(None).dladdr(symbol, ctypes.byref(info))
-    return os.fsdecode(info.file or b"linked in")
 
 
 def find() -> Path | None:
@@ -121,14 +113,3 @@ def _works(path: Path) -> bool:
 def preloaded() -> list[str]:
     """What `LD_PRELOAD` lists."""
     return os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
-
-
-class _DlInfo(ctypes.Structure):
-    """What the C library's `dladdr` says of an address."""
-
-    _fields_ = (
-        ("file", ctypes.c_char_p),
-        ("base", ctypes.c_void_p),
-        ("name", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
-    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv.execution import device
+from polyconv.execution import device, machine, measured
 from polyconv.inspection import blas, report
 from polyconv.inspection.explanation import explain_problem
 from polyconv.inspection.report import Explanation
@@ -71,7 +71,7 @@ def gpu_told() -> str:
     metal = device.present()
     if metal is None:
         return "CUDA"
-    info = mx.device_info(mx.gpu) if hasattr(mx, "device_info") else mx.metal.device_info()
+    info = machine.info_of(mx.gpu)
     macos = platform.mac_ver()[0]
     told = f"{metal.name}, macOS {macos}" if macos else metal.name
     return f"{told}, {products_told(str(info['architecture']), macos)}"
@@ -97,9 +97,9 @@ _ENOUGH_CACHE = 1 << 30  # bytes: a layer's input, output and copies, for all bu
 
 def metal_named(name: str | None) -> Metal:
     """The device of this name. Without a name: this Mac, or elsewhere an M4 Max."""
-    present = device.present()
-    if name is None and present is not None:
-        return present
+    here = device.this_mac()
+    if name is None and here is not None:
+        return here
     name = "m4-max" if name is None else name
     return devices.device("explain", name, rules_for(device.version()))
 
@@ -116,7 +116,8 @@ def doctor() -> str:
         f"polyconv {_version()}, MLX {mx.__version__}, Python {platform.python_version()}",
         f"default device: {mx.default_device()}; {_backend()}",
         f"kernel rules in force: {rules.name}",
-        device.rates_told(),
+        measured.rates_told(),
+        measured.tuning_told(),
         *staleness(),
         *_cache(),
     ]

@@ -38,17 +38,18 @@ def explain_problem(
     metal: Metal,
     notes: tuple[str, ...] = (),
     max_workspace: int | None = None,
+    packed: bool = False,
 ) -> Explanation:
     """Explains a problem. `call` is how it was asked for; `notes` come last."""
-    chosen = plan(problem, op=op, device=metal)
+    chosen = plan(problem, op=op, device=metal, packed=packed)
     try:
         chosen, tiles = _tiles(op, chosen, metal, max_workspace)
     except arguments.NoRoomError as error:
         tiles = (f"There is no room for it: {error}.",)
     lines = _lines(problem, chosen, metal)
-    packed = plan(problem, op=op, device=metal, reasons=False, packed=True).method
-    if packed != chosen.method:
-        tiles = (f"With a packed weight {packed} is taken.", *tiles)
+    other = plan(problem, op=op, device=metal, reasons=False, packed=True).method
+    if not packed and other != chosen.method:
+        tiles = (f"With a packed weight {other} is taken.", *tiles)
     return Explanation(
         call,
         problem.output_shape,
@@ -57,7 +58,7 @@ def explain_problem(
         chosen.method,
         tuple(axis.n_phases for axis in chosen.axes),
         lines,
-        (*_notes(problem, lines[0], metal), *tiles, *notes),
+        (*_notes(problem, lines[0], metal), *_tuned(chosen), *tiles, *notes),
     )
 
 
@@ -81,6 +82,7 @@ def _tiles(
 def _lines(problem: ConvSpec, chosen: ConvPlan, metal: Metal) -> tuple[Line, ...]:
     others = {rejection.method: rejection.reason for rejection in chosen.rejected}
     lowered = {method: lower(problem, metal) for method, lower in METHODS.items()}
+    lowered[chosen.method] = chosen  # of several forms the one that is taken
     least = ideal(problem)
     lines = []
     for method in sorted(METHODS, key=lambda method: method != "native"):
@@ -184,6 +186,11 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
         time=time,
         packed_time=time,
     )
+
+
+def _tuned(chosen: ConvPlan) -> tuple[str, ...]:
+    """A note on times that were measured, where they chose."""
+    return (f"{chosen.label}: {chosen.tuned}.",) if chosen.tuned else ()
 
 
 def _given_bytes(problem: ConvSpec) -> int:

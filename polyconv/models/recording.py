@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,17 +34,18 @@ INTEGERS = {
     **{f"uint{n}": (0, 2**n) for n in (8, 16, 32)},
 }
 
-Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None], None]"
+Listener: TypeAlias = "Callable[[str, str, ConvSpec, float | None, bool], None]"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A transposed convolution: where it was called, `mx` or `polyconv`, its op and its problem."""
+    """A convolution: where it was called, `mx` or `polyconv`, its op, its problem, its weight."""
 
     where: str
     lib: str
     op: str
     problem: ConvSpec
+    packed: bool = False
 
 
 def explain_model(
@@ -72,17 +73,24 @@ def explain_model(
     if not callable(model):
         arguments.refuse("explain_model", "model must be callable", arguments.shown(model))
     arguments.choice("explain_model", "dtype", dtype, DTYPES)
-    given = [_argument(each, dtype) for each in inputs]
-    with recorded(model) as calls:
-        model(*given)
     told = []
-    for found, n_calls in Counter(calls).items():
+    for found, n_calls in Counter(calls_of(model, inputs, dtype)).items():
         problem = found.problem
         shapes = f"x {(problem.batch, *[a.size for a in problem.axes], problem.in_channels)}"
         call = f"{found.where}: {found.lib}.{found.op} {shapes} {problem.dtype}"
-        notes = staleness()
-        told.append((found, n_calls, explain_problem(problem, call, found.op, metal, notes)))
+        asked = (problem, call, found.op, metal, staleness())
+        told.append((found, n_calls, explain_problem(*asked, packed=found.packed)))
     return sorted(told, key=lambda each: -max(line.peak_bytes for line in each[2].lines))
+
+
+def calls_of(
+    model: Callable[..., Any], inputs: Iterable[Any], dtype: str, plain: bool = False
+) -> list[Found]:
+    """The convolutions of one run of a model, as `listening` tells of them."""
+    given = [_argument(each, dtype) for each in inputs]
+    with recorded(model, plain) as calls:
+        model(*given)
+    return calls
 
 
 def _argument(given: Any, dtype: str) -> mx.array:
@@ -126,15 +134,15 @@ def example(shape: Sequence[int], dtype: str, bounds: tuple[int, int] | None = N
 
 
 @contextmanager
-def recorded(model: object) -> Iterator[list[Found]]:
-    """The transposed convolutions called inside, through `mx` or through polyconv."""
+def recorded(model: object, plain: bool = False) -> Iterator[list[Found]]:
+    """The convolutions called inside, as `listening` tells of them."""
     calls: list[Found] = []
     names = names_of(model)
 
-    def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None) -> None:
-        calls.append(Found(where(names), lib, op, problem))
+    def listen(lib: str, op: str, problem: ConvSpec, _: float | None, packed: bool) -> None:
+        calls.append(Found(where(names), lib, op, problem, packed))
 
-    with listening(listen):
+    with listening(listen, plain=plain):
         yield calls
 
 
@@ -142,17 +150,18 @@ _HEARD: ContextVar[bool] = ContextVar("heard", default=False)
 
 
 @contextmanager
-def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
-    """Tells of each transposed convolution inside: its library, op, problem and seconds.
+def listening(listen: Listener, timed: bool = False, plain: bool = False) -> Iterator[None]:
+    """Tells of each transposed convolution inside: library, op, problem, seconds, and if packed.
 
     With `timed` the arguments of a call are evaluated first, and then its seconds are measured.
     Without, the seconds are None. They are also None for polyconv's own calls, and where nothing
-    can be evaluated, as inside `mx.compile`. Calls through `mx` are told of in all threads.
+    can be evaluated, as inside `mx.compile`. Calls through `mx` are told of in all threads. With
+    `plain` polyconv's other convolutions are told of as well.
     """
 
-    def observe(op: str, problem: ConvSpec) -> None:
-        if not _HEARD.get() and (problem.is_input_dilated or op in TRANSPOSED):
-            listen("polyconv", op, problem, None)
+    def observe(op: str, problem: ConvSpec, packed: bool) -> None:
+        if not _HEARD.get() and (plain or problem.is_input_dilated or op in TRANSPOSED):
+            listen("polyconv", op, problem, None, packed)
 
     def intercept(
         op: str, compute: Callable[[], mx.array], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -166,7 +175,7 @@ def listening(listen: Listener, timed: bool = False) -> Iterator[None]:
             _HEARD.reset(token)
         problem = _read(op, args, kwargs)
         if problem and (problem.is_input_dilated or op in TRANSPOSED):
-            listen("mx", op, problem, seconds)
+            listen("mx", op, problem, seconds, False)
         return y
 
     with intercepted(intercept), observed(observe):

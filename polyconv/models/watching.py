@@ -105,7 +105,7 @@ def watch(model: nn.Module | None = None, *, device: str | None = None) -> Itera
     seen = Watched(explain.metal_named(device))
     names = names_of(model)
 
-    def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None) -> None:
+    def listen(lib: str, op: str, problem: ConvSpec, seconds: float | None, _: bool) -> None:
         seen.add(where(names), f"{lib}.{op}", problem, seconds)
 
     with listening(listen, timed=True):

@@ -7,6 +7,12 @@ from functools import lru_cache
 
 from polyconv.planning.axis_methods import per_phase_axis
 from polyconv.planning.axis_plan import Rejection
+from polyconv.planning.candidates import (
+    is_by_taps_alone,
+    shares_plans,
+    tuned_plan,
+    with_reasons,
+)
 from polyconv.planning.cost import n_frames, n_weights
 from polyconv.planning.devices import CPU, Device, Host
 from polyconv.planning.estimate import fastest, seconds_of
@@ -48,7 +54,8 @@ def plan(
         packed (bool, optional): Whether the weight is packed already. Default: ``False``.
 
     Returns:
-        ConvPlan: With ``"auto"`` the fastest, as far as is known. MLX's own convolution takes part
+        ConvPlan: With ``"auto"`` the fastest, as far as is known: what the device's tuning found,
+        where it knows the layer, or else what is estimated. MLX's own convolution takes part
         where no axis has an input dilation, on CUDA only if nothing is flipped either. On Metal it
         takes part wherever its kernel neither unfolds nor reads outside its input. Without dilation
         and flip it is taken there at once. Of plans that are predicted to be equally fast on Metal,
@@ -59,7 +66,12 @@ def plan(
     """
     if method != "auto":
         return _forced(spec, method, op, device)
-    if _is_by_taps_alone(spec, device):
+    tuned = tuned_plan(spec, device, packed)
+    if tuned is not None:
+        untuned = replace(device, tuning=None)
+        other = plan(spec, method, op, untuned, reasons=False) if reasons else tuned
+        return with_reasons(tuned, other, packed) if reasons else tuned
+    if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
     if spec.dtype == "float64" and not _has_float64(spec):  # no GPU has it
         refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
@@ -132,18 +144,13 @@ def _bytes(candidate: ConvPlan) -> int:
 def alternatives(spec: ConvSpec, device: Device = CPU) -> list[ConvPlan]:
     """All that `auto` compares, each form of `taps` by itself."""
     lowered = by_taps(spec, device)
-    if not _is_by_taps_alone(spec, device):
+    if not is_by_taps_alone(spec, device):
         lowered += [lower_per_phase(spec, device), lower_stacked(spec, device)]
     plans = [each for each in lowered if isinstance(each, ConvPlan) and _suits(each)]
     direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and _competes(direct):
         plans.append(direct)
     return plans
-
-
-def _is_by_taps_alone(spec: ConvSpec, device: Device) -> bool:
-    """Whether only products may compute it: convolutions compute float64 in float32."""
-    return spec.dtype == "float64" and device.backend.keeps_float64
 
 
 def _in_float64(spec: ConvSpec, device: Device) -> ConvPlan:
@@ -205,11 +212,11 @@ def _competes(direct: ConvPlan) -> bool:
     It may not where it would multiply inserted zeros on a CPU, where it may be wrong on CUDA, or
     where its kernel on Metal unfolds or reads outside its input.
     """
-    if _is_by_taps_alone(direct.problem, direct.device):
+    if is_by_taps_alone(direct.problem, direct.device):
         return False
     backend = direct.device.backend
     if backend.shares_cudnn_plans:
-        return not _shares_plans(direct.problem)
+        return not shares_plans(direct.problem)
     if backend.predicts_kernels:
         spec = direct.problem
         if spec.is_input_dilated and (spec.ndim != 2 or spec.groups > 1):
@@ -231,15 +238,6 @@ def _takes_products(spec: ConvSpec, device: Device) -> bool:
     return device.backend.takes_products and not rounds
 
 
-def _shares_plans(spec: ConvSpec) -> bool:
-    """Whether cuDNN's plan may be that of another stride, as for all transposed convolutions.
-
-    `Backend.shares_cudnn_plans` says why. A transposed convolution of stride 1 is among them, as it
-    is flipped like the others. polyconv's other calls on CUDA neither dilate nor flip.
-    """
-    return spec.is_input_dilated or spec.flip
-
-
 def _explained(
     best: ConvPlan, lowered: list[ConvPlan | Rejection], direct: ConvPlan | Rejection
 ) -> ConvPlan:
@@ -257,7 +255,7 @@ def _explained(
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
     backend = direct.device.backend
-    if backend.shares_cudnn_plans and _shares_plans(direct.problem):
+    if backend.shares_cudnn_plans and shares_plans(direct.problem):
         return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     if not backend.predicts_kernels and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"

@@ -6,14 +6,16 @@ Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.gpus import Gpu, gpu_of
 from polyconv.metal.kernels import NEWEST, RuleSet
 from polyconv.metal.seconds import FITTED, Parameters
 from polyconv.planning.rates import CPU_RATES, CUDA_RATES, Rates
+from polyconv.planning.tuned import Tuning
 from polyconv.problem.arguments import choice
 
 CostModel: TypeAlias = Literal["cpu", "cuda", "metal"]
@@ -113,12 +115,34 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
+T = TypeVar("T", bound=type)
+
+
+def _pickled_without_tuning(cls: T) -> T:
+    """Has its objects pickled as they were before there was tuning, which is of a process."""
+
+    def state(device: Any) -> list[Any]:
+        return [getattr(device, each.name) for each in fields(cls) if each.name != "tuning"]
+
+    def set_state(device: Any, given: Iterable[Any]) -> None:
+        found = dict(zip([each.name for each in fields(cls)], given))
+        for each in fields(cls):
+            object.__setattr__(device, each.name, found.get(each.name, each.default))
+
+    # Once the class is made: Python 3.10 gives one that is frozen and has slots its own.
+    for name, function in (("__getstate__", state), ("__setstate__", set_state)):
+        setattr(cls, name, function)
+    return cls
+
+
+@_pickled_without_tuning
 @dataclass(frozen=True, slots=True)
 class Metal:
     """A device that runs MLX's Metal backend in a version of it: what plans may depend on.
 
     With `rounds_products` MLX makes products of float32 by TF32, and nobody allowed it to. `auto`
-    then makes none. `parameters` are those of the time model.
+    then makes none. `parameters` are those of the time model. With a `tuning`, `auto` takes what
+    was timed there.
     """
 
     name: str
@@ -126,6 +150,7 @@ class Metal:
     rules: RuleSet = NEWEST
     rounds_products: bool = False
     parameters: Parameters = FITTED
+    tuning: Tuning | None = None
 
     def __hash__(self) -> int:  # as each call asks for it, and the name tells most
         return hash(self.name)
@@ -139,12 +164,14 @@ class Metal:
         return BACKENDS["metal"]
 
 
+@_pickled_without_tuning
 @dataclass(frozen=True, slots=True)
 class Host:
     """A device whose kernels are not predicted. Its name is a key of `BACKENDS`."""
 
     name: str
     rates: Rates
+    tuning: Tuning | None = None
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -54,6 +54,7 @@ _STREAMING = ("StreamingConv1d", "StreamingConvTranspose1d")
 
 # Each name of `polyconv.__all__` and of `polyconv.distributed.__all__`;
 # what stands in brackets is no name but takes input too.
+_COMMANDS = ("explain", "bench", "tune", "doctor")
 GENERATORS: dict[str, Generator] = {
     **{op: convolution(op) for op in _CONVOLUTIONS},
     **{name: fuzz_models.layer(name) for name in [f"PolyConvTranspose{n}" for n in _LAYERS]},
@@ -79,11 +80,13 @@ GENERATORS: dict[str, Generator] = {
     "stream_flush": fuzz_streams.stream_flush,
     "stream_init": fuzz_streams.stream_init,
     "stream_step": fuzz_streams.stream_step,
+    "tune": fuzz_files.tune,
     "unpatch": fuzz_patching.unpatch,
     "upfirdn": fuzz_resampling.upfirdn,
     "use_rates": fuzz_files.use_rates,
+    "use_tuning": fuzz_files.use_tuning,
     "watch": fuzz_patching.watch,
-    **{f"[polyconv {c}]": fuzz_commands.command_line(c) for c in ("explain", "bench", "doctor")},
+    **{f"[polyconv {c}]": fuzz_commands.command_line(c) for c in _COMMANDS},
     "[bench --cases]": fuzz_files.cases_file,
     "[torch_file]": fuzz_checkpoints.torch_reader,
     "[checkpoint]": fuzz_checkpoints.checkpoint_reader,

@@ -102,9 +102,19 @@ def _bench_argv(rng: random.Random) -> list[str]:
     return argv
 
 
+def _tune_argv(rng: random.Random) -> list[str]:
+    argv = [*_argv(rng, "tune"), "--rounds", rng.choice(("1", "1", "0", "-1", "x", "2.5"))]
+    argv += ["--seconds", rng.choice(("1e-9", "1e-9", "nan", "-1", "x"))]
+    out = rng.choice((str(FOLDER / "new.json"), str(_file("tuned.json", b"{}")), "/nowhere/at/all"))
+    return [*argv, "--out", out, *rng.choice(((), (), ("--packed",), ("--allow-unfold",)))]
+
+
+_ARGV = {"bench": _bench_argv, "tune": _tune_argv}
+
+
 def command_line(command: str) -> Any:
     def draw(rng: random.Random) -> Input:
-        argv = _bench_argv(rng) if command == "bench" else _argv(rng, command)
+        argv = _ARGV[command](rng) if command in _ARGV else _argv(rng, command)
         out, err = io.StringIO(), io.StringIO()
 
         def call() -> Any:

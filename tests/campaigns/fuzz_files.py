@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import mlx.core as mx
 import polyconv
 from polyconv.bench import cases
 from polyconv.planning.devices import DEVICES
+from polyconv.problem.signatures import problem_of
 from tests.campaigns.fuzz_calls import legal
 from tests.campaigns.fuzz_inputs import no_array, odd
 from tests.campaigns.fuzz_judge import Input
 from tests.campaigns.fuzz_models import _mutated, _told
+from tests.support.tuned import entry, file_of
 
 FOLDER = Path(tempfile.gettempdir()) / f"polyconv-fuzz-{os.getpid()}"
 TRACE = FOLDER / "executed"
@@ -169,6 +172,55 @@ def use_rates(rng: random.Random) -> Input:
 
     check = lambda right: "" if right else "wrong after it"  # noqa: E731
     return Input(f"{_told('use_rates', (path,))} {_content(path)}", call, check)
+
+
+def _times_file(rng: random.Random) -> Any:
+    """Times of a layer on this machine, or something like that."""
+    problem = problem_of("conv_transpose1d", (1, 4, 1), (1, 2, 1), "float32", {"stride": 2})
+    text = file_of([entry(problem, "per_phase", "stacked", packed=rng.random() < 0.5)])
+    kind = rng.random()
+    if kind < 0.4:
+        return _file("tuning.json", json.dumps(_odd_json(rng, json.loads(text))).encode())
+    if kind < 0.8:
+        return _file("tuning.json", _damaged(rng, text.encode()))
+    return rng.choice((FOLDER, "", "/nowhere/at/all", str(_file("tuning.json", b"")), odd(rng)))
+
+
+def use_tuning(rng: random.Random) -> Input:
+    path = None if rng.random() < 0.05 else _times_file(rng)
+    kwargs = {"allow_unfold": odd(rng)} if rng.random() < 0.1 else {}
+
+    def call() -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a device that is none
+                polyconv.use_tuning(path, **kwargs)
+            y = polyconv.conv_transpose1d(mx.ones((1, 4, 1)), mx.ones((1, 2, 1)), 2)
+            return mx.array_equal(y, mx.ones((1, 8, 1))).item()
+        finally:
+            polyconv.use_tuning(None)
+
+    check = lambda right: "" if right else "wrong after it"  # noqa: E731
+    return Input(f"{_told('use_tuning', (path,), kwargs)} {_content(path)}", call, check)
+
+
+def tune(rng: random.Random) -> Input:
+    op = rng.choice(_OPS)
+    x_shape, w_shape, options = legal(rng, op)
+    given: dict[str, Any] = {"op": op, "input": x_shape, "weight": w_shape, **options}
+    is_odd = _mutated(rng, given)
+    kwargs: dict[str, Any] = {"rounds": 1, "seconds": 1e-9}
+    if rng.random() < 0.3:
+        kwargs["path"], is_odd = _times_file(rng), True
+    if rng.random() < 0.2:
+        is_odd = True
+        kwargs[rng.choice(("dtype", "rounds", "seconds", "allow_unfold", "progress"))] = odd(rng)
+    calls: Any = [given]
+    if rng.random() < 0.1:
+        calls, is_odd = odd(rng), True
+        calls = 3 if callable(calls) else calls  # what a model raises is its own
+    call = lambda: str(polyconv.tune(calls, **kwargs))  # noqa: E731
+    return Input(_told("tune", (calls,), kwargs), call, legal=not is_odd)
 
 
 def _content(path: Any) -> str:

@@ -107,7 +107,7 @@ def test_make_targets_and_commands_in_running_text_exist():
     for page in PAGES:
         for code in re.findall(r"`((?:make|polyconv) [^`]+)`", page.read_text()):
             program, first, *_ = code.split()
-            known = {"explain", "bench", "doctor", "run"} if program == "polyconv" else None
+            known = {"explain", "bench", "tune", "doctor", "run"} if program == "polyconv" else None
             assert first in (known or snippets.make_targets()), f"{name(page)}: {code}"
             tried += 1
     assert tried > 20

@@ -218,7 +218,7 @@ MODELS = (
 def told_ops():
     """The ops that come to polyconv inside."""
     ops = []
-    return ops, observing.observed(lambda op, problem: ops.append(op))
+    return ops, observing.observed(lambda op, problem, packed: ops.append(op))
 
 
 def agrees_converted(model, *inputs):

@@ -51,7 +51,7 @@ class Counted:
     """How many transposed convolutions come to polyconv inside."""
 
     def __enter__(self):
-        self._watch = observing.observed(lambda op, problem: self.ops.append(op))
+        self._watch = observing.observed(lambda op, problem, packed: self.ops.append(op))
         self.ops = []
         self._watch.__enter__()
         return self.ops

@@ -10,6 +10,7 @@ from polyconv.planning.choose import plan
 from polyconv.planning.devices import BACKENDS, CPU, CUDA, DEVICES, Backend, Host, Metal
 from polyconv.planning.plan import COST_MODELS
 from polyconv.planning.rates import CPU_RATES
+from polyconv.planning.tuned import Tuning
 from tests.support.choices import PROBLEMS
 
 METAL = Metal("m4-max", DEVICES["m4-max"])
@@ -34,11 +35,16 @@ def test_each_cost_model_is_a_function():
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA, METAL], ids=lambda each: each.name)
-def test_a_device_is_pickled_by_its_fields(device):
-    """A backend is looked up by name: it is in no pickle, in no comparison and in no hash."""
+def test_a_device_is_pickled_by_what_it_always_was(device):
+    """A backend is looked up by name: it is in no pickle, in no comparison and in no hash.
+
+    Tuning is of a process, and in no pickle either.
+    """
     of_metal = ("name", "limits", "rules", "rounds_products", "parameters")
     kept = of_metal if device is METAL else ("name", "rates")
-    assert tuple(each.name for each in fields(device)) == kept
-    loaded = pickle.loads(pickle.dumps(device))
-    assert (loaded, hash(loaded)) == (device, hash(device.name))
-    assert loaded.backend is device.backend
+    assert tuple(each.name for each in fields(device)) == (*kept, "tuning")
+    assert device.__getstate__() == [getattr(device, name) for name in kept]
+    for given in (device, replace(device, tuning=Tuning(()))):
+        loaded = pickle.loads(pickle.dumps(given))
+        assert (loaded, hash(loaded)) == (device, hash(device.name))
+        assert loaded.backend is device.backend

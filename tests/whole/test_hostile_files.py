@@ -45,7 +45,7 @@ def test_files_that_hold_no_cases(name, content, tmp_path):
     refused(cases.read, path)
 
 
-@pytest.mark.parametrize("command", ["explain", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["explain", "bench", "tune", "doctor"])
 def test_the_command_line_answers_in_one_short_line(command, capsys):
     for words in (["9" * 5000], ["a\nb"], ["conv_general", "--input", "9" * 5000]):
         with pytest.raises(SystemExit) as leaves:
