@@ -9,6 +9,10 @@ from polyconv.planning.cost import n_frames, n_weights
 from polyconv.planning.devices import Metal
 from polyconv.planning.metal_seconds import around, plan_seconds
 from polyconv.planning.plan import ConvPlan
+from polyconv.planning.workspace import allocated
+
+# Predicted times so near each other are taken for equal: the plan that needs less memory is taken.
+NEAR = 1.05
 
 
 def seconds_of(plan: ConvPlan, packed: bool = False) -> float:
@@ -54,3 +58,18 @@ def least_seconds(plan: ConvPlan, packed: bool = False) -> float:
         peak *= parameters.nax_gemm
     n = plan.n_taps if plan.products else prod(axis.n_blocks for axis in plan.axes)
     return call_seconds(around(plan, packed), gpu, parameters) + n * parameters.launch + macs / peak
+
+
+def best_of(plans: list[ConvPlan], packed: bool) -> ConvPlan:
+    """The one of the least time. Predictions tell no difference within `NEAR`: bytes do."""
+    if len(plans) == 1:
+        return plans[0]
+    if not plans[0].device.backend.predicts_kernels:
+        return fastest(plans)[0]
+    near = fastest(plans, packed, NEAR)
+    return near[0] if len(near) == 1 else min(near, key=bytes_of)
+
+
+def bytes_of(candidate: ConvPlan) -> int:
+    """What it allocates besides arguments and result."""
+    return sum(allocated(candidate).values())

@@ -7,7 +7,8 @@ import pytest
 import polyconv
 from polyconv.execution.run import run
 from polyconv.metal.kernels import RULE_SETS
-from polyconv.planning.candidates import candidates, shares_plans
+from polyconv.planning.allowed import shares_plans
+from polyconv.planning.candidates import candidates
 from polyconv.planning.choose import alternatives, plan
 from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
 from polyconv.planning.plan import ConvPlan

@@ -13,8 +13,8 @@ import polyconv
 from polyconv.__main__ import main
 from polyconv.metal.kernels import RULE_SETS
 from polyconv.planning import devices
-from polyconv.planning.choose import NEAR, alternatives, plan
-from polyconv.planning.estimate import seconds_of
+from polyconv.planning.choose import alternatives, plan
+from polyconv.planning.estimate import NEAR, seconds_of
 from polyconv.planning.methods import METHODS, lower_native
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.workspace import allocated
