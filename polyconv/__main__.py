@@ -16,7 +16,7 @@ from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation
 from polyconv.metal.recorded import predict_row
-from polyconv.models import recording
+from polyconv.models import converting, recording
 from polyconv.planning.devices import DEVICES, Metal
 from polyconv.problem.arguments import one_line
 from polyconv.problem.signatures import OPS
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run what the factory makes, once, on zeros, or ints, as each --input says",
     )
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
-    timing.set_defaults(read_call=_call)
+    timing.set_defaults(read_call=_call, convert=converting.convert)
     _add_call(timing, OPS, _ints)
     benching.add(timing)
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")

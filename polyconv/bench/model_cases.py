@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import TypeAlias
 
+from polyconv.problem.signatures import TRANSPOSED
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -66,6 +68,8 @@ class Skip:
 
 Layer: TypeAlias = "Conv | Activation | Residual | Mean | Skip"
 Layers: TypeAlias = "tuple[Layer, ...]"
+# An op, the shapes of its input and weight, and its options.
+Call: TypeAlias = "tuple[str, tuple[int, ...], tuple[int, ...], dict[str, int]]"
 
 
 @dataclass(frozen=True)
@@ -89,38 +93,55 @@ class Model:
         return [self.input, *more]
 
     @property
+    def calls(self) -> list[Call]:
+        """The convolutions of one run."""
+        return list(_calls(self.layers, self.input[:-1]))
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of all taps on all samples, as if there were no edges."""
-        return self.input[0] * _macs(self.layers, self.input[1:-1])[0]
+        return sum(_macs(*call) for call in self.calls)
 
 
-def _macs(layers: Layers, space: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    total = 0
+def _macs(op: str, x: tuple[int, ...], w: tuple[int, ...], options: dict[str, int]) -> int:
+    n_samples = prod(x[:-1])
+    if op not in TRANSPOSED:
+        n_samples //= options["stride"] ** (len(x) - 2)
+    return n_samples * prod(w)
+
+
+def _calls(layers: Layers, space: tuple[int, ...]) -> Iterator[Call]:
+    """`space` is `(N, *S)`."""
     for layer in layers:
-        bodies: tuple[Layers, ...] = ()
         if isinstance(layer, Conv):
-            after = tuple([layer.size_after(size) for size in space])
-            met = prod(space if layer.transposed else after)
-            total += met * layer.kernel ** len(space) * layer.in_channels * layer.out_channels
-            space = after
+            ndim = len(space) - 1
+            options = {k: getattr(layer, k) for k in ("stride", "padding", "dilation")}
+            weight = (layer.out_channels, *[layer.kernel] * ndim, layer.in_channels)
+            op = f"conv_transpose{ndim}d" if layer.transposed else f"conv{ndim}d"
+            yield op, (*space, layer.in_channels), weight, options
+            space = (space[0], *[layer.size_after(size) for size in space[1:]])
         elif isinstance(layer, Residual):
-            bodies = (layer.body,)
-        elif isinstance(layer, Mean):
-            bodies = layer.branches
-        total += sum(_macs(body, space)[0] for body in bodies)
-    return total, space
-
-
-def convs(layers: Layers) -> Iterator[Conv | Activation]:
-    """All that has weights, in the order in which it is met."""
-    for layer in layers:
-        if isinstance(layer, Conv) or (isinstance(layer, Activation) and layer.channels):
-            yield layer
-        elif isinstance(layer, Residual):
-            yield from convs(layer.body)
+            yield from _calls(layer.body, space)
         elif isinstance(layer, Mean):
             for branch in layer.branches:
-                yield from convs(branch)
+                yield from _calls(branch, space)
+
+
+def weighted(
+    layers: Layers, gain: float = 1.0
+) -> Iterator[tuple[Conv | Activation, float]]:
+    """All that has weights, in the order in which it is met, and how large weights are to be.
+
+    Residual branches are to add little, or what is rounded would grow from block to block.
+    """
+    for layer in layers:
+        if isinstance(layer, Conv) or (isinstance(layer, Activation) and layer.channels):
+            yield layer, gain
+        elif isinstance(layer, Residual):
+            yield from weighted(layer.body, 0.5)
+        elif isinstance(layer, Mean):
+            for branch in layer.branches:
+                yield from weighted(branch)
 
 
 def _same(channels: int, kernel: int, dilation: int = 1) -> Conv:

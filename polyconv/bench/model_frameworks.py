@@ -23,7 +23,7 @@ from polyconv.bench.model_cases import (
     Mean,
     Model,
     Residual,
-    convs,
+    weighted,
 )
 
 # Of each layer with weights its arrays: weight and bias, or the numbers of snake.
@@ -35,13 +35,14 @@ def drawn(model: Model) -> tuple[list[Array], Weights]:
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(shape).astype(np.float32) for shape in model.inputs]
     weights: Weights = []
-    for layer in convs(model.layers):
+    for layer, gain in weighted(model.layers):
         if isinstance(layer, Activation):
             weights.append((rng.uniform(0.5, 1.5, layer.channels).astype(np.float32),))
             continue
         shape = (layer.out_channels, *[layer.kernel] * model.ndim, layer.in_channels)
         met = prod(shape[1:]) / (layer.stride**model.ndim if layer.transposed else 1)
-        w = rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(met))
+        scale = np.float32(gain / np.sqrt(met))
+        w = rng.standard_normal(shape).astype(np.float32) * scale
         weights.append((w, rng.standard_normal(len(w)).astype(np.float32) / 10))
     return inputs, weights
 
@@ -135,6 +136,20 @@ def torch(model: Model, inputs: list[Array], weights: Weights) -> dict[str, Run]
         return run
 
     return {name: runner(layout) for name, layout in layouts.items()}
+
+
+def exact(model: Model, inputs: list[Array], weights: Weights) -> Array:
+    """The output in float64, by PyTorch, to measure errors by."""
+    import torch
+
+    def tensor(a: Array) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(a)).double()
+
+    given = [tensor(np.moveaxis(x, -1, 1)) for x in inputs]
+    compute = _torch_chain(model.layers, model.ndim, iter(weights), tensor)
+    with torch.no_grad():
+        y: Array = compute(given[0], iter(given[1:])).movedim(1, -1).numpy()
+    return y
 
 
 def _torch_chain(
@@ -272,3 +287,6 @@ class _Graph:
         alpha = self.constant(next(self.weights)[0].reshape(-1, *[1] * self.ndim))
         wave = self.node("Sin", self.node("Mul", x, alpha))
         return self.node("Add", x, self.node("Div", self.node("Mul", wave, wave), alpha))
+
+
+PEERS = {"torch": torch, "onnxruntime": onnxruntime}
