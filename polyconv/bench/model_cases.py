@@ -127,9 +127,7 @@ def _calls(layers: Layers, space: tuple[int, ...]) -> Iterator[Call]:
                 yield from _calls(branch, space)
 
 
-def weighted(
-    layers: Layers, gain: float = 1.0
-) -> Iterator[tuple[Conv | Activation, float]]:
+def weighted(layers: Layers, gain: float = 1.0) -> Iterator[tuple[Conv | Activation, float]]:
     """All that has weights, in the order in which it is met, and how large weights are to be.
 
     Residual branches are to add little, or what is rounded would grow from block to block.

@@ -24,7 +24,7 @@ class PlainConv(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         if not is_on_cpu(None):
-            y: mx.array = super().__call__(x)  # type: ignore[misc]  # MLX's layer stands behind
+            y: mx.array = super().__call__(x)  # MLX's layer stands behind
             return y
         # Another thread may `revert` the layer meanwhile.
         own: Any = getattr(self, "_weight_and_groups", None)

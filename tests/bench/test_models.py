@@ -23,7 +23,7 @@ def whole_numbers(model, most=1):
     return small, [tuple(np.sign(a).astype(np.float32) for a in each) for each in weights]
 
 
-# All that is exact on integers: both kinds of convolution, a branch, a mean of two equal ones, a skip.
+# All that is exact on integers: both kinds of convolution, a branch, a mean of two, a skip.
 EXACT = [
     Model(
         f"{ndim}D",
@@ -89,7 +89,9 @@ def test_sizes_of_a_model_are_those_of_its_run(model):
 
 
 def test_work_is_counted_as_by_hand():
-    model = Model("two", (2, 5, 3), (Conv(3, 4, 3, padding=1), Conv(4, 6, 8, 4, 2, transposed=True)))
+    model = Model(
+        "two", (2, 5, 3), (Conv(3, 4, 3, padding=1), Conv(4, 6, 8, 4, 2, transposed=True))
+    )
     assert model.macs == 2 * 5 * 3 * 3 * 4 + 2 * 5 * 8 * 4 * 6
     strided = Model("one", (1, 8, 8, 2), (Conv(2, 3, 2, stride=2),))
     assert strided.macs == 4 * 4 * prod((2, 2, 2, 3))
