@@ -62,6 +62,12 @@ def _add_cases(parser: argparse.ArgumentParser) -> None:
         help="time whole models: MLX's own layers, the same converted, and packed",
     )
     parser.add_argument(
+        "--most-gmac",
+        type=float,
+        metavar="GMAC",
+        help="of models, those of at most so many billions of multiply-accumulates",
+    )
+    parser.add_argument(
         "--case", metavar="TEXT", help="of cases or models, the ones named like this"
     )
     parser.add_argument("--train", action="store_true", help="time the output and both gradients")
@@ -152,6 +158,10 @@ def _models(args: argparse.Namespace) -> None:
     if not chosen:
         must = "--case must be like the name of a model"
         arguments.refuse("bench", must, arguments.shown(args.case))
+    most = min(each.macs for each in chosen) / 1e9
+    if args.most_gmac is not None and not args.most_gmac >= most:
+        arguments.refuse("bench", f"--most-gmac must be at least {most:.3g}", str(args.most_gmac))
+    chosen = [each for each in chosen if each.macs / 1e9 <= (args.most_gmac or each.macs)]
     more = {name: getattr(args, name) for name in ("rounds", "seconds", "rivals")}
     rows = []
     for model in _track(chosen, "timing"):

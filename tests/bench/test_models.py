@@ -105,6 +105,11 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("DCGAN, batch 2: mx ")
     (row,) = json.loads(out.read_text())["rows"]
     assert sorted(row["timings"]) == ["converted", "mx", "packed"]
+    small = ["bench", "--models", "--no-native", "--rounds", "1", "--out", str(out)]
+    assert main([*small, "--most-gmac", "0.001"]) == 0
+    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == [
+        each.name for each in model_cases.SMALL if each.macs <= 1e6
+    ]
     assert main([*command, "--no-native"]) == 0
     assert sorted(json.loads(out.read_text())["rows"][0]["timings"]) == ["converted", "packed"]
 
@@ -117,6 +122,8 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         (["--train"], "--models takes no call, --cases, --train or --methods; got train"),
         (["--cases", "x.toml"], "--models takes no call, --cases, --train or --methods; got cases"),
         (["conv_transpose1d"], "--models takes no call, --cases, --train or --methods; got op"),
+        (["--most-gmac", "nan"], "--most-gmac must be at least 1.67; got nan"),
+        (["--case", "DAC", "--most-gmac", "3"], "--most-gmac must be at least 35.4; got 3.0"),
         (["--rounds", "0"], "rounds must be at least 1; got 0"),
     ],
 )
