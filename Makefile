@@ -10,7 +10,7 @@ RUN := $(BIN)/polyconv run
 
 .SECONDARY:
 .PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
-.PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda metal-fit models stream-models clean
+.PHONY: lint figures gallery docs docs-serve distributed bench bench-models bench-call bench-cuda metal-fit models stream-models clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,13 @@ metal-fit: $(STAMP)-bench ## fits the time model for Apple GPUs to published tim
 
 bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py
+
+bench-models: $(STAMP)-bench ## whole models against other frameworks, under polyconv run and without; writes docs/benchmarks
+	$(BENCH) --models --rivals torch,onnxruntime --rounds 11 --seconds 60 \
+		--out $(BENCHMARKS)/whole_models.json
+	OMP_NUM_THREADS=2 $(BIN)/polyconv bench --models --rivals torch,onnxruntime --no-native \
+		--rounds 3 --seconds 1 --most-gmac 100 --out $(BENCHMARKS)/whole_models_plain.json
+	$(BIN)/python $(BENCHMARKS)/page.py
 
 bench-call: $(STAMP)-test ## what a call costs in Python, planned for three devices; writes docs/benchmarks/call.md
 	for device in cpu m4-max cuda; do PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/call.py \

@@ -128,7 +128,8 @@ COMMANDS = {
         "to 999, the tokens of a vocabulary of 1,000, as a model takes them that begins with an embedding."
     ),
     "bench": (
-        "Times MLX's own op and every method, here; `--calibrate` measures what `auto` weighs methods by "
+        "Times MLX's own op and every method, here, or with `--models` [whole "
+        "models](benchmarks/whole_models.md); `--calibrate` measures what `auto` weighs methods by "
         "([choosing a method](choosing.md)). [What it found](benchmarks/README.md)."
     ),
     "tune": (
@@ -145,8 +146,8 @@ COMMANDS = {
         "which the program starts have it too. It looks for what `POLYCONV_BLAS` names, for the OpenBLAS "
         "of the extra `openblas` (which `polyconv[cpu]` includes), then for that of conda or the system. "
         "It makes one copy of the extra's library, under the names that MLX asks for, in "
-        "`~/.cache/polyconv`. It also lets MLX keep more freed memory on a CPU. On a Mac it finds nothing "
-        "to do. It says on one line of standard error what it did."
+        "`~/.cache/polyconv`. It asks glibc for huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, unless "
+        "that variable is set), and lets MLX keep more freed memory on a CPU. On a Mac it finds nothing to do. It says on one line of standard error what it did."
     ),
 }
 

@@ -16,7 +16,7 @@ from polyconv.inspection import explain as inspection
 from polyconv.inspection import report
 from polyconv.inspection.report import Explanation
 from polyconv.metal.recorded import predict_row
-from polyconv.models import recording
+from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
 from polyconv.planning.devices import Metal
 from polyconv.problem.arguments import one_line
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--model", metavar="MODULE:FACTORY", help=_OF_MODEL)
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
-    timing.set_defaults(read_call=_call)
+    timing.set_defaults(read_call=_call, convert=converting.convert)
     _add_call(timing, OPS, _ints)
     benching.add(timing)
     _add_tuning(commands.add_parser("tune", help="time all plans of a model here, for auto"))

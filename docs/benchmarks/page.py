@@ -210,6 +210,7 @@ def pages(found: dict[str, dict[str, Any]]) -> dict[str, str]:
         "training": training_page(found["training"]),
         "cuda": cuda_page(found["cuda"]),
         "models": models_page(found["models"]),
+        "whole_models": whole_page(found),
         "streaming": streaming_page(found["streaming"]),
     }
 
@@ -327,6 +328,97 @@ def _model_line(row: dict[str, Any]) -> str:
     return f"| {' | '.join((*cells, times, f'{apart:.0e}', peaks))} |\n"
 
 
+WHOLE = """# Whole models
+
+Times in milliseconds of one run in float32, medians of interleaved rounds, on 2 CPU cores of a
+shared machine: quote ratios, not times. 2 threads for everybody. The layers are data
+(`polyconv/bench/model_cases.py`), of which each framework's model is built, with random weights and
+batch norms folded into the layers before them. *MLX* are its own layers, *converted* the same after
+`polyconv.convert(model, cpu_convs=True)`, *packed* after `packed=True` as well. PyTorch runs
+eagerly, in 2D and 3D also channels last. ONNX Runtime has the model as one graph, whose threads may
+spin between nodes. *ratio* is the median over rounds of the time of the best of these over that of
+`packed`, above 1 where polyconv is faster. *error* is the largest against float64, of `packed` and
+of PyTorch; *peak* what MLX allocates beside weights and inputs, natively and packed. What takes
+longer than a second is run once. MLX's own layers are left out where they are estimated to take
+over two minutes. `polyconv bench --models` writes the rows (`make bench-models`).
+[What bounds them](README.md).
+"""
+
+SETTINGS = {
+    "whole_models": "Under `polyconv run`",
+    "whole_models_plain": "As pip installs it: the BLAS of MLX's wheel, 32 MB of freed memory kept",
+}
+
+WHOLE_COLUMNS = (
+    "| model | GMAC | MLX | converted | packed | PyTorch | channels last | ONNX Runtime | ratio "
+    f"| error | peak |\n|---{'|---:' * 10}|\n"
+)
+
+
+def whole_page(found: dict[str, dict[str, Any]]) -> str:
+    """The page of whole models: by settings their rows, and what bounds them."""
+    text = WHOLE
+    for key, title in SETTINGS.items():
+        rows = found[key]["rows"]
+        text += f"\n## {title}\n\n{WHOLE_COLUMNS}" + "".join(map(_whole_line, rows))
+        told = scores.scores(rows)["rivals"]
+        text += f"\n* best other framework / packed: {told} ({told.where})\n\n"
+        text += "".join(
+            f"    {line}\n" for line in found[key]["what"] if "BLAS" in line or "MLX" in line
+        )
+    return text + WHOLE_LEFT_OUT
+
+
+WHOLE_LEFT_OUT = """
+HiFi-GAN at 862 frames is left out there: it would take minutes a run.
+"""
+
+
+def _whole_line(row: dict[str, Any]) -> str:
+    timings, rival = row["timings"], scores.best_rival(row)
+    names = ("mx", "converted", "packed", "torch", "torch channels last", "onnxruntime")
+    peaks = [
+        f"{timings[name]['peak_bytes'] / 1e6:.0f} MB" if name in timings else "-"
+        for name in ("mx", "packed")
+    ]
+    cells = (
+        row["name"],
+        f"{row['macs'] / 1e9:.3g}",
+        *[_ms(timings, name) for name in names],
+        f"{scores.ratio(row, rival):.2f}" if rival else "-",
+        " / ".join(_error(timings.get(name, {})) for name in ("packed", "torch")),
+        " / ".join(peaks),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def models_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The README's first table."""
+    lines = [
+        "| whole model | MLX's layers | converted, packed | PyTorch | ONNX Runtime "
+        "| times as fast as MLX / as the best other | max abs error, ours / PyTorch's |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        timings, rival = row["timings"], scores.best_rival(row) or ""
+        torch = min(
+            (timings[k] for k in ("torch", "torch channels last") if k in timings),
+            key=lambda timing: float(timing["ms"]),
+        )
+        native = f"{scores.ratio(row, 'mx'):,.3g}" if "mx" in timings else "-"
+        cells = (
+            row["name"],
+            _time(timings["mx"]) if "mx" in timings else "over two minutes",
+            *[_time(timing) for timing in (timings["packed"], torch, timings["onnxruntime"])],
+            f"{native} / {scores.ratio(row, rival):.2f}",
+            " / ".join(_error(timings.get(name, {})) for name in ("packed", "torch")),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    told = scores.scores(rows)["rivals"]
+    lines.append(f"\nAgainst the best other framework: {told} ({told.where}).")
+    return "\n".join(lines)
+
+
 STREAMING = """# A step of a stream
 
 Milliseconds of one step of the first layer of HiFi-GAN V1 (512 to 256 channels, K16 s8) in the
@@ -410,6 +502,8 @@ FILES = (
     "cuda",
     "models",
     "streaming",
+    "whole_models",
+    "whole_models_plain",
 )
 
 
@@ -426,7 +520,9 @@ def main() -> None:
     plot_ratios(found["rivals"]["rows"])
     plot_lengths(found["lengths"]["rows"])
     table = readme_table(found["rivals"]["rows"])
-    README.write_text(with_table(README.read_text(), "layers", table))
+    text = with_table(README.read_text(), "layers", table)
+    whole = models_table(found["whole_models"]["rows"])
+    README.write_text(with_table(text, "models", whole))
     text = with_table(MEMORY.read_text(), "limits", limits_table(found["memory"]))
     MEMORY.write_text(with_table(text, "int32", int32_table(found["above_int32"])))
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polyconv.bench import calibration, cases, frameworks, scores
+from polyconv.bench import calibration, cases, frameworks, model_cases, scores
 from polyconv.bench.lengths import new_lengths
+from polyconv.bench.model_timing import bench_models
 from polyconv.bench.progress import track
 from polyconv.bench.timing import bench, bench_cases
 from polyconv.inspection import explain, report
@@ -55,7 +56,20 @@ def _add_cases(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases", type=Path, metavar="CASES.TOML", help="time each case of a file, also a CSV one"
     )
-    parser.add_argument("--case", metavar="TEXT", help="of those, the ones named like this")
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="time whole models: MLX's own layers, the same converted, and packed",
+    )
+    parser.add_argument(
+        "--most-gmac",
+        type=float,
+        metavar="GMAC",
+        help="of models, those of at most so many billions of multiply-accumulates",
+    )
+    parser.add_argument(
+        "--case", metavar="TEXT", help="of cases or models, the ones named like this"
+    )
     parser.add_argument("--train", action="store_true", help="time the output and both gradients")
     parser.add_argument("--no-native", action="store_true", help="leave MLX's own op out")
     parser.add_argument("--out", type=Path, metavar="ROWS.JSON", help="where to write the rows")
@@ -82,6 +96,8 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     if args.calibrate:
         _calibrate(args)
+    elif args.models:
+        _models(args)
     elif args.cases:
         _cases(args)
     elif args.new_lengths:
@@ -129,10 +145,35 @@ def _cases(args: argparse.Namespace) -> None:
     rows = []
     for case in track(chosen, "timing"):
         rows += bench_cases([case], **_more(args))
-        told = [f"{name} {each['ms']:.3g}" for name, each in rows[-1]["timings"].items()]
-        print(f"{case['name']}: {', '.join(told)} ms", flush=True)
+        print(_in_words(rows[-1]), flush=True)
     print("\n".join(scores.summary(rows, "auto" if args.train else "packed")))
     _write(args.out, {"rounds": args.rounds, "rows": rows})
+
+
+def _models(args: argparse.Namespace) -> None:
+    given = [name for name in ("op", "cases", "train", "methods") if getattr(args, name)]
+    if given:
+        arguments.refuse("bench", "--models takes no call, --cases, --train or --methods", given[0])
+    chosen = [each for each in model_cases.MODELS if (args.case or "") in each.name]
+    if not chosen:
+        must = "--case must be like the name of a model"
+        arguments.refuse("bench", must, arguments.shown(args.case))
+    most = min(each.macs for each in chosen) / 1e9
+    if args.most_gmac is not None and not args.most_gmac >= most:
+        arguments.refuse("bench", f"--most-gmac must be at least {most:.3g}", str(args.most_gmac))
+    chosen = [each for each in chosen if each.macs / 1e9 <= (args.most_gmac or each.macs)]
+    more = {name: getattr(args, name) for name in ("rounds", "seconds", "rivals")}
+    rows = []
+    for model in track(chosen, "timing"):
+        rows += bench_models([model], args.convert, native=not args.no_native, **more)
+        print(_in_words(rows[-1]), flush=True)
+    print("\n".join(scores.summary(rows)))
+    _write(args.out, {"rounds": args.rounds, "rows": rows})
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    told = [f"{name} {each['ms']:.3g}" for name, each in row["timings"].items()]
+    return f"{row['name']}: {', '.join(told)} ms"
 
 
 def _calibrate(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def forwards(call: Call, methods: Sequence[str], native: bool, shared: bool) -> 
     x, w = [mx.array(a).astype(getattr(mx, call.problem.dtype)) for a in (call.x, call.w)]
     mx.eval(x, w)
     ours, options = getattr(conv_transpose, call.op), call.options
-    is_native = native and _native_seconds(call.problem) < _MOST
+    is_native = native and native_seconds(call.problem) < _MOST
     runs = _natives(call.op, x, w, options) if is_native else {}
     for method in methods:
         runs[method] = lambda method=method: ours(x, w, **options, method=method)  # type: ignore[misc]
@@ -90,7 +90,7 @@ def train_steps(call: Call, native: bool) -> dict[str, Run]:
 
     forward = getattr(conv_transpose, call.op)
     runs = {"auto": step(conv_transpose), "forward": lambda: forward(x, w, **call.options)}
-    if native and 3 * _native_seconds(call.problem) < _MOST:
+    if native and 3 * native_seconds(call.problem) < _MOST:
         runs["mx"] = step(mx)
     if call.problem.groups == 1:
         runs["matmul"] = _three_products(x, w)
@@ -111,7 +111,7 @@ def _three_products(x: mx.array, w: mx.array) -> Callable[[], mx.array]:
     return run
 
 
-def _native_seconds(problem: ConvSpec) -> float:
+def native_seconds(problem: ConvSpec) -> float:
     """An estimate for the CPU, infinite where MLX cannot compute it; 0 on a GPU."""
     if on_gpu():
         return 0.0

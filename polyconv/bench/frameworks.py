@@ -27,7 +27,7 @@ def torch(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> di
     ndim, groups = problem.ndim, problem.groups
     convolve = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
     first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(_torch_device())
-    weight = torch.from_numpy(_inputs_first(w, groups)).to(_torch_device())
+    weight = torch.from_numpy(inputs_first(w, groups)).to(_torch_device())
 
     def run(inputs: Any, kernel: Any) -> Any:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def torch_cuda(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) 
     stride, padding, output_padding, dilation = options
     ndim, groups = problem.ndim, problem.groups
     dtype = getattr(torch, problem.dtype)
-    given = [np.ascontiguousarray(np.moveaxis(x, -1, 1)), _inputs_first(w, groups)]
+    given = [np.ascontiguousarray(np.moveaxis(x, -1, 1)), inputs_first(w, groups)]
     inputs, kernel = [torch.from_numpy(a).to("cuda", dtype) for a in given]
 
     def call(inputs: Any, kernel: Any, fillers: tuple[int, ...]) -> Run:
@@ -106,7 +106,6 @@ def wait_for_gpu(y: Any) -> None:
 
 def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
     """ONNX Runtime's CPU provider, one ConvTranspose node, 2 threads."""
-    import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
     stride, padding, output_padding, dilation = options
@@ -128,14 +127,23 @@ def onnxruntime(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...])
         "layer",
         [helper.make_tensor_value_info("x", float32, first.shape)],
         [helper.make_tensor_value_info("y", float32, None)],
-        [numpy_helper.from_array(_inputs_first(w, groups), "w")],
+        [numpy_helper.from_array(inputs_first(w, groups), "w")],
     )
+    session = onnx_session(graph)
+    return {"onnxruntime": lambda: np.moveaxis(session.run(None, {"x": first})[0], 1, -1)}
+
+
+def onnx_session(graph: Any, spins: bool = False) -> Any:
+    """What runs a graph on 2 threads. They may spin between nodes, but not after the last one."""
+    import onnxruntime as ort
+    from onnx import helper
+
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 2
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
-    return {"onnxruntime": lambda: np.moveaxis(session.run(None, {"x": first})[0], 1, -1)}
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
 
 
 def jax(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]) -> dict[str, Run]:
@@ -212,7 +220,7 @@ def torch_training(
         first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
         inputs, kernel = (
             a.to(_torch_device()).contiguous(memory_format=layout).requires_grad_()
-            for a in (first, torch.from_numpy(_inputs_first(w, groups)))
+            for a in (first, torch.from_numpy(inputs_first(w, groups)))
         )
         ones: list[Any] = []
 
@@ -242,7 +250,7 @@ def jax_training(problem: ConvSpec, x: Array, w: Array, options: tuple[Any, ...]
     return {"jax": lambda: jax.block_until_ready(step(*arguments))[1][1]}
 
 
-def _inputs_first(w: Array, groups: int) -> Array:
+def inputs_first(w: Array, groups: int) -> Array:
     """`(O, *K, C / groups)` as `(C, O / groups, *K)`, the layout of PyTorch and ONNX."""
     outputs, *kernel, channels = w.shape
     grouped = np.moveaxis(w.reshape(groups, outputs // groups, *kernel, channels), -1, 1)

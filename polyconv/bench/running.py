@@ -17,6 +17,9 @@ from polyconv.planning.rates import si
 from polyconv.problem.arguments import integer, refuse, shown
 
 _MOST = 2 << 30
+# Has glibc ask for huge pages, where the kernel gives them on request: arrays of many MB are then
+# faulted in and looked up by pages of 2 MB. A glibc without it (before 2.35) takes no notice.
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def add(command: argparse.ArgumentParser) -> None:
@@ -60,6 +63,7 @@ def _with_blas() -> list[str]:
     if found is None:
         slow = "no fast BLAS was found, and MLX's own is some 30 times slower"
         return [f"{slow} (mend it by: {blas.INSTALL})"]
+    os.environ.setdefault("GLIBC_TUNABLES", _HUGE_PAGES)
     os.environ["LD_PRELOAD"] = ":".join([str(found), *blas.preloaded()])
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -110,7 +110,12 @@ def bench(
     for name in rivals:
         runs.update(rival(f"{name}_training" if train else name, call))
     truth = exact(problem, call.x, call.w) if errors and not train else None
-    return _timings(runs, rounds, seconds, truth)
+    timings = timings_of(runs, rounds, seconds, truth)
+    packed = next((each for each in timings if each.name == "packed"), None)
+    if packed and not on_gpu():
+        with_cache = _with_cache(runs["packed"], len(packed.rounds))
+        timings.append(Timing("packed, 2 GB cache", _milliseconds(with_cache), 0, None))
+    return timings
 
 
 def _drawn(input: Sequence[int], weight: Sequence[int], shared: bool) -> tuple[Array, Array]:
@@ -132,20 +137,16 @@ class Measured:
     error: float | None = None
 
 
-def _timings(
+def timings_of(
     runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None
 ) -> list[Timing]:
+    """Times what computes the same, in interleaved rounds, with errors against `truth`."""
     found = measured(runs, truth)
     run_rounds([each for each in found.values() if not each.times], rounds, seconds)
-    timings = [
+    return [
         Timing(name, _milliseconds(each.times), each.peak_bytes, each.error)
         for name, each in found.items()
     ]
-    if "packed" in found and not on_gpu():
-        packed = found["packed"]
-        with_cache = _with_cache(packed.run, len(packed.times))
-        timings.append(Timing("packed, 2 GB cache", _milliseconds(with_cache), 0, None))
-    return timings
 
 
 def measured(runs: Mapping[str, Run], truth: Array | None = None) -> dict[str, Measured]:
@@ -222,22 +223,26 @@ def bench_cases(cases: Iterable[Mapping[str, Any]], **more: Any) -> list[dict[st
         op, x, w = (call.pop(k) for k in ("op", "input", "weight"))
         timings = bench(op, x, w, **more, **call)
         call.pop("shared", None)
-        told = {
-            each.name: {
-                "ms": rounded(each.median),
-                "quartiles": [rounded(ms) for ms in each.quartiles],
-                "rounds": [rounded(ms) for ms in each.rounds],
-                "peak_bytes": each.peak_bytes,
-                "error": each.error,
-            }
-            for each in timings
-        }
         dtype = call.pop("dtype", "float32")
         problem = problem_of(op, x, w, dtype, call)
         output_bytes = ITEMSIZE[dtype] * problem.n_outputs
         about = {"output_bytes": output_bytes, "macs": _macs(problem)}
-        rows.append({**case, **about, "timings": told})
+        rows.append({**case, **about, "timings": told(timings)})
     return rows
+
+
+def told(timings: Iterable[Timing]) -> dict[str, dict[str, Any]]:
+    """Timings by competitor, as rows hold them."""
+    return {
+        each.name: {
+            "ms": rounded(each.median),
+            "quartiles": [rounded(ms) for ms in each.quartiles],
+            "rounds": [rounded(ms) for ms in each.rounds],
+            "peak_bytes": each.peak_bytes,
+            "error": each.error,
+        }
+        for each in timings
+    }
 
 
 def _macs(problem: ConvSpec) -> int:

@@ -21,12 +21,17 @@ from polyconv.execution.packing import PackedWeight
 from polyconv.models.calls_in_code import calls_transposed, own_classes
 from polyconv.models.dispatching import Count, Running, call
 from polyconv.models.known_weights import KnownWeight
-from polyconv.ops import layers
+from polyconv.ops import layers, plain_layers
 
 _RANKED: dict[type, type] = {
     nn.ConvTranspose1d: layers.PolyConvTranspose1d,
     nn.ConvTranspose2d: layers.PolyConvTranspose2d,
     nn.ConvTranspose3d: layers.PolyConvTranspose3d,
+}
+_PLAIN: dict[type, type] = {
+    nn.Conv1d: plain_layers.PlainConv1d,
+    nn.Conv2d: plain_layers.PlainConv2d,
+    nn.Conv3d: plain_layers.PlainConv3d,
 }
 _REGISTERED: dict[type, Callable[..., Any]] = {}
 # The attribute of a layer that holds its weights which are computed in another form.
@@ -64,6 +69,11 @@ def is_candidate(cls: type) -> bool:
     if issubclass(cls, layers.PolyConvTranspose):
         return False
     return issubclass(cls, (*_RANKED, *_REGISTERED)) or any(map(calls_transposed, own_classes(cls)))
+
+
+def is_plain(cls: type) -> bool:
+    """Whether layers of a class are MLX's layers of an ordinary convolution, and no subclass."""
+    return cls in _PLAIN
 
 
 def runs_methods(module: nn.Module) -> bool:
@@ -119,6 +129,7 @@ class _Unseen:
 
 
 def _new_class(cls: type, is_answered: bool) -> type:
+    own = _RANKED.get(cls) or _PLAIN.get(cls)
     members: dict[str, Any] = {
         "_converted_from": cls,
         "_is_answered": is_answered,
@@ -130,9 +141,9 @@ def _new_class(cls: type, is_answered: bool) -> type:
     registered = next((_REGISTERED[base] for base in cls.__mro__ if base in _REGISTERED), None)
     ranked = next((_RANKED[base] for base in cls.__mro__ if base in _RANKED), None)
     members |= {"_weight_and_groups": _weight_and_groups} if ranked else {}
-    if registered is None and cls in _RANKED:
-        members["_runs_methods"] = False
-        return _made((_Unseen, _RANKED[cls]), _RANKED[cls], members)
+    if registered is None and own is not None:
+        members |= {"_runs_methods": False, "_weight_and_groups": _weight_and_groups}
+        return _made((_Unseen, own), own, members)
     # polyconv's layer stands right behind the class, where its `super()` finds it.
     bases = (_Unseen, cls, *([ranked] if ranked and registered is None else []))
     return _made(bases, cls, members | _methods(cls, registered, is_answered))

@@ -27,6 +27,7 @@ from polyconv.models.converted_classes import (
     give_class,
     is_candidate,
     is_converted,
+    is_plain,
     original_class,
     register,
     restore_class,
@@ -48,6 +49,7 @@ _PACKED = (
 class _Options(NamedTuple):
     sparse: bool
     packed: bool
+    cpu_convs: bool
 
 
 def convert(
@@ -56,6 +58,7 @@ def convert(
     *,
     exploit_sparsity: bool = False,
     packed: bool = False,
+    cpu_convs: bool = False,
 ) -> Conversion:
     """Has polyconv compute the transposed convolutions of a model, in place.
 
@@ -75,6 +78,9 @@ def convert(
         packed (bool, optional): Cut each weight that a layer holds into taps once, for inference.
             It takes memory beside the weight. A weight that was replaced or changed later, also by
             training, is computed unpacked, with a warning. Default: ``False``.
+        cpu_convs (bool, optional): Convert `mlx.nn.Conv1d/2d/3d` too. On a CPU polyconv computes
+            them from then on, on a GPU MLX. MLX's CPU is slow where a kernel is dilated.
+            Default: ``False``.
 
     Returns:
         Conversion: What was done, by layer.
@@ -82,8 +88,8 @@ def convert(
     Raises:
         ValueError: If `model` is no `nn.Module`.
     """
-    _check(model, predicate, exploit_sparsity, packed)
-    options = _Options(exploit_sparsity, packed)
+    options = _Options(exploit_sparsity, packed, cpu_convs)
+    _check(model, predicate, options)
     with ALONE:
         found = _with_paths(model)
         decided = list(filter(None, (_decided(*each, predicate, options) for each in found)))
@@ -94,14 +100,15 @@ def convert(
     return Conversion(layers)
 
 
-def _check(model: object, predicate: object, exploit_sparsity: bool, packed: bool) -> None:
+def _check(model: object, predicate: object, options: _Options) -> None:
     if not isinstance(model, nn.Module):
         arguments.refuse("convert", "model must be an mlx.nn.Module", arguments.shown(model))
     if predicate is not None and not callable(predicate):
         must = "predicate must be callable, given path and layer"
         arguments.refuse("convert", must, arguments.shown(predicate))
-    arguments.switch("convert", "exploit_sparsity", exploit_sparsity)
-    arguments.switch("convert", "packed", packed)
+    arguments.switch("convert", "exploit_sparsity", options.sparse)
+    arguments.switch("convert", "packed", options.packed)
+    arguments.switch("convert", "cpu_convs", options.cpu_convs)
 
 
 def _with_paths(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
@@ -164,7 +171,8 @@ def _decided(
     if is_converted(module) and not any(options):  # else again, for the weights of now
         return None
     cls = original_class(module) or type(module)
-    kept, is_ours = kept_functions(module, cls), is_candidate(cls)
+    is_ours = is_candidate(cls) or (options.cpu_convs and is_plain(cls))
+    kept = kept_functions(module, cls)
     if not (kept or is_ours):
         return None
     told = Converted(", ".join(paths), cls.__name__)
@@ -176,7 +184,7 @@ def _decided(
     known, notes = _known_weights(module, options)
     if kept:
         notes.append(f"{where}, and what is called by that stays MLX's")
-    saving = _saving(module)
+    saving = None if is_plain(cls) else _saving(module)
     if saving and known:
         saving *= max(each.n_blocks for each in known)
     return _Decision(module, replace(told, saving=saving, note="; ".join(notes)), known)

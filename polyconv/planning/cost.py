@@ -53,6 +53,7 @@ def by_convolutions(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
         panel_macs=0 if loops else _in_panels(macs, spec, axes, frames, inner),
         n_products=n_convs * _ops(spec.groups),
         macs_in_loops=_macs_in_loops(macs, spec, axes) if loops else 0,
+        samples_read=0 if loops else frames * spec.in_channels * n_taps,
     )
 
 
@@ -128,6 +129,7 @@ def by_products(spec: ConvSpec, axes: Sequence[AxisPlan], products: Products) ->
         bytes_moved=max(ITEMSIZE[spec.dtype], 4) * moved,
         panel_macs=0 if scaled else _in_panels(macs, spec, axes, read // max(n_taps, 1), inner),
         n_products=(n_taps + n_blocks) * (1 if scaled else _ops(spec.groups)),
+        samples_read=0 if scaled else read * spec.in_channels,
     )
 
 

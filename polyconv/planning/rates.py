@@ -22,6 +22,7 @@ class Rates:
     per_product: float = 0.0
     per_mac_in_loops: float = 0.0
     per_backward_mac: float = 0.0
+    per_sample_read: float = 0.0
 
 
 # As `polyconv bench --calibrate` measured them (docs/benchmarks/grid.json: 2 cores, MLX 0.32.4,
@@ -30,10 +31,11 @@ class Rates:
 CPU_RATES = Rates(
     per_mac=0.0,
     per_conv=0.0,
-    per_byte_moved=1.52e-10,
-    per_panel_mac=6.61e-12,
+    per_byte_moved=1.51e-10,
+    per_panel_mac=5.92e-12,
     per_product=1.77e-5,
-    per_mac_in_loops=1.4e-9,
+    per_mac_in_loops=1.41e-9,
+    per_sample_read=2.75e-11,
 )
 
 # Set by hand to docs/benchmarks/cuda.json: one H200, float32 by TF32.
@@ -90,6 +92,8 @@ class Cost:
     * `macs_in_loops` are multiply-accumulates that MLX does on a CPU by loops over samples.
     * `backward_macs` are those of cuDNN's gradient of a convolution, by which MLX computes a
       transposed one on CUDA.
+    * `samples_read` are the inputs of matrix products on a CPU, counted in each product that reads
+      them: BLAS copies them into panels, however few columns the product has.
     """
 
     macs: int
@@ -99,6 +103,7 @@ class Cost:
     n_products: int = 0
     macs_in_loops: int = 0
     backward_macs: int = 0
+    samples_read: int = 0
 
     def seconds(self, rates: Rates) -> float:
         return (
@@ -109,6 +114,7 @@ class Cost:
             + self.n_products * rates.per_product
             + self.macs_in_loops * rates.per_mac_in_loops
             + self.backward_macs * rates.per_backward_mac
+            + self.samples_read * rates.per_sample_read
         )
 
 

@@ -154,6 +154,8 @@ def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monk
         assert (where / f"{name}.md").read_text() == text
     rows = found["rivals"]["rows"]
     assert page.readme_table(rows) in (ROOT / "README.md").read_text()
+    whole = page.models_table(found["whole_models"]["rows"])
+    assert f"<!-- models -->\n{whole}\n<!-- /models -->" in (ROOT / "README.md").read_text()
     memory = (ROOT / "docs" / "memory.md").read_text()
     assert page.limits_table(found["memory"]) in memory
     assert page.int32_table(found["above_int32"]) in memory

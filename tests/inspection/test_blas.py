@@ -28,9 +28,12 @@ def library():
     return Path(str(wheel.locate_file(file)))
 
 
+FRESH = ("LD_PRELOAD", "GLIBC_TUNABLES")
+
+
 def started(*command, **env):
     """`polyconv run` in a process that nothing was loaded into."""
-    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    clean = {name: value for name, value in os.environ.items() if name not in FRESH}
     command = [sys.executable, "-m", "polyconv", "run", *map(str, command)]
     return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True)
 
@@ -93,6 +96,16 @@ def test_a_program_runs_on_a_fast_blas(library, as_module, tmp_path, monkeypatch
     said = f"__main__ ['-m', '--quiet'] {tmp_path} 5000000 {copy} [[5.0, 14.0], [14.0, 50.0]]\n"
     assert done.stdout == said, done.stderr
     assert done.stderr.startswith(f"polyconv run: matrix products by {copy}; MLX may keep 5 MB")
+
+
+@linux
+@pytest.mark.parametrize("own", ["", "glibc.malloc.perturb=1"])
+def test_huge_pages_are_asked_for_unless_glibc_is_told_otherwise(library, own, tmp_path):
+    program = tmp_path / "mine.py"
+    program.write_text("import os; print(os.environ['GLIBC_TUNABLES'])")
+    given = {"GLIBC_TUNABLES": own} if own else {}
+    done = started("--quiet", program, XDG_CACHE_HOME=str(tmp_path), **given)
+    assert done.stdout == f"{own or 'glibc.malloc.hugetlb=1'}\n", done.stderr
 
 
 @linux

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 import polyconv
 from polyconv.execution.modules import modules
 from polyconv.models.converted_classes import original_class
+from polyconv.ops import plain_layers
 from tests.support.cases import integers
 from tests.support.models import KINDS, OTHERS, Chain, Louder, WeightNorm, layer_of
 
@@ -224,3 +225,53 @@ def test_a_method_that_assigns_a_global_assigns_it_still():
     (told,) = polyconv.convert(layer)
     layer(mx.ones((1, 3, 1)))
     assert (COUNT, told.calls) == (1, 1)
+
+
+PLAIN = {
+    1: lambda: nn.Conv1d(6, 4, 3, stride=1, padding=4, dilation=4),
+    2: lambda: nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2),
+    3: lambda: nn.Conv3d(6, 4, 2, padding=1),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("ndim", PLAIN)
+def test_plain_layers_are_converted_if_asked(ndim, packed):
+    layer = PLAIN[ndim]()
+    layer.weight, layer.bias = integers(*layer.weight.shape), integers(4)
+    x = integers(2, *(9, 8, 7)[:ndim], 6)
+    cls, y = type(layer), layer(x)
+    with pytest.warns(UserWarning, match="none of its 1 modules"):
+        assert not polyconv.convert(layer)
+    assert type(layer) is cls
+    (told,) = polyconv.convert(layer, cpu_convs=True, packed=packed)
+    assert isinstance(layer, plain_layers.PlainConv)
+    assert told.saving is None
+    assert mx.array_equal(layer(x), y)
+    assert told.calls == 1
+    assert mx.array_equal(copy.deepcopy(layer)(x), y)
+    assert polyconv.revert(layer)
+    assert type(layer) is cls
+
+
+def test_plain_layers_are_computed_by_polyconv_on_a_cpu(monkeypatch):
+    layer, x = PLAIN[1](), integers(1, 9, 6)
+    polyconv.convert(layer, cpu_convs=True)
+    asked = []
+    monkeypatch.setitem(plain_layers.OPS, 1, lambda *given: asked.append(given) or x[..., :4])
+    layer(x)
+    assert len(asked) == 1
+    monkeypatch.setattr(plain_layers, "is_on_cpu", lambda stream: False)
+    layer(x)
+    assert len(asked) == 1
+
+
+def test_the_gradient_of_a_plain_layer_is_mlx_s():
+    layer, x = PLAIN[1](), integers(1, 9, 6)
+    layer.weight, layer.bias = integers(*layer.weight.shape), integers(4)
+    step = nn.value_and_grad(layer, lambda x: (layer(x) ** 2).sum())
+    _, truth = step(x)
+    polyconv.convert(layer, cpu_convs=True)
+    _, found = step(x)
+    assert mx.array_equal(found["weight"], truth["weight"])
+    assert mx.array_equal(found["bias"], truth["bias"])
