@@ -8,17 +8,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import asdict, astuple, replace
 from math import prod
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
 
+from polyconv.bench import metal_calibration
+from polyconv.bench.tuning import milliseconds
 from polyconv.execution import device
 from polyconv.execution.run import run
+from polyconv.metal.seconds import Parameters
 from polyconv.planning.choose import alternatives
-from polyconv.planning.devices import Device, Host, Metal
+from polyconv.planning.devices import Device, Metal
 from polyconv.planning.estimate import seconds_of
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.rates import Rates
@@ -90,6 +93,9 @@ def measure(call: dict[str, Any]) -> dict[str, float]:
     They are the least of several interleaved rounds, as other work on a machine only adds time.
     """
     problem = _problem(call)
+    if device.device_for(None).backend.predicts_kernels:  # as in a model: several in flight
+        in_flight = milliseconds(problem, False, rounds=_ROUNDS, seconds=_MOST_SECONDS)
+        return {label: float(f"{ms:.4g}") for label, ms in in_flight.items()}
     rng = np.random.default_rng(0)
     x, w = [mx.array(rng.standard_normal(call[k]).astype(np.float32)) for k in ("input", "weight")]
     mx.eval(x, w)
@@ -179,21 +185,26 @@ def quality(rows: Sequence[dict[str, Any]], where: Device) -> list[float]:
     return found
 
 
-def check_device() -> Host:
+def fitted(rows: Sequence[dict[str, Any]]) -> Rates | Parameters:
+    """What says best how long the forms of layers take here: rates, or on a Mac parameters."""
+    where = check_device()
+    return metal_calibration.fit(rows, where, _problem) if isinstance(where, Metal) else fit(rows)
+
+
+def check_device() -> Device:
     """The device that rates are measured for: the default one, or what plans are made for.
 
     Raises:
-        ValueError: If it is Metal's, because rates of Metal are assumed.
+        ValueError: If it is a Mac's, and not this one's.
     """
     where = device.device_for(None)
-    if isinstance(where, Metal):
-        must = "rates must be those of a CPU or of CUDA, as Metal's are assumed"
-        arguments.refuse("bench", must, where.name)
+    if isinstance(where, Metal) and device.is_planned_elsewhere():
+        arguments.refuse("bench", "rates must be those of this machine", where.name)
     return where
 
 
-def as_file(rows: Sequence[dict[str, Any]], rates: Rates) -> dict[str, Any]:
+def as_file(rows: Sequence[dict[str, Any]], rates: Rates | Parameters) -> dict[str, Any]:
     """A file for `polyconv.use_rates`: the rates, and the rows that they were fitted to."""
     where = check_device()
-    by_name = {field.name: getattr(rates, field.name) for field in fields(Rates)}
-    return {"rates": {where.name: by_name}, "rows": list(rows)}
+    name = "metal" if isinstance(where, Metal) else where.name
+    return {"rates": {name: asdict(rates)}, "rows": list(rows)}

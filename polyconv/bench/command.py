@@ -184,7 +184,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     calls = list(calibration.layers(args.seed, args.layers))
     with _telling() as tell:
         rows = calibration.sweep(calls, tell)
-    rates = calibration.fit(rows)
+    rates = calibration.fitted(rows)
     _write(args.calibrate, calibration.as_file(rows, rates))
     print(f"{args.calibrate}: {rates}")
 

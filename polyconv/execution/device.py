@@ -178,9 +178,9 @@ def is_planned_elsewhere() -> bool:
 
 
 def this_mac() -> Metal | None:
-    """As `present`, with the tuning that is used."""
+    """As `present`, with what was measured on it."""
     metal = present()
-    return None if metal is None else measured.tuned(metal)
+    return None if metal is None else measured.mac(metal)
 
 
 _HERE = nullcontext()

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from polyconv.execution.locking import ALONE
 from polyconv.execution.machine import names
+from polyconv.metal.seconds import FITTED, Parameters
 from polyconv.planning.devices import HOSTS, Host, Metal
 from polyconv.planning.rates import Rates, read_rates
 from polyconv.planning.tuned import Tuning
@@ -37,9 +38,10 @@ class _Times:
 
 @dataclass(frozen=True)
 class _Used:
-    """What is used: hosts with their rates and tunings, and times."""
+    """What is used: hosts with their rates and tunings, the time model's parameters, and times."""
 
     hosts: Mapping[str, Host]
+    parameters: Parameters
     times: _Times
 
 
@@ -47,7 +49,7 @@ _NO_TIMES = _Times({}, "none")
 
 # What was asked for, None for what the environment says; and what is used, None until that is
 # worked out. Exchanged as a whole, never changed in place.
-_asked_rates: Mapping[str, Rates] | None = None
+_asked_rates: Mapping[str, Rates | Parameters] | None = None
 _asked_times: _Times | None = None
 _used: _Used | None = None
 
@@ -57,15 +59,18 @@ def host(name: str) -> Host:
     return (_used or _now()).hosts[name]
 
 
-def tuned(metal: Metal) -> Metal:
-    """This Mac, with the times that were measured on it."""
-    tuning = (_used or _now()).times.tunings.get("metal")
-    return metal if tuning is None else _with(metal, tuning)
+def mac(metal: Metal) -> Metal:
+    """This Mac, with what was measured on it."""
+    used = _used or _now()
+    tuning = used.times.tunings.get("metal")
+    if tuning is None and used.parameters is metal.parameters:
+        return metal
+    return _with(metal, tuning, used.parameters)
 
 
 @lru_cache(8)
-def _with(metal: Metal, tuning: Tuning) -> Metal:
-    return replace(metal, tuning=tuning)
+def _with(metal: Metal, tuning: Tuning | None, parameters: Parameters) -> Metal:
+    return replace(metal, tuning=tuning, parameters=parameters)
 
 
 def _now() -> _Used:
@@ -82,19 +87,27 @@ def _now() -> _Used:
             path = os.environ.get("POLYCONV_TUNING", "")
             times = _NO_TIMES if sections is None else _times(sections, path, allow_unfold=False)
         hosts = {
-            name: Host(name, rates.get(name, default.rates), times.tunings.get(name))
+            name: Host(name, _rates(rates, name, default.rates), times.tunings.get(name))
             for name, default in HOSTS.items()
         }
-        _used = found = _Used(hosts, times)
+        parameters = rates.get("metal", FITTED)
+        assert isinstance(parameters, Parameters)  # as it was read
+        _used = found = _Used(hosts, parameters, times)
     if _asked_times is None and times.warning:
         warnings.warn(times.warning, stacklevel=2)
     return found
 
 
+def _rates(found: Mapping[str, Rates | Parameters], name: str, default: Rates) -> Rates:
+    rates = found.get(name)
+    return rates if isinstance(rates, Rates) else default
+
+
 def use_rates(path: str | os.PathLike[str] | None) -> None:
     """Lets ``auto`` compare methods by rates that were measured on this machine.
 
-    The environment variable ``POLYCONV_RATES`` does the same for a whole process.
+    On a Mac these are the parameters of its time model. The environment variable
+    ``POLYCONV_RATES`` does the same for a whole process.
 
     Args:
         path (str or PathLike, optional): A file that ``polyconv bench --calibrate`` wrote; None for
@@ -183,8 +196,10 @@ def _of_environment(name: str, read: Callable[[str, str], T]) -> T | None:
 
 
 def rates_told() -> str:
-    """Whose rates are in force, for CPU and CUDA."""
+    """Whose rates are in force."""
     measured = [name for name, default in HOSTS.items() if host(name).rates != default.rates]
+    if (_used or _now()).parameters is not FITTED:
+        measured.append("Metal")
     if not measured:
         return "rates: those that polyconv brings along"
     where = os.environ.get("POLYCONV_RATES")

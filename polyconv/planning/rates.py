@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
+from polyconv.metal.seconds import Parameters
 from polyconv.problem.arguments import refuse, shown
 
 
@@ -52,11 +53,11 @@ CUDA_RATES = Rates(
 _MUST = "the file must hold rates as `polyconv bench --calibrate` writes them"
 
 
-def read_rates(op: str, text: str) -> dict[str, Rates]:
-    """The rates by device that a file of `polyconv bench --calibrate` holds.
+def read_rates(op: str, text: str) -> dict[str, Rates | Parameters]:
+    """What a file of `polyconv bench --calibrate` holds: rates by device, of Metal parameters.
 
     Raises:
-        ValueError: If it does not, or a rate is no number of seconds.
+        ValueError: If it does not, a rate is no number of seconds, or a parameter not above 0.
     """
     import json  # when it is needed: it takes long to import
 
@@ -68,13 +69,18 @@ def read_rates(op: str, text: str) -> dict[str, Rates]:
     if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
         refuse(op, _MUST, shown(given))
     try:
-        found = {name: Rates(**rates) for name, rates in given.items()}
+        found = {
+            name: (Parameters if name == "metal" else Rates)(**values)
+            for name, values in given.items()
+        }
     except TypeError:  # fields that are missing, or unknown
         refuse(op, _MUST, f"other fields, {shown([*map(list, given.values())])}")
-    for name, rates in found.items():
-        for value in astuple(rates):
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                must = "rates must be seconds, 0 or more and below 1"
+    for name, values in found.items():
+        least, most, must = 0.0, 1.0, "rates must be seconds, 0 or more and below 1"
+        if name == "metal":
+            least, most, must = 1e-9, 1e9, "parameters must be numbers from 1e-9 up to 1e9"
+        for value in astuple(values):
+            if not isinstance(value, (int, float)) or not least <= value < most:
                 refuse(op, must, f"{shown(value)} for {shown(name)}")
     return found
 

@@ -34,6 +34,7 @@ TAKES_ARRAYS = {
     "polyconv.bench.exact",
     "polyconv.bench.frameworks",
     "polyconv.bench.lengths",
+    "polyconv.bench.metal_calibration",
     "polyconv.bench.model_frameworks",
     "polyconv.bench.timing",
     "polyconv.execution.identity",
