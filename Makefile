@@ -42,8 +42,8 @@ test-slow: $(STAMP)-test ## what `make test` leaves out
 test-full: test test-slow ## the whole suite
 
 test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while all runs on the CPU
-	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
-	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
+	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
+	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
 
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python -m tests.campaigns.sweep --cases 20000

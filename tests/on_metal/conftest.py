@@ -15,9 +15,9 @@ import pytest
 import polyconv
 from polyconv.execution import device
 from polyconv.planning.devices import DEVICES, Metal
-from tests.support import emulated_mac
+from tests.support import emulated_gpu
 
-DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_mac.is_on
+DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_gpu.is_mac()
 _REPORT: list[str] = []
 
 
