@@ -28,6 +28,13 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs Metal"))
 
 
+@pytest.fixture(autouse=True)
+def _all_on_cpu(request):
+    """What a test computes beside its own calls too, where the GPU is no Mac's."""
+    if DRY and not emulated_gpu.is_mac():
+        request.getfixturevalue("on_cpu")
+
+
 @pytest.fixture
 def gpu():
     """The GPU, and polyconv planning for it."""
