@@ -9,7 +9,7 @@ Where a group cannot send, as MLX's NCCL cannot, all ranks gather what any of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def can_send(group: Group) -> bool:
 def _tried(group: Group) -> bool:
     """Whether a number goes from each rank to the next. Every second rank receives first."""
     rank, one = group.rank(), mx.zeros((1,))
-    steps = []
+    steps: list[Callable[[], mx.array]] = []
     if rank + 1 < group.size():
         steps.append(lambda: mx.distributed.send(one, rank + 1, group=group))
     if rank > 0:

@@ -27,6 +27,7 @@ def test_plans_for_cuda_agree_with_the_reference():
     agreed, _ = sweep.sweep(150, seed=3, device="cuda")
     assert min(agreed.values()) >= 150
     assert sweep.sweep_gradients(60, seed=4, device="cuda")["agreed"] == 60
+    assert sweep.sweep_tiled(15, seed=4, device="cuda")["agreed"] == 15
 
 
 @pytest.mark.parametrize(

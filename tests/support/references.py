@@ -16,8 +16,8 @@ from typing import Any
 
 import mlx.core as mx
 
-NAMES = ("conv1d", "conv2d", "conv3d", "conv_general", "conv_transpose1d", "conv_transpose2d")
-NAMES += ("conv_transpose3d",)
+NAMES = ["conv_general"]
+NAMES += [f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)]
 
 
 class OnCpu:
@@ -42,7 +42,7 @@ def install() -> None:
         setattr(mx, name, OnCpu(getattr(mx, name)))
     from polyconv.execution import unpatched
 
-    unpatched.conv_general = OnCpu(own, _is_doubtful)  # type: ignore[assignment]
+    unpatched.conv_general = OnCpu(own, _is_doubtful)
 
 
 def _is_doubtful(

@@ -89,7 +89,9 @@ def test_an_emulated_gpu_is_planned_for_as_the_device_of_its_name(mac, name, tmp
 def test_an_unknown_mac_is_refused(tmp_path):
     ran = emulated(PLANNED, tmp_path, "m9")
     assert ran.returncode != 0
-    assert "POLYCONV_EMULATE must be one of m2, paravirtual, h200; got 'm9'" in ran.stdout + ran.stderr
+    assert (
+        "POLYCONV_EMULATE must be one of m2, paravirtual, h200; got 'm9'" in ran.stdout + ran.stderr
+    )
 
 
 def test_the_emulation_is_of_the_process_that_asked_for_it():
