@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 RUN := $(BIN)/polyconv run
 
 .SECONDARY:
-.PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
+.PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-nvidia test-metal test-gpu fuzz leak sweep guarantee
 .PHONY: lint figures gallery docs docs-serve distributed bench bench-call bench-cuda metal-fit models stream-models clean
 
 help: ## these lines
@@ -45,6 +45,9 @@ test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while 
 	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
 	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
 
+test-nvidia: $(STAMP)-test ## the suite as if on an NVIDIA GPU, while all runs on the CPU
+	POLYCONV_EMULATE=h200 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
+
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python -m tests.campaigns.sweep --cases 20000
 	$(BIN)/python -m tests.campaigns.sweep --cases 20000 --device m4-max
@@ -59,6 +62,9 @@ leak: $(STAMP)-test ## a million calls of every kind: does anything grow?
 
 test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, with a report to paste
 	$(BIN)/python -m pytest -q tests/on_metal
+
+test-gpu: ## the suite on an NVIDIA GPU, each file a process; MLX's CUDA backend and pytest in $(PYTHON)
+	PYTHONPATH=. $(PYTHON) -m tests.campaigns.gpu
 
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
 	$(BIN)/python -m tests.campaigns.guarantee --cases 10000

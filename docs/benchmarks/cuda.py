@@ -45,7 +45,8 @@ def parity(job: tuple[str, int, int]) -> tuple[str, Counter[str] | str]:
     try:
         if kind == "gradients":
             return kind, Counter({"gradients": sweep.sweep_gradients(n, seed)["agreed"]})
-        return kind, sweep.sweep(n, seed)[0]
+        # MLX's own op is left out: on CUDA its numbers depend on what ran before.
+        return kind, sweep.sweep(n, seed, methods=METHODS)[0]
     except Exception as error:
         return kind, f"{kind}, seed {seed}: {type(error).__name__}: {error}"
 

@@ -110,7 +110,7 @@ def bench(
     for name in rivals:
         runs.update(rival(f"{name}_training" if train else name, call))
     truth = exact(problem, call.x, call.w) if errors and not train else None
-    return _timings(runs, rounds, seconds, truth)
+    return interleaved(runs, rounds, seconds, truth)
 
 
 def _drawn(input: Sequence[int], weight: Sequence[int], shared: bool) -> tuple[Array, Array]:
@@ -132,9 +132,10 @@ class _Measured:
     error: float | None = None
 
 
-def _timings(
-    runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None
+def interleaved(
+    runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None = None
 ) -> list[Timing]:
+    """Times functions in turns. With `truth` also the largest error of what they give."""
     found = {}
     for name, run in runs.items():
         try:
