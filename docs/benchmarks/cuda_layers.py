@@ -131,7 +131,10 @@ def _torch_layout(layer: Layer, given: Any, dtype: Any, last: bool) -> dict[str,
         op, ndim = op.replace("1d", "2d"), 2
     layout = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}[ndim]
     layout = layout if last else torch.contiguous_format
-    x, w, dy = [a.to("cuda" if torch.cuda.is_available() else "cpu", dtype).contiguous(memory_format=layout) for a in (x, w, dy)]
+    x, w, dy = [
+        a.to("cuda" if torch.cuda.is_available() else "cpu", dtype).contiguous(memory_format=layout)
+        for a in (x, w, dy)
+    ]
     function = getattr(torch.nn.functional, op)
 
     def gradients(*wanted: str) -> Callable[[], Any]:
