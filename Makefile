@@ -87,7 +87,10 @@ stream-models: $(STAMP)-models ## decoders of mlx-audio, converted, patched and 
 metal-fit: $(STAMP)-bench ## fits the time model for Apple GPUs to published timings; writes docs/benchmarks/metal_fit.md
 	PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/metal_fit.py
 
-bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
+bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON): proof, layers, models
+	PYTHONPATH=. MLX_ENABLE_TF32=0 MLX_CUDA_CONV_CACHE_SIZE=8192 $(PYTHON) docs/benchmarks/cuda_proof.py
+	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda_layers.py
+	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda_models.py
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py
 
 bench-call: $(STAMP)-test ## what a call costs in Python, planned for three devices; writes docs/benchmarks/call.md
