@@ -302,20 +302,23 @@ def torch_peak(run: Run) -> int:
     return int(torch.cuda.max_memory_allocated() - before)
 
 
-def row(name: str, dtype: str, runs: dict[str, Run], theirs: dict[str, Run]) -> dict[str, Any]:
+def row(
+    name: str, dtype: str, runs: dict[str, Run], theirs: dict[str, Run], seconds: float
+) -> dict[str, Any]:
     peaks = {each: torch_peak(run) for each, run in theirs.items() if "graph" not in each}
     for each, run in runs.items():
         mx.clear_cache()
         timed(run)
         peaks[each] = timed(run)[2]
-    timings = interleaved({**runs, **theirs}, rounds=9, seconds=12)
+    timings = interleaved({**runs, **theirs}, rounds=9, seconds=seconds)
     told = {each.name: rounded(each.median) for each in timings}
     mib = {each: round(size / 2**20) for each, size in peaks.items()}
     print(name, dtype, told, mib, flush=True)
     return {"name": name, "dtype": dtype, "ms": told, "peak_mib": mib}
 
 
-def rows(only: str, until: float, small: bool) -> Any:
+def rows(only: str, seconds: float, small: bool) -> Any:
+    until, each = time.monotonic() + seconds, seconds / 30
     has_torch = True
     try:
         import torch  # noqa: F401
@@ -331,12 +334,12 @@ def rows(only: str, until: float, small: bool) -> Any:
             shapes += [((1 if small else s[0]), *s[1:]) for s in skips]
             inputs = [rng.standard_normal(s).astype(np.float32) for s in shapes]
             theirs = torch_runs(what, inputs, dtype) if has_torch else {}
-            yield row(name, dtype, mlx_runs(what, inputs, dtype), theirs)
+            yield row(name, dtype, mlx_runs(what, inputs, dtype), theirs, each)
             mx.clear_cache()
     for name, batch in TRAINED.items():
         if only in name and time.monotonic() < until:
             theirs = torch_steps(batch) if has_torch else {}
-            yield row(name, "float32", mlx_steps(batch), theirs)
+            yield row(name, "float32", mlx_steps(batch), theirs, each)
             mx.clear_cache()
 
 
@@ -354,7 +357,7 @@ def main() -> None:
 
         what.append(f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
     found: list[dict[str, Any]] = []
-    for each in rows(given.only, time.monotonic() + given.seconds, given.small):
+    for each in rows(given.only, given.seconds, given.small):
         found.append(each)
         lines = ",\n".join(f"  {json.dumps(each)}" for each in found)
         head = json.dumps({"what": what}, indent=1)[:-2]

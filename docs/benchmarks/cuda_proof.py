@@ -175,7 +175,7 @@ def main() -> int:
         import cuda
 
         start = time.monotonic()
-        found["parity"] = cuda.all_parity(given.jobs, given.cases)
+        found["parity"] = cuda.all_parity(given.jobs, given.cases, until - start)
         found["parity"]["seconds"] = round(time.monotonic() - start, 1)
         print(json.dumps(found["parity"], indent=1), flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -137,23 +137,25 @@ def _gathered(
 
     Each gives as many samples as the one that gives most, as gathered arrays must be alike.
     """
-    n, rank = group.size(), group.rank()
-    frame = prod((*like.shape[:axis], *like.shape[axis + 1 :]))
-    most = most_given(transfers, n) * frame
-    mine = [pieces[each].reshape(-1) for each in given_by(rank, transfers)]
-    payload = mx.concatenate(mine) if mine else mx.zeros((0,), like.dtype)
+    before, behind = like.shape[:axis], like.shape[axis + 1 :]
+    frame = prod((*before, *behind))
+    most = most_given(transfers, group.size()) * frame
+    mine = [pieces[each].reshape(-1) for each in given_by(group.rank(), transfers)]
+    payload = mx.concatenate([*mine, mx.zeros((0,), like.dtype)])
     payload = contiguous(pad(payload, 0, 0, most - payload.size))
-    everything = mx.distributed.all_gather(payload, group=group)
-    mx.eval(everything)
-    _count(payload.nbytes, everything.nbytes - payload.nbytes)
+    everything = payload
+    if most:  # a batch may be empty
+        everything = mx.distributed.all_gather(payload, group=group)
+        mx.eval(everything)
+        _count(payload.nbytes, everything.nbytes - payload.nbytes)
     found = {}
-    for source in range(n):
+    for source in range(group.size()):
         start = source * most
         for each in given_by(source, transfers):
             stop = start + each.size * frame
-            if each.target == rank:
-                shape = (*like.shape[:axis], each.size, *like.shape[axis + 1 :])
-                found[each] = cut(everything, 0, start, stop, 1).reshape(shape)
+            if each.target == group.rank():
+                part = cut(everything, 0, start, stop, 1)
+                found[each] = part.reshape(*before, each.size, *behind)
             start = stop
     return found
 

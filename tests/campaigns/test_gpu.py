@@ -2,7 +2,7 @@
 
 from tests.campaigns.gpu import Told, _read
 
-FILE = "tests/a/" + "test_b.py"  # which is not there
+FILE = "tests/campaigns/test_gpu.py"
 RUN = f"""
 {FILE}::test_c PASSED                                   [ 20%]
 {FILE}::test_d[one two] FAILED                          [ 40%]
