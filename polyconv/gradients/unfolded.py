@@ -49,11 +49,11 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
 def _windows(x: mx.array, at: int, axis: Axis) -> mx.array:
     """The frames of an axis, and in the last axis what each reads, tap by tap: `(..., K * rest)`.
 
-    Where the samples of a tap follow each other in memory, up to the next frame's, they are cut out
-    together.
+    Where the samples of the taps follow each other in memory, up to the next frame's, they are cut
+    out together.
     """
     taps, step, n = axis.kernel_size, axis.stride, axis.output_size
-    if at != x.ndim - 2 or axis.kernel_dilation > 1 or step == 1:
+    if at != x.ndim - 2 or axis.kernel_dilation > 1 or not 1 < step <= taps:
         starts = [k * axis.kernel_dilation for k in range(taps)]
         reads = [cut(x, at, k, k + (n - 1) * step + 1, step) for k in starts]
         return reads[0] if taps == 1 else mx.concatenate(reads, -1)

@@ -105,7 +105,10 @@ def _unfolded(plan: ConvPlan) -> int:
     """What `unfolded` of `polyconv/gradients` allocates: what each output reads, tap by tap."""
     spec = plan.problem
     axes = plan.first.spec.axes
-    size = [a.size + max(0, a.padding_lo) + max(0, a.padding_hi) + a.stride for a in axes]
+    around = [
+        max(0, a.padding_lo) + max(0, a.padding_hi) + min(a.stride, a.kernel_size) for a in axes
+    ]
+    size = [axis.size + more for axis, more in zip(axes, around, strict=True)]
     found = 3 * spec.batch * prod(size) * spec.in_channels + 2 * spec.n_outputs
     taps = 1
     for i in reversed(range(spec.ndim)):  # the windows of the last axes, axis by axis

@@ -11,6 +11,7 @@ dilated, flipped or cropped. That `auto` and gradients make none of these is sho
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,12 @@ class OnCpu:
 
 
 def install() -> None:
-    """Exchanges MLX's functions. To be called before polyconv is imported, which keeps them."""
+    """Exchanges MLX's functions, also those that polyconv keeps as MLX's own.
+
+    `polyconv run` has imported polyconv before the tests. They import it anew.
+    """
+    for name in [name for name in sys.modules if name.partition(".")[0] == "polyconv"]:
+        del sys.modules[name]
     own = mx.conv_general
     for name in NAMES:
         setattr(mx, name, OnCpu(getattr(mx, name)))
