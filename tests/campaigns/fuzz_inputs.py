@@ -136,7 +136,12 @@ def array(rng: random.Random, shape: Sequence[int], dtype: str, special: bool = 
     """An array of this shape, however it lies in memory."""
     view = rng.choice(VIEWS)
     a = view(rng, tuple(shape), special)
-    return (mx.abs(a) if dtype.startswith("u") else a).astype(getattr(mx, dtype))
+    return cast(mx.abs(a) if dtype.startswith("u") else a, getattr(mx, dtype))
+
+
+def cast(a: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Of another type, as users have it: float64 can be given to a GPU, but not be made there."""
+    return a.astype(dtype, stream=mx.cpu if dtype == mx.float64 else None)
 
 
 def _plain(rng: random.Random, shape: tuple[int, ...], special: bool) -> mx.array:

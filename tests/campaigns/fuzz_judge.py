@@ -23,6 +23,7 @@ import polyconv
 from polyconv.execution import memory as room
 from polyconv.gradients import maps
 from polyconv.planning.tiling import Room
+from tests.campaigns.fuzz_inputs import cast
 from tests.support.reference import conv_general as reference_conv
 from tests.support.refusals import LONGEST
 
@@ -133,7 +134,8 @@ def wrong_convolution(y: Any, expected: Expected) -> str:
     """What is wrong with the result of a convolution, "" if nothing."""
     if not isinstance(y, mx.array):
         return f"no array but {type(y).__name__}"
-    x, w, g = expected.x.astype(expected.dtype), expected.w.astype(expected.dtype), expected.general
+    x, w = [cast(each, expected.dtype) for each in (expected.x, expected.w)]
+    g = expected.general
     shape = shape_of(x.shape, w.shape, g)
     if min(shape) < 0 or min(shape[1:-1]) < 1:
         return f"accepted, though no output exists: {shape}"

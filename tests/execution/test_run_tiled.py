@@ -20,6 +20,7 @@ def test_tiles_make_what_the_whole_makes(planned_for, cases):
 # Measured: 0.83, 0.66 and 0.25 of the limit, in large calls 0.88, 0.84 and 0.72. What is counted is
 # an upper bound, 1; but what MLX has freed by when differs, so each has a half more than measured.
 @pytest.mark.usefixtures("on_cpu")  # what Metal allocates is bounded in tests/on_metal
+@pytest.mark.usefixtures("needs_memory_of_the_cpu")
 @pytest.mark.parametrize(
     ("size", "bounds"),
     [

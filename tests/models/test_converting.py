@@ -234,6 +234,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.usefixtures("on_cpu")  # as `cpu_convs` is about a CPU's convolutions
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("ndim", PLAIN)
 def test_plain_layers_are_converted_if_asked(ndim, packed):
@@ -254,6 +255,7 @@ def test_plain_layers_are_converted_if_asked(ndim, packed):
     assert type(layer) is cls
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_plain_layers_are_computed_by_polyconv_on_a_cpu(monkeypatch):
     layer, x = PLAIN[1](), integers(1, 9, 6)
     polyconv.convert(layer, cpu_convs=True)

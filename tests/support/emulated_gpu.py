@@ -20,6 +20,7 @@ the plugin too. The tests of `tests/on_metal` run dry, as Metal's memory is noth
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ _PARAVIRTUAL = {
     "memory_size": 7_516_192_768,
 }
 _H200 = {"device_name": "NVIDIA H200", "total_memory": 150_109_880_320}
+# Methods of arrays that a GPU refuses for float64, as it does functions, which are not emulated.
+_MAKING = ("astype", "reshape", "transpose", "flatten", "sum", "__getitem__", "__add__", "__mul__")
 is_on = False  # in this process
 
 MACS = {"m2": _M2, "paravirtual": _PARAVIRTUAL}
@@ -95,6 +98,7 @@ class _Emulation:
     def install(self) -> None:
         mx = self.mx
         mx.metal.is_available = lambda: self.is_mac
+        mx.is_available = lambda device: True  # the GPU as the CPU
         mx.default_device, mx.set_default_device = self.default_device, self.set_default_device
         mx.stream = self.stream
         mx.default_stream = lambda device: self.own_streams[0](self.computing(device))
@@ -105,6 +109,8 @@ class _Emulation:
             os.sysconf = self.sysconf
         else:
             mx.addmm = self.addmm
+            for name in _MAKING:
+                setattr(mx.array, name, self.without_float64(getattr(mx.array, name)))
 
     def kind_of(self, where: Any) -> Any:
         where = getattr(where, "device", where)
@@ -144,9 +150,25 @@ class _Emulation:
 
     def addmm(self, c: Any, a: Any, b: Any, *args: Any, **named: Any) -> Any:
         """On CUDA it divides by the number of rows and columns, which ends the process."""
+        y = self.own_addmm(c, a, b, *args, **named)  # refused first, where shapes do not fit
         if not (a.size and b.size):
             raise AssertionError(f"nothing empty may reach addmm; got {a.shape} and {b.shape}")
-        return self.own_addmm(c, a, b, *args, **named)
+        return y
+
+    def without_float64(self, method: Any) -> Any:
+        """A method that makes no float64 on the GPU, in MLX's words."""
+
+        @functools.wraps(method)
+        def call(*args: Any, stream: Any = None, **named: Any) -> Any:
+            if stream is not None:
+                named["stream"] = stream
+            y = method(*args, **named)
+            where = self.default_device() if stream is None else stream
+            if getattr(y, "dtype", None) == self.mx.float64 and self.kind_of(where) == self.mx.gpu:
+                raise ValueError("float64 is not supported on the GPU")
+            return y
+
+        return call
 
     def sysconf(self, name: str | int) -> int:
         if name == "SC_AVPHYS_PAGES":  # Linux's

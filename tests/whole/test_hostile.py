@@ -50,6 +50,7 @@ def test_options_of_plain_convolutions_are_one_or_one_per_axis():
     assert "dilation must be at least 1" in refused(polyconv.conv2d, x, w, dilation=0)
 
 
+@pytest.mark.usefixtures("on_cpu")  # MLX has float64 there only
 def test_float64_is_refused_wherever_mlx_has_no_kernel():
     """By the methods that are convolutions of MLX's; `taps` is products (`test_float64.py`)."""
     x, w = (mx.ones(s).astype(mx.float64, stream=mx.cpu) for s in ((1, 4, 4, 2), (2, 2, 2, 1)))
