@@ -22,6 +22,10 @@ from tests.support.threading_tools import forget
 if mx.cuda.is_available() or os.environ.get("POLYCONV_EMULATE") == "h200":
     references.install()
 
+if mx.cuda.is_available():
+    # Else a process keeps what it has freed until the GPU is full, and others find no memory there.
+    mx.set_cache_limit(4 << 30)
+
 # The same examples in each run, however slow the machine is; `make fuzz` and `make sweep` look on.
 settings.register_profile(
     "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=[*HealthCheck]

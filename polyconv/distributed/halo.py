@@ -9,6 +9,7 @@ import mlx.core as mx
 from polyconv.distributed.sharding import Exchange, Sharding, Span, common
 from polyconv.distributed.transport import Group, evaluate, exchanged, group_of
 from polyconv.execution.arrays import cut, pad
+from polyconv.execution.device import check_float64
 from polyconv.problem import arguments
 
 
@@ -109,6 +110,7 @@ def check_piece(op: str, x: mx.array, sharding: Sharding, axis: int, group: Grou
     if not isinstance(sharding, Sharding):
         arguments.refuse(op, "sharding must be a Sharding", arguments.shown(sharding))
     _check_axis(op, x, axis)
+    check_float64(op, "x", x.dtype)
     if sharding.n_ranks != group.size():
         must = f"sharding must have a piece for each of {group.size()} ranks"
         arguments.refuse(op, must, str(sharding.n_ranks))

@@ -17,6 +17,7 @@ from polyconv.distributed.halo import check_piece, gathered, sharding_of
 from polyconv.distributed.sharding import ShardedAxis, Sharding, sharded_axis
 from polyconv.distributed.transport import Group, group_of, summed_gradient
 from polyconv.execution.arrays import cut
+from polyconv.execution.device import check_float64
 from polyconv.execution.packing import PackedWeight
 from polyconv.ops import conv_transpose
 from polyconv.ops.call import Weight, dtype_names
@@ -48,6 +49,7 @@ def piece_of_output(op: str, x: mx.array, w: Weight, layout: Layout, options: Si
     if sharding is None:
         sharding = sharding_of(x, axis=axis, group=group)
     check_piece(op, x, sharding, axis, group)
+    check_float64(op, "weight", w.dtype)
     if not 1 <= axis <= x.ndim - 2:
         arguments.refuse(op, "axis must be a spatial axis of x", str(axis))
     shape = (*x.shape[:axis], sharding.size, *x.shape[axis + 1 :])

@@ -20,6 +20,7 @@ from polyconv.metal.kernels import rules_for
 from polyconv.metal.rules import Version
 from polyconv.planning import devices
 from polyconv.planning.devices import Device, Metal
+from polyconv.problem import arguments
 
 StreamOrDevice: TypeAlias = "mx.Stream | mx.Device | mx.DeviceType | None"
 
@@ -59,6 +60,12 @@ def kind_of(stream: StreamOrDevice) -> mx.DeviceType:
     where = mx.default_device() if stream is None else getattr(stream, "device", stream)
     kind: mx.DeviceType = getattr(where, "type", where)
     return kind
+
+
+def check_float64(op: str, name: str, dtype: mx.Dtype) -> None:
+    """Refuses what no GPU has, before MLX does somewhere on the way."""
+    if dtype == mx.float64 and not is_on_cpu(None):
+        arguments.refuse(op, f"{name} must be of a type that a GPU has", "float64")
 
 
 def version() -> Version:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from polyconv.execution.device import StreamOrDevice
+from polyconv.execution.device import StreamOrDevice, check_float64
 from polyconv.execution.packing import PackedWeight
 from polyconv.ops.call import Weight, convolve
 from polyconv.problem import arguments
@@ -30,10 +30,11 @@ def pack(w: mx.array) -> PackedWeight:
         PackedWeight: To pass as `w`, with any options and lengths.
 
     Raises:
-        ValueError: If `w` is not an array.
+        ValueError: If `w` is not an array, or float64 with a GPU as the default device.
     """
     if not isinstance(w, mx.array):
         arguments.refuse("pack", "weight must be an mlx.core.array", type(w).__name__)
+    check_float64("pack", "weight", w.dtype)
     return PackedWeight(w)
 
 

@@ -63,6 +63,8 @@ def plan(
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.
     """
+    if spec.dtype == "float64" and not device.backend.keeps_float64:  # no GPU has it
+        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
     if method != "auto":
         return _forced(spec, method, op, device)
     tuned = tuned_plan(spec, device, packed)
@@ -72,8 +74,6 @@ def plan(
         return with_reasons(tuned, other, packed) if reasons else tuned
     if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
-    if spec.dtype == "float64" and not has_float64(spec):  # no GPU has it
-        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
     direct: ConvPlan | Rejection | None = None
     if reasons or not spec.is_input_dilated or device.backend.predicts_kernels:
         direct = lower_native(spec, device)  # elsewhere a dilated one neither stays nor competes

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 import mlx.core as mx
 
 from polyconv.execution.arrays import pad, zeros_for
+from polyconv.execution.device import check_float64
 from polyconv.execution.memory import check_fits
 from polyconv.execution.packing import PackedWeight, evaluate
 from polyconv.ops import conv_transpose
@@ -61,6 +62,8 @@ def stream_init(
     if dtype is not None and not isinstance(dtype, mx.Dtype):
         arguments.refuse("stream_init", "dtype must be one of MLX's", arguments.shown(dtype))
     dtype = weight.dtype if dtype is None else dtype
+    check_float64("stream_init", "weight", weight.dtype)
+    check_float64("stream_init", "dtype", dtype)
     spec.promoted("stream_init", *dtype_names((dtype, weight.dtype)))
     batch = arguments.count("stream_init", "batch", batch)
     timeline, groups, flip = _read(op, weight.shape, options)
@@ -273,6 +276,7 @@ def check_chunk(op: str, x: Any, batch: int | None = None, channels: int | None 
     if not isinstance(x, mx.array) or x.ndim != 3:
         got = str(x.shape) if isinstance(x, mx.array) else type(x).__name__
         arguments.refuse(op, "x must be an array (N, L, C)", got)
+    check_float64(op, "x", x.dtype)
     if batch is not None and (x.shape[0], x.shape[2]) != (batch, channels):
         must = f"x must have batch {batch} and {channels} channels"
         arguments.refuse(op, must, f"{x.shape[0]} and {x.shape[2]}")

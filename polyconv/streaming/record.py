@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.device import is_on_cpu
+from polyconv.execution.device import check_float64, is_on_cpu
 from polyconv.execution.identity import Parameters
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import modules
@@ -74,6 +74,8 @@ def stream(
         arguments.refuse("stream", "model must be a module or a function that can be called", got)
     if example is not None and not isinstance(example, mx.array):
         arguments.refuse("stream", "example must be an mlx.core.array", type(example).__name__)
+    if example is not None:
+        check_float64("stream", "example", example.dtype)
     axis = arguments.integer("stream", "axis", axis)
     is_any = example is None
     if example is None:
@@ -133,6 +135,7 @@ class _Builder:
             arguments.refuse("stream", must, str(x.shape))
         found = (beside(x, self._axis), x.dtype)
         if found != self._like:
+            check_float64("stream", "x", x.dtype)
             example = mx.zeros((x.shape[0], 64, x.shape[2]), x.dtype)
             self._check_weights()
             with ALONE, self._kept.put_back():

@@ -14,6 +14,7 @@ from tests.campaigns.fuzz_calls import convolution
 from tests.campaigns.fuzz_inputs import array, no_array, odd
 from tests.campaigns.fuzz_judge import Input
 from tests.campaigns.fuzz_models import _mutated, _told, layer
+from tests.support.streams import whole_numbers
 
 Maker = Callable[[random.Random], Input]
 
@@ -116,7 +117,7 @@ def _traffic(rng: random.Random) -> Input:
 
 def _shard_conv_transpose(rng: random.Random) -> Input:
     ndim = rng.choice((1, 2, 3))
-    model = getattr(nn, f"ConvTranspose{ndim}d")(4, 6, 3)
+    model = whole_numbers(getattr(nn, f"ConvTranspose{ndim}d")(4, 6, 3))
     kind = rng.choice(("all-to-sharded", "sharded-to-all"))
     kwargs: dict[str, Any] = {"layer": model, "sharding": kind, "group": None}
     is_odd = _mutated(rng, kwargs, 0.4)

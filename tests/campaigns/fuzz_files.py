@@ -15,6 +15,7 @@ import mlx.core as mx
 
 import polyconv
 from polyconv.bench import cases
+from polyconv.execution.device import is_on_cpu
 from polyconv.planning.devices import DEVICES
 from polyconv.problem.signatures import problem_of
 from tests.campaigns.fuzz_calls import legal
@@ -43,7 +44,8 @@ def pack(rng: random.Random) -> Input:
         repr(packed)
         return packed.shape, packed.dtype
 
-    return Input(_told("pack", (w,)), call, legal=isinstance(w, mx.array))
+    is_legal = isinstance(w, mx.array) and (w.dtype != mx.float64 or is_on_cpu(None))
+    return Input(_told("pack", (w,)), call, legal=is_legal)
 
 
 def explain(rng: random.Random) -> Input:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 import polyconv
+from polyconv.execution.device import is_on_cpu
 from tests.campaigns.fuzz_calls import NO_ROOM, legal, names_of, read
 from tests.campaigns.fuzz_inputs import array, odd
 from tests.campaigns.fuzz_judge import Expected, Input, wrong_convolution
@@ -44,8 +45,10 @@ def _patching(rng: random.Random, enter: Callable[[], Any], told: str) -> Input:
             return ""
         return wrong_convolution(y, Expected(x, w, general, mx.float32, free_special=True))
 
-    legal_call = not is_odd and (options["groups"] == 1 or len(x_shape) < 5)
-    allowed = MLX_ITSELF if is_odd else ()
+    # MLX's own plain convolutions, which take no lists in 1D, stay MLX's on a GPU.
+    is_mlx = is_odd or not (op.startswith("conv_transpose") or is_on_cpu(None))
+    legal_call = not is_mlx and (options["groups"] == 1 or len(x_shape) < 5)
+    allowed = MLX_ITSELF if is_mlx else ()
     return Input(_told(f"{told}: {op}", (x, w), options), call, check, legal_call, allowed)
 
 

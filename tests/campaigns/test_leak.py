@@ -60,5 +60,7 @@ def test_what_a_process_holds_is_known_without_proc():
     ],
     ids=["active", "objects", "rss"],
 )
-def test_a_leak_is_seen(what, leaked, tmp_path):
+def test_a_leak_is_seen(what, leaked, tmp_path, request):
+    if what == "rss":
+        request.getfixturevalue("needs_memory_of_the_cpu")
     assert grown(3000, tmp_path, leaked).startswith(f"['{what} by ")

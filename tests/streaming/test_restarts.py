@@ -11,6 +11,7 @@ import mlx.nn as nn
 import pytest
 
 import polyconv
+from polyconv.execution.device import is_on_cpu
 from polyconv.streaming.nodes import Node
 from tests.campaigns.stream_models import restarts
 from tests.streaming.test_fused import needs_compiler
@@ -123,6 +124,8 @@ MODELS: dict[str, Any] = {
     ),
 }
 LSTM = _recurrent(nn.LSTM)
+# Their sums are rounded, and a GPU adds up a product of three items otherwise than one of one.
+RECURRENT = ("RNN", "GRU", "LSTM", "LSTM in a row")
 
 
 def _turned(x: mx.array) -> mx.array:
@@ -136,9 +139,16 @@ def _set_front(x: mx.array) -> mx.array:
     return CAUSAL(_front(y, 3))
 
 
-def run(model: Any, rng: random.Random, n_items: int, size: int = 6, seed: int = 0) -> None:
+def run(
+    model: Any,
+    rng: random.Random,
+    n_items: int,
+    size: int = 6,
+    seed: int = 0,
+    tolerance: float = 0.0,
+) -> None:
     """Items of a batch begin anew at random in random chunks, each once in any case."""
-    case = Restarting(model, mx.zeros((n_items, 24, C)))
+    case = Restarting(model, mx.zeros((n_items, 24, C)), tolerance=tolerance)
     for i in range(14):
         x = integers(n_items, rng.choice((0, size, size, 2 * size)), C, seed=seed + i)
         which = [i in (4 + row, 9) or (i > 4 and rng.random() < 0.25) for row in range(n_items)]
@@ -154,8 +164,9 @@ def run(model: Any, rng: random.Random, n_items: int, size: int = 6, seed: int =
 @pytest.mark.parametrize("name", MODELS)
 def test_items_that_begin_anew_give_what_new_streams_give(name):
     rng = random.Random(name)
+    tolerance = 0.0 if name not in RECURRENT or is_on_cpu(None) else 1e-5
     for n_items in (3, 1):
-        run(MODELS[name], rng, n_items, seed=len(name))
+        run(MODELS[name], rng, n_items, seed=len(name), tolerance=tolerance)
 
 
 def test_a_row_of_a_batch_by_hand():

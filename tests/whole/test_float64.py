@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import polyconv
+from polyconv import distributed
+from polyconv.execution import device
 from tests.support.cases import draw_case
 from tests.support.reference import conv_general, gradients
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("on_cpu")  # MLX has float64 there only
 
@@ -72,3 +75,38 @@ def test_a_float64_layer():
     x = np.random.default_rng(0).standard_normal((1, 9, 3))
     right = conv_general(x, np.array(layer.weight), (1,), (4,), (4,), (1,), (2,), flip=True)
     assert near(layer(mx.array(x, mx.float64)), right + np.array(layer.bias), 5)
+
+
+X, W = (
+    mx.zeros((1, 6, 3), mx.float64, stream=mx.cpu),
+    mx.zeros((2, 3, 3), mx.float64, stream=mx.cpu),
+)
+LAYER = polyconv.StreamingConv1d(3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: polyconv.pack(W),
+        lambda: polyconv.stream(lambda x: x + 1, X),
+        lambda: polyconv.stream(LAYER).step(X),
+        lambda: polyconv.stream_init("conv1d", W),
+        lambda: polyconv.stream_init("conv1d", mx.zeros(W.shape), dtype=mx.float64),
+        lambda: LAYER.step(X),
+        lambda: distributed.with_halo(X, distributed.Sharding.even(6, 1), 1, 1),
+        lambda: distributed.conv1d(X, W),
+        lambda: distributed.conv1d(mx.zeros(X.shape), W),
+    ],
+)
+def test_a_gpu_is_not_given_what_it_does_not_have(call, monkeypatch):
+    """MLX would say so in words of its own, wherever it first makes an array of it."""
+    monkeypatch.setattr(device, "is_on_cpu", lambda stream: False)
+    assert refused(call).endswith("must be of a type that a GPU has; got float64")
+
+
+@pytest.mark.parametrize("planned_for", ["cuda", "m4-max"])
+@pytest.mark.parametrize("method", ["auto", "taps", "per_phase", "stacked", "native"])
+def test_no_gpu_is_planned_for(planned_for, method):
+    with polyconv.planning_for(planned_for):
+        told = refused(polyconv.conv1d, X, W, method=method)
+    assert told.endswith("dtype must be float16, bfloat16 or float32 (as for MLX); got float64")
