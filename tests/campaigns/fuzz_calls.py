@@ -218,12 +218,15 @@ def _check(
             return "accepted a max_workspace that is no bound"
         wide = w
         if w.shape[0] == w.shape[-1] == 1 and general["groups"] > 1 and x.ndim == 3:
-            wide = mx.repeat(w, general["groups"], axis=0)  # one filter for all channels
+            wide = mx.repeat(
+                w, general["groups"], axis=0, stream=mx.cpu
+            )  # one filter for all channels
         if x.shape[-1] != wide.shape[-1] * general["groups"] or wide.shape[0] % general["groups"]:
             return "accepted channels that do not fit"
         if str(x.dtype)[9:] not in (*FLOATS, "float64") or w.dtype == mx.complex64:
             return "accepted a dtype that it refuses"
-        dtype = (mx.zeros((), x.dtype) * mx.zeros((), w.dtype)).dtype
+        one = [mx.zeros((), each.dtype, stream=mx.cpu) for each in (x, w)]
+        dtype = mx.add(*one, stream=mx.cpu).dtype
         exact = named.get("method") == "per_phase" and x.shape == x.shape
         expected = Expected(x, wide, general, dtype, exact)
         wrong = wrong_convolution(y, expected)

@@ -45,8 +45,9 @@ _PARAVIRTUAL = {
     "memory_size": 7_516_192_768,
 }
 _H200 = {"device_name": "NVIDIA H200", "total_memory": 150_109_880_320}
-# Methods of arrays that a GPU refuses for float64, as it does functions, which are not emulated.
+# Some of the methods of arrays, and of the functions, that a GPU refuses for float64.
 _MAKING = ("astype", "reshape", "transpose", "flatten", "sum", "__getitem__", "__add__", "__mul__")
+_MAKING_ALONE = ("zeros", "ones", "pad", "concatenate", "repeat", "add", "multiply")
 is_on = False  # in this process
 
 MACS = {"m2": _M2, "paravirtual": _PARAVIRTUAL}
@@ -111,6 +112,8 @@ class _Emulation:
             mx.addmm = self.addmm
             for name in _MAKING:
                 setattr(mx.array, name, self.without_float64(getattr(mx.array, name)))
+            for name in _MAKING_ALONE:
+                setattr(mx, name, self.without_float64(getattr(mx, name)))
 
     def kind_of(self, where: Any) -> Any:
         where = getattr(where, "device", where)
@@ -156,7 +159,7 @@ class _Emulation:
         return y
 
     def without_float64(self, method: Any) -> Any:
-        """A method that makes no float64 on the GPU, in MLX's words."""
+        """One that makes no float64 on the GPU, in MLX's words."""
 
         @functools.wraps(method)
         def call(*args: Any, stream: Any = None, **named: Any) -> Any:
