@@ -125,7 +125,8 @@ COMMANDS = {
         "[How to read what it prints](explain.md). With `--model` there is an `--input` for each argument "
         "of the model, in order. Behind its shape may stand a dtype, else that of `--dtype`, and behind "
         "that a range of ints, else it is zeros: `--input 1,128:int32:0..1000` is 1 by 128 ints from 0 up "
-        "to 999, the tokens of a vocabulary of 1,000, as a model takes them that begins with an embedding."
+        "to 999, the tokens of a vocabulary of 1,000, as a model takes them that begins with an embedding. "
+        "`--plot call.svg` also draws time, bytes and MACs by method, of one call on one device."
     ),
     "bench": (
         "Times MLX's own op and every method, here, or with `--models` [whole "

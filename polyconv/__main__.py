@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 from polyconv.bench import cases, running
 from polyconv.bench import command as benching
 from polyconv.inspection import explain as inspection
-from polyconv.inspection import report
-from polyconv.inspection.report import Explanation
+from polyconv.inspection import report, terminal
 from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
@@ -82,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
     )
     explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.SVG",
+        help="also draw time, bytes and MACs by method; of one call on one device",
+    )
     explain.add_argument(
         "--batch",
         type=Path,
@@ -199,6 +204,8 @@ def _explain(args: argparse.Namespace) -> None:
     names = args.device or [None]
     if len(names) > 1 and (args.batch or args.model):
         raise ValueError("--batch and --model take one --device")
+    if args.plot and (args.batch or args.model or len(names) > 1):
+        raise ValueError("--plot draws one call on one --device: no --batch and no --model")
     if args.batch:
         _print_batch(args.batch, inspection.metal_named(names[0]))
     elif args.model:
@@ -208,7 +215,9 @@ def _explain(args: argparse.Namespace) -> None:
         options["max_workspace"] = args.max_workspace
         told = [inspection.explain(*call, device=name, **options) for name in names]
         if len(told) == 1:
-            _print(told[0], args.json)
+            if args.plot:
+                terminal.draw(told[0], args.plot)
+            terminal.show(told[0], args.json)
         elif args.json:
             print(json.dumps([each.to_dict() for each in told]))
         else:
@@ -273,38 +282,11 @@ def _print_model(args: argparse.Namespace) -> None:
     print("\n".join(report.summary([(f.where, f.lib, n, each) for f, n, each in told])))
     for _, _, each in told:
         print()
-        _print(each, as_json=False)
+        terminal.show(each, as_json=False)
 
 
 def _one(names: list[str] | None) -> str | None:
     return names[0] if names else None
-
-
-def _print(explanation: Explanation, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(explanation.to_dict()))
-    elif not sys.stdout.isatty() or not _print_rich(explanation):
-        print(explanation)
-
-
-def _print_rich(explanation: Explanation) -> bool:
-    """Prints a table that fits the terminal, if `rich` (an extra) is there."""
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        return False
-    headings, *rows = report.rows(explanation)
-    table = Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0].startswith("->") else None)
-    console = Console(highlight=False)
-    console.print(explanation.call, "->", str(explanation.output_shape), markup=False)
-    console.print(table)
-    for note in report.notes(explanation):
-        console.print(note, markup=False)
-    return True
 
 
 if __name__ == "__main__":
