@@ -18,7 +18,7 @@ from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
 from polyconv.planning.devices import Metal
-from polyconv.problem.arguments import one_line
+from polyconv.problem.arguments import one_line, refuse
 from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
@@ -181,7 +181,11 @@ def _names(text: str) -> list[str]:
 
 def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.op is None or args.input is None or args.weight is None:
-        raise ValueError("needs an op, --input and --weight")
+        given = {"op": args.op, "--input": args.input, "--weight": args.weight}
+        missing = [name for name, value in given.items() if value is None]
+        refuse(
+            args.command, "op, --input and --weight must be given", f"no {' and no '.join(missing)}"
+        )
     options = {name: getattr(args, name) for name in (*_OPTIONS, "groups", "flip")}
     options = {name: value for name, value in options.items() if value is not None}
     lo, hi = options.pop("padding_lo", None), options.pop("padding_hi", None)
@@ -191,7 +195,8 @@ def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.command != "bench":
         given, *typed = given
         if typed != [None, None]:
-            raise ValueError("an op takes one --dtype; only --model takes that of an input")
+            must = "--input of an op must be a shape alone, as its dtype is that of --dtype"
+            refuse(args.command, must, " and ".join(str(each) for each in typed if each))
     shapes = (_listed(given), _listed(args.weight))
     return (args.op, *shapes), {"dtype": args.dtype, **options}
 
@@ -203,9 +208,12 @@ def _listed(value: Any) -> list[int]:
 def _explain(args: argparse.Namespace) -> None:
     names = args.device or [None]
     if len(names) > 1 and (args.batch or args.model):
-        raise ValueError("--batch and --model take one --device")
+        refuse("explain", "--device must be one with --batch or --model", ",".join(names))
     if args.plot and (args.batch or args.model or len(names) > 1):
-        raise ValueError("--plot draws one call on one --device: no --batch and no --model")
+        got = (
+            "--batch" if args.batch else "--model" if args.model else f"--device {','.join(names)}"
+        )
+        refuse("explain", "--plot must be of one call on one --device", got)
     if args.batch:
         _print_batch(args.batch, inspection.metal_named(names[0]))
     elif args.model:
@@ -233,7 +241,7 @@ def _print_batch(path: Path, metal: Metal) -> None:
                 choice = predict_row(json.loads(line), metal.limits, metal.rules)
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 reason = f"no field or value {error}" if isinstance(error, LookupError) else error
-                raise ValueError(f"{path}, line {number}: {reason}") from error
+                refuse("explain", f"{path}, line {number}, must be a recorded call", str(reason))
             print(json.dumps({"path": choice.path, "unfold_bytes": choice.unfold_bytes}))
 
 
@@ -241,12 +249,22 @@ def _model_of(args: argparse.Namespace) -> tuple[Callable[..., Any], list[Any]]:
     """What `--model` makes, and its arguments."""
     module, _, factory = args.model.partition(":")
     if not factory or not args.input:
-        raise ValueError("--model needs module:factory, and --input for each argument")
+        must = "--model must be MODULE:FACTORY, and --input given for each argument"
+        refuse(args.command, must, f"{args.model} and {'an' if args.input else 'no'} --input")
     if args.op or args.weight:
-        raise ValueError("--model takes no op and no --weight")
+        refuse(
+            args.command,
+            "op and --weight must be left out with --model",
+            str(args.op or args.weight),
+        )
     sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
     model = getattr(importlib.import_module(module), factory)()
     return model, [_argument(*each) for each in args.input]
+
+
+def _refuse_model(args: argparse.Namespace, error: Exception) -> NoReturn:
+    must = f"{args.model or args.cases or args.op} must run with what is given"
+    refuse(args.command, must, f"{type(error).__name__}: {error}")
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -265,7 +283,7 @@ def _tune(args: argparse.Namespace) -> None:
     except (ValueError, OSError):
         raise
     except Exception as error:  # the model's own, of any kind
-        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
+        _refuse_model(args, error)
     print(f'{args.out} is for polyconv.use_tuning("{args.out}"), or POLYCONV_TUNING={args.out}')
 
 
@@ -274,7 +292,7 @@ def _print_model(args: argparse.Namespace) -> None:
     try:
         told = recording.explain_model(model, *given, dtype=args.dtype, device=_one(args.device))
     except Exception as error:  # the model's own, of any kind
-        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
+        _refuse_model(args, error)
     if args.json:
         calls = [{"where": f.where, "calls": n, **each.to_dict()} for f, n, each in told]
         print(json.dumps(calls))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         try:
             return list(rows(path.read_text()))
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             must = f"{path.name} must hold a layer in each row, as tests/data/real_layers.csv"
-            refuse("bench", must, "something else")
+            refuse("bench", must, f"{type(error).__name__}: {error}")
     try:
         tomllib = importlib.import_module("tomllib")
     except ImportError:
-        refuse("bench", "--cases needs Python 3.11 or later for TOML", "an older one")
+        must = "--cases must be CSV, or TOML on Python 3.11 or later"
+        refuse("bench", must, f"{path.name} on Python {platform.python_version()}")
     try:
         found = tomllib.loads(path.read_text()).get("case", [])
     except (ValueError, RecursionError) as error:

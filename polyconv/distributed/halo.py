@@ -55,7 +55,9 @@ def reshard(
         ValueError: If the piece or the number of ranks is not the sharding's, or lengths differ.
     """
     if not isinstance(to, Sharding) or to.n_ranks != getattr(sharding, "n_ranks", None):
-        arguments.refuse("reshard", "to must be a Sharding for as many ranks", arguments.shown(to))
+        n_ranks = getattr(sharding, "n_ranks", "as many")
+        must = f"to must be a Sharding for {n_ranks} ranks, as sharding"
+        arguments.refuse("reshard", must, arguments.shown(to))
     if to.size != sharding.size:
         arguments.refuse("reshard", f"to must be of {sharding.size} samples", str(to.size))
     group = group_of("reshard", group)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polyconv.inspection import chart, report
 from polyconv.inspection.report import Explanation
+from polyconv.problem.arguments import refuse
 
 BLOCKS = "\u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588"  # from an eighth to all of a character
 
@@ -51,7 +52,7 @@ def show(explanation: Explanation, as_json: bool) -> None:
 def draw(explanation: Explanation, path: Path) -> None:
     """Writes the drawing of an explanation. A file that is there already is overwritten."""
     if path.suffix.lower() != ".svg":
-        raise ValueError(f"--plot writes SVG, so FILE must end in .svg; got {path}")
+        refuse("explain", "--plot must be a file of SVG, whose name ends in .svg", str(path))
     path.write_text(chart.svg(explanation), encoding="utf-8")
 
 

@@ -51,8 +51,8 @@ def text(seen: Collection[Site], metal: Metal, columns: int | None, blocks: bool
     called = [(*_called(site), *_time(site, total, blocks)) for site in sites]
     predicted = [_predicted(site, metal) for site in sites]
     about = (
-        f"MACs and bytes unfolded are predicted for {metal.name}. The time is of here; its share is "
-        "of that of all transposed convolutions."
+        f"MACs and bytes unfolded are predicted for {metal.name}. The time is of here; its share "
+        "is of that of all transposed convolutions."
     )
     rows = [_HEAD + _PREDICTED, *[one + other for one, other in zip(called, predicted)]]
     lines = report.table(rows)

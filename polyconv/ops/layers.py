@@ -123,7 +123,8 @@ class PolyConvTranspose(nn.Module):
         in_channels = arguments.count(name, "in_channels", in_channels)
         out_channels = arguments.count(name, "out_channels", out_channels)
         groups = arguments.count(name, "groups", groups)
-        shapes.check_groups(name, in_channels, out_channels, groups)
+        names = ("in_channels", "out_channels")
+        shapes.check_groups(name, in_channels, out_channels, groups, names)
         per_axis = {k: arguments.per_axis(name, k, v, ndim) for k, v in options.items()}
         for option in ("kernel_size", "stride", "dilation"):
             arguments.positive(name, option, min(per_axis[option]))

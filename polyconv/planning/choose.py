@@ -73,7 +73,7 @@ def plan(
     if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
     if spec.dtype == "float64" and not has_float64(spec):  # no GPU has it
-        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
+        refuse(op, "x must be float16, bfloat16 or float32 here, as for MLX", spec.dtype)
     direct: ConvPlan | Rejection | None = None
     if reasons or not spec.is_input_dilated or device.backend.predicts_kernels:
         direct = lower_native(spec, device)  # elsewhere a dilated one neither stays nor competes
@@ -107,7 +107,7 @@ def _cheapest(
         plans.insert(0, direct)
     if not plans:
         told = {other.reason for other in lowered if isinstance(other, Rejection)}
-        refuse(op, "some method other than native must apply", "; ".join(sorted(told)))
+        refuse(op, "method 'auto' must find one other than native", "; ".join(sorted(told)))
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing

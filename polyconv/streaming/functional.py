@@ -194,7 +194,7 @@ def _check(op: str, state: Any, weight: Any) -> None:
     if not isinstance(state, StreamState):
         arguments.refuse(op, "state must be a StreamState", type(state).__name__)
     if not _is_whole(state):
-        arguments.refuse(op, "state must be one that stream_init made", "other fields")
+        arguments.refuse(op, "state must be one that stream_init made", "one with other fields")
     _check_weight(op, weight)
     if weight.shape[1] != state.timeline.kernel_size:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"

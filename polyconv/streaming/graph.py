@@ -86,7 +86,7 @@ class StreamedModel:
                 not end here.
         """
         if self._template is None:
-            arguments.refuse("stream", "flush must come after a step", "none")
+            arguments.refuse("stream", "flush must come after a step", "no step")
         y = self._run(None, True, self._template, self._restarts)
         self.reset_state()
         return y

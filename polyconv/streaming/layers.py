@@ -186,7 +186,8 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         read = Plain(stride, padding, dilation, groups).read(name, 1)
         (stride,), (padding,), (dilation,), groups = read
         arguments.positive(name, "stride", stride)
-        shapes.check_groups(name, in_channels, out_channels, groups)
+        names = ("in_channels", "out_channels")
+        shapes.check_groups(name, in_channels, out_channels, groups, names)
         size = kernel_size * in_channels * out_channels // groups
         spec.check_int32(name, in_channels, size)
         check_fits(name, "the weight", 4 * size)

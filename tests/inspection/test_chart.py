@@ -125,10 +125,19 @@ def test_the_command_draws_and_prints(tmp_path, capsys):
     ("more", "reason"),
     [
         (["--plot", "no_such_folder/call.svg"], "no_such_folder/call.svg: No such file"),
-        (["--plot", "call.png"], "FILE must end in .svg; got call.png"),
-        (["--plot", "call.svg", "--device", "m1,m2"], "--plot draws one call on one --device"),
-        (["--plot", "call.svg", "--batch", "rows.jsonl"], "--plot draws one call on one --device"),
-        (["--plot", "call.svg", "--model", "a:b"], "--plot draws one call on one --device"),
+        (["--plot", "call.png"], "whose name ends in .svg; got call.png"),
+        (
+            ["--plot", "call.svg", "--device", "m1,m2"],
+            "--plot must be of one call on one --device; got",
+        ),
+        (
+            ["--plot", "call.svg", "--batch", "rows.jsonl"],
+            "--plot must be of one call on one --device; got",
+        ),
+        (
+            ["--plot", "call.svg", "--model", "a:b"],
+            "--plot must be of one call on one --device; got",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(more, reason, tmp_path, monkeypatch, capsys):
