@@ -22,6 +22,9 @@ def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sh
 
     Returns:
         Sharding: The same on every rank.
+
+    Raises:
+        ValueError: If `x` is no array that has the axis.
     """
     _check_axis("sharding_of", x, axis)
     group = group_of("sharding_of", group)

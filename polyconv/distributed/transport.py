@@ -34,7 +34,10 @@ def group_of(op: str, group: Any) -> Group:
 
 @dataclass
 class Traffic:
-    """How much this rank sent and received: samples and their gradients."""
+    """How much this rank sent and received: samples and their gradients.
+
+    :func:`traffic` makes it.
+    """
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -46,7 +49,11 @@ _TRAFFIC: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
 
 @contextmanager
 def traffic() -> Iterator[Traffic]:
-    """Counts what is sent and received inside."""
+    """Counts what this rank sends and receives inside.
+
+    Yields:
+        Traffic: Bytes and messages, counted on as they pass.
+    """
     counted = Traffic()
     token = _TRAFFIC.set(counted)
     try:

@@ -99,16 +99,20 @@ def conv_transpose2d(
 ) -> mx.array:
     """2D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose2d`. What is not listed is as for :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose2d`.
 
     Args:
         x (array): Input array of shape ``(N, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride, padding, dilation, output_padding (int or tuple(int), optional): One int for both
             axes, or two, for height and width.
+        groups, stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose2d", x, w, given, stream, method, max_workspace)
@@ -130,7 +134,7 @@ def conv_transpose3d(
 ) -> mx.array:
     """3D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose3d`. What is not listed is as for :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose3d`.
 
     Args:
         x (array): Input array of shape ``(N, D, H, W, C_in)``.
@@ -138,10 +142,14 @@ def conv_transpose3d(
         stride, padding, dilation, output_padding (int or tuple(int), optional): One int for all
             axes, or three, for depth, height and width.
         groups (int, optional): Groups of channels, which MLX refuses in 3D. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
 
     Returns:
         array: Of shape ``(N, D_out, H_out, W_out, C_out)``. Each size follows from those of its
         axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose3d", x, w, given, stream, method, max_workspace)

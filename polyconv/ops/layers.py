@@ -238,27 +238,51 @@ class _Ranked(PolyConvTranspose):
 
 
 class PolyConvTranspose1d(_Ranked, nn.ConvTranspose1d):
-    """`mlx.nn.ConvTranspose1d` computed by polyphase, with ``groups`` as a trailing argument.
+    """1D transposed convolution layer for ``(N, L, C)``, in place of `mlx.nn.ConvTranspose1d`.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It takes the same arguments, and ``groups`` behind them.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 1
 
 
 class PolyConvTranspose2d(_Ranked, nn.ConvTranspose2d):
-    """`mlx.nn.ConvTranspose2d` computed by polyphase, with ``groups`` as a trailing argument.
+    """2D transposed convolution layer for ``(N, H, W, C)``, in place of `mlx.nn.ConvTranspose2d`.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It takes the same arguments, and ``groups`` behind them.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 2
 
 
 class PolyConvTranspose3d(_Ranked, nn.ConvTranspose3d):
-    """`mlx.nn.ConvTranspose3d` computed by polyphase, with ``groups`` as a trailing argument.
+    """3D transposed convolution layer for ``(N, D, H, W, C)``.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It stands in place of `mlx.nn.ConvTranspose3d`, with ``groups`` behind its arguments.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 3

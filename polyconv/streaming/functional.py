@@ -22,8 +22,8 @@ _OPS = ("conv_transpose1d", "conv1d", "conv_general")
 class StreamState(NamedTuple):
     """What a stream remembers: the last samples of its input, ``(N, history, C)``, and integers.
 
-    A state is a value. It can be copied, saved, and passed through `mx.compile`; of its fields
-    `mx.vmap` takes `tail`.
+    :func:`stream_init` makes it. A state is a value. It can be copied, saved, and passed through
+    `mx.compile`; of its fields `mx.vmap` takes `tail`.
     """
 
     tail: mx.array
@@ -151,6 +151,9 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
 
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
+
+    Raises:
+        ValueError: If the state is none of `stream_init`'s, or the weight not that of its stream.
     """
     _check("stream_flush", state, weight)
     piece = state.timeline.flush(state.position)

@@ -81,6 +81,9 @@ class StreamedModel:
     def flush(self) -> mx.array:
         """Gives what is left when the input has ended; the stream then begins anew.
 
+        Returns:
+            array: The last samples of the output, as many as it is behind.
+
         Raises:
             ValueError: If there was no `step` to tell the batch and the channels, or the input must
                 not end here.

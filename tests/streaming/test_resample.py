@@ -212,7 +212,10 @@ def test_wrong_arguments_are_refused():
         ),
         ("window must be one of scipy", lambda: polyconv.resample_poly(x, 2, 1, window="none")),
         ("num_channels must be", lambda: polyconv.ResampleStream(2, 1, 0)),
-        (r"x must be of shape \(n, 2\)", lambda: polyconv.ResampleStream(2, 1, 2).resample_chunk(x)),
+        (
+            r"x must be of shape \(n, 2\)",
+            lambda: polyconv.ResampleStream(2, 1, 2).resample_chunk(x),
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             call()
