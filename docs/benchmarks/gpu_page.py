@@ -2,8 +2,8 @@
 
     python docs/benchmarks/gpu_page.py [--gather FOLDER]
 
-gathers mixed.json, parity.json, suite.json, layers.json, models.json and ranks.json of a folder into
-gpu.json first; what is not there stays as it was.
+gathers mixed.json, parity.json, suite.json, layers.json, models.json and ranks.json of a folder
+into gpu.json first; what is not there stays as it was.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from `gpu.json`. [Layers alone, forward](cuda.md), are on a page of their own.
 
 ## Right
 
-* **Random calls in one process**: {calls:,} calls of polyconv, forward, gradients and second order, with
-  equal shapes and other strides in random order, mixed with {own:,} calls of MLX's own: {failed} differ
-  from float64 NumPy on integers. Of MLX's own, {wrong} were wrong and {broken} raised an error: its plan cache
-  forgets the input dilation ([differences](../differences.md)).
+* **Random calls in one process**: {calls:,} calls of polyconv, forward, gradients and second
+  order, with equal shapes and other strides in random order. They were mixed with {own:,} calls of
+  MLX's own. {failed} of polyconv's differ from float64 NumPy on integers. Of MLX's own {wrong} were
+  wrong and {broken} raised an error, as its plan cache forgets the input dilation
+  ([differences](../differences.md)).
 * **Parity** of each method with float64, by `==` on integers: {parity}; {parity_failed} differ.
 * **The suite with a GPU as default device** (`make test-gpu`): {suite}.
 
@@ -51,9 +52,8 @@ Milliseconds of a call, several in flight, and MiB of peak memory beyond weights
 
 ## Several GPUs
 
-HiFi-GAN V1 over 30 minutes of mel, float32, ranks under NCCL, which has no send and receive: halos are
-gathered ([distributed](../distributed.md)). The second call of two, in which nothing is compiled
-any more.
+HiFi-GAN V1 over 30 minutes of mel, float32, under NCCL. It has no send and receive, so halos are
+gathered ([distributed](../distributed.md)). Timed is the second call of two.
 
 {ranks}
 """
