@@ -10,20 +10,31 @@ DOCS = Path(__file__).parent
 
 # Sections of the sidebar. A page that is in none lands in the last one, "More".
 NAVIGATION = {
-    "Understand": ["polyphase", "choosing", "explain", "The Metal guarantee <macs>"],
-    "Use": [
+    "The path": [
+        "first_steps",
         "switching",
-        "tuning",
-        "training",
         "streaming",
-        "memory",
-        "threads",
+        "training",
         "distributed",
-        "griffin_lim",
+        "tuning",
+        "memory",
+        "polyphase",
+        "macs",
+        "benchmarks/README",
+        "differences",
     ],
-    "Compare": ["benchmarks/README", "differences", "gallery"],
-    "Look up": ["api", "reference", "cli"],
-    "Work on it": ["design", "add_a_method", "add_a_device", "add_mlx_rules"],
+    "Look up": [
+        "words",
+        "api",
+        "reference",
+        "cli",
+        "choosing",
+        "explain",
+        "threads",
+        "griffin_lim",
+        "gallery",
+    ],
+    "For contributors": ["design", "add_a_method", "add_a_device", "add_mlx_rules"],
 }
 
 project = "polyconv"

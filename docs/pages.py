@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md and the README's block.
+"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md.
 
     python docs/pages.py
 
@@ -169,10 +169,6 @@ def console(op: str, x: tuple[int, ...], w: tuple[int, ...], options: dict[str, 
     return f"```console\n$ polyconv explain {op} {shapes} {flags}\n{told}\n```\n"
 
 
-def readme_block() -> str:
-    return console(*TELLING[1][2])
-
-
 def cli_page() -> str:
     """What `--help` prints, in 80 columns."""
     parts = [CLI]
@@ -193,11 +189,6 @@ def main() -> None:
     (ROOT / "docs" / "explain.md").write_text(explain_page())
     (ROOT / "docs" / "macs.md").write_text(macs_page.page())
     (ROOT / "docs" / "cli.md").write_text(cli_page())
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    start = text.index("```console")
-    end = text.index("```\n", start + 3) + 4
-    readme.write_text(text[:start] + readme_block() + text[end:])
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ FOLD = re.compile(
     r"|whether|so that|whatever|as if|if|but for|by which|of which|in which)\b|;|\((?=[^)]{12})",
     re.I,
 )
+SENTENCE_END = re.compile(r"[.!?][)\"*_]*(?=\s+[\"'(*_`\[]*(?:[A-Z0-9`]|polyconv\b))")
+# Code and links: what ends within one is no sentence.
+CLOSED = re.compile(r"``.+?``|`[^`]+`|\[[^\]]*\]\([^)]*\)")
 ABBREVIATIONS = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|resp)\.$")
 
 
@@ -88,7 +91,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
         skipped = fenced or fence or indented or bare[:1] in "|#<!" or not bare
         fenced ^= fence
         if (skipped or _is_item(bare)) and lines:
-            yield begin, " ".join(lines)
+            yield begin, "\n".join(lines)
             lines = []
         if not skipped:
             begin = begin if lines else number
@@ -101,21 +104,29 @@ def _is_item(bare: str) -> bool:
 
 def plain(text: str) -> str:
     """Without marks. Code is one word, however long; a link is its text."""
-    text = re.sub(r"``.+?``|`[^`]+`", "`code`", text)
+    text = re.sub(r"``.+?``|`[^`]+`", "`code`", " ".join(text.split()))
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r" ?\(`code`(?:(?:,| and) `code`)*\)", "", text)  # where it is, or what tests it
     return text.replace("**", "").replace("*", "")
 
 
 def sentences(path: str, text: str, offset: int = 0) -> Iterator[Sentence]:
-    for line, paragraph in paragraphs(text):
+    for first, paragraph in paragraphs(text):
+        closed = [match.span() for match in CLOSED.finditer(paragraph)]
         begun = 0
-        for end in [*re.finditer(r"[.!?][)\"*_]*(?= +[\"'(*_`\[]*(?:[A-Z0-9`]|polyconv\b))", paragraph), None]:
-            stop = end.end() if end else len(paragraph)
-            if end and ABBREVIATIONS.search(paragraph[begun : end.start() + 1]):
+        for stop in [*_ends(paragraph), len(paragraph)]:
+            if any(low < stop < high for low, high in closed):
                 continue
-            yield Sentence(path, line + offset, paragraph[begun:stop].strip())
+            line = first + offset + paragraph[: begun + 1].count("\n")
+            yield Sentence(path, line, " ".join(paragraph[begun:stop].split()))
             begun = stop
+
+
+def _ends(paragraph: str) -> Iterator[int]:
+    """Where a point, a space and a beginning follow each other."""
+    for end in SENTENCE_END.finditer(paragraph):
+        if not ABBREVIATIONS.search(paragraph[: end.start() + 1]):
+            yield end.end()
 
 
 def faults(sentence: str) -> Iterator[str]:
