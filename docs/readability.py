@@ -54,7 +54,7 @@ FOLD = re.compile(
     r"|whether|so that|whatever|as if|if|but for|by which|of which|in which)\b|;|\((?=[^)]{12})",
     re.I,
 )
-SENTENCE_END = re.compile(r"[.!?][)\"*_]*(?=\s+[\"'(*_`\[]*(?:[A-Z0-9`]|polyconv\b))")
+SENTENCE_END = re.compile(r"[.!?][)\"*_]*(?=\s+(?:\*+\w|[\"'(*_`\[]*(?:[A-Z0-9`]|polyconv\b)))")
 # Code and links: what ends within one is no sentence.
 CLOSED = re.compile(r"``.+?``|`[^`]+`|\[[^\]]*\]\([^)]*\)")
 ABBREVIATIONS = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|resp)\.$")
