@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 RUN := $(BIN)/polyconv run
 
 .SECONDARY:
-.PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-metal fuzz leak sweep guarantee
+.PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-nvidia test-metal test-gpu fuzz leak sweep guarantee
 .PHONY: lint figures gallery docs docs-serve distributed bench bench-models bench-call bench-cuda metal-fit models stream-models clean
 
 help: ## these lines
@@ -42,8 +42,11 @@ test-slow: $(STAMP)-test ## what `make test` leaves out
 test-full: test test-slow ## the whole suite
 
 test-mac: $(STAMP)-test ## the suite as if on a Mac, of two descriptions, while all runs on the CPU
-	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
-	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_mac
+	POLYCONV_EMULATE=m2 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
+	POLYCONV_EMULATE=paravirtual PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
+
+test-nvidia: $(STAMP)-test ## the suite as if on an NVIDIA GPU, while all runs on the CPU
+	POLYCONV_EMULATE=h200 PYTHONPATH=. $(PYTEST) $(TWO) -m "not slow and not memory" -p tests.support.emulated_gpu
 
 sweep: $(STAMP)-test ## 20,000 generated cases per method against the float64 reference, also planned for a Mac
 	$(BIN)/python -m tests.campaigns.sweep --cases 20000
@@ -59,6 +62,9 @@ leak: $(STAMP)-test ## a million calls of every kind: does anything grow?
 
 test-metal: $(STAMP)-test ## on a Mac: parity, memory and hazards on its GPU, with a report to paste
 	$(BIN)/python -m pytest -q tests/on_metal
+
+test-gpu: ## the suite on an NVIDIA GPU, each file a process; MLX's CUDA backend and pytest in $(PYTHON)
+	PYTHONPATH=. $(PYTHON) -m tests.campaigns.gpu
 
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
 	$(BIN)/python -m tests.campaigns.guarantee --cases 10000
@@ -81,7 +87,10 @@ stream-models: $(STAMP)-models ## decoders of mlx-audio, converted, patched and 
 metal-fit: $(STAMP)-bench ## fits the time model for Apple GPUs to published timings; writes docs/benchmarks/metal_fit.md
 	PYTHONPATH=. $(BIN)/python $(BENCHMARKS)/metal_fit.py
 
-bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON)
+bench-cuda: ## on an NVIDIA GPU, with MLX's CUDA backend and PyTorch in $(PYTHON): proof, layers, models
+	PYTHONPATH=. MLX_ENABLE_TF32=0 MLX_CUDA_CONV_CACHE_SIZE=8192 $(PYTHON) docs/benchmarks/cuda_proof.py
+	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda_layers.py
+	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda_models.py
 	PYTHONPATH=. $(PYTHON) docs/benchmarks/cuda.py
 
 bench-models: $(STAMP)-bench ## whole models against other frameworks, under polyconv run and without; writes docs/benchmarks

@@ -16,7 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import references
 from tests.support.threading_tools import forget
+
+if mx.cuda.is_available() or os.environ.get("POLYCONV_EMULATE") == "h200":
+    references.install()
 
 # The same examples in each run, however slow the machine is; `make fuzz` and `make sweep` look on.
 settings.register_profile(
@@ -75,6 +79,13 @@ def pytest_collection_modifyitems(items):
     moving = [item.nodeid for item in items if re.search(r"\bat 0x[0-9a-f]+", item.nodeid)]
     if moving:
         raise pytest.UsageError(f"ids must not hold addresses; got {', '.join(moving[:5])}")
+
+
+@pytest.fixture
+def needs_memory_of_the_cpu():
+    """Skips what is about the machine's memory where MLX allocates by CUDA, for the CPU too."""
+    if mx.cuda.is_available():
+        pytest.skip("MLX allocates by CUDA here, which reserves and rounds as no CPU does")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from polyconv.bench import model_frameworks
 from polyconv.bench.competitors import native_seconds
 from polyconv.bench.frameworks import Array, Run
 from polyconv.bench.model_cases import Model
-from polyconv.bench.timing import Timing, timings_of, told
+from polyconv.bench.timing import Timing, interleaved, told
 from polyconv.problem import arguments
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import ITEMSIZE
@@ -58,7 +58,7 @@ def bench_models(
         for name in rivals:
             runs.update(_if_there(model_frameworks.PEERS[name], model, *drawn) or {})
         truth = _if_there(model_frameworks.exact, model, *drawn)
-        rows.append(_row(model, timings_of(runs, rounds, seconds, truth)))
+        rows.append(_row(model, interleaved(runs, rounds, seconds, truth)))
     return rows
 
 

@@ -110,7 +110,7 @@ def bench(
     for name in rivals:
         runs.update(rival(f"{name}_training" if train else name, call))
     truth = exact(problem, call.x, call.w) if errors and not train else None
-    timings = timings_of(runs, rounds, seconds, truth)
+    timings = interleaved(runs, rounds, seconds, truth)
     packed = next((each for each in timings if each.name == "packed"), None)
     if packed and not on_gpu():
         with_cache = _with_cache(runs["packed"], len(packed.rounds))
@@ -137,8 +137,8 @@ class Measured:
     error: float | None = None
 
 
-def timings_of(
-    runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None
+def interleaved(
+    runs: Mapping[str, Run], rounds: int, seconds: float, truth: Array | None = None
 ) -> list[Timing]:
     """Times what computes the same, in interleaved rounds, with errors against `truth`."""
     found = measured(runs, truth)

@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from polyconv.distributed.sharding import Exchange, Sharding, Span, Transfer, common
-from polyconv.distributed.transport import Group, evaluate, group_of, pass_on
+from polyconv.distributed.sharding import Exchange, Sharding, Span, common
+from polyconv.distributed.transport import Group, evaluate, exchanged, group_of
 from polyconv.execution.arrays import cut, pad
 from polyconv.problem import arguments
 
@@ -178,7 +178,7 @@ def _gather(x: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.arra
     pieces = {
         each: _cut(x, axis, held, each.span) for each in exchange.transfers if each.source == rank
     }
-    came = pass_on(pieces, exchange.messages, x, axis, group)
+    came = exchanged(pieces, exchange.transfers, exchange.messages, x, axis, group)
     own = common(held, wanted)
     parts = [] if own is None else [(own, _cut(x, axis, held, own))]
     parts = sorted(parts + [(each.span, piece) for each, piece in came.items()], key=_begin)
@@ -191,9 +191,9 @@ def _collect(y: mx.array, exchange: Exchange, axis: int, group: Group) -> mx.arr
     rank = group.rank()
     held, wanted = exchange.sharding.spans[rank], exchange.spans[rank]
     evaluate(y)
-    back = [Transfer(b, a, span) for a, b, span in exchange.transfers]
+    back = exchange.transfers_back
     pieces = {each: _cut(y, axis, wanted, each.span) for each in back if each.source == rank}
-    came = pass_on(pieces, exchange.messages_back, y, axis, group)
+    came = exchanged(pieces, back, exchange.messages_back, y, axis, group)
     parts = [(each.span, came[each]) for each in sorted(came)]
     own = common(held, wanted)
     if own is not None:

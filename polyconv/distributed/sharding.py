@@ -147,14 +147,19 @@ class Exchange:
         )
 
     @cached_property
+    def transfers_back(self) -> tuple[Transfer, ...]:
+        """The way back, on which gradients go to where the samples are held."""
+        return tuple([Transfer(b, a, span) for a, b, span in self.transfers])
+
+    @cached_property
     def messages(self) -> tuple[Message, ...]:
         """The messages, in an order to which all ranks keep."""
         return _messages(self.transfers)
 
     @cached_property
     def messages_back(self) -> tuple[Message, ...]:
-        """The messages of the way back, on which gradients go to where the samples are held."""
-        return _messages([Transfer(b, a, span) for a, b, span in self.transfers])
+        """The messages of the way back."""
+        return _messages(self.transfers_back)
 
     def sent_by(self, rank: int) -> int:
         """How many samples a rank sends, with those that it passes on."""
@@ -185,6 +190,16 @@ def _messages(transfers: Sequence[Transfer]) -> tuple[Message, ...]:
             for _, _, link, step in [key]
         ]
     )
+
+
+def given_by(rank: int, transfers: Sequence[Transfer]) -> list[Transfer]:
+    """What a rank gives to others, in the order in which it is gathered."""
+    return [each for each in transfers if each.source == rank]
+
+
+def most_given(transfers: Sequence[Transfer], n_ranks: int) -> int:
+    """How many samples the rank gives that gives most."""
+    return max([sum([t.size for t in given_by(rank, transfers)]) for rank in range(n_ranks)])
 
 
 def common(a: Span, b: Span) -> Span | None:

@@ -69,6 +69,19 @@ def summed_in(dtype: mx.Dtype) -> mx.Dtype:
     return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
 
 
+def plus_product(
+    c: mx.array, a: mx.array, b: mx.array, alpha: float = 1.0, beta: float = 1.0
+) -> mx.array:
+    """`beta * c + alpha * (a @ b)`, by one operation of MLX unless nothing is multiplied.
+
+    On CUDA MLX 0.32.4 divides by the number of rows and columns, which ends the process where there
+    are none (mlx/backend/cuda/matmul.cpp, `AddMM::eval_gpu`). A plain product may be empty.
+    """
+    if a.size and b.size:
+        return mx.addmm(c, a, b, alpha, beta)
+    return beta * c + a @ b
+
+
 def zeros_for(a: mx.array, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     """Zeros of a shape, in a graph that holds for arrays of the shape of `a` and no others."""
     nothing = of_this_shape(a)[:0].sum()

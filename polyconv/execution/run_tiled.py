@@ -101,7 +101,7 @@ def _placed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
         at = (items, *[slice(None)] * (along - 1), place)
         out[at] = piece
         if evaluate:
-            mx.eval(out)
+            _finish(out, tiling)
         else:
             before = piece
         del piece  # else its memory would be held until the next is there
@@ -117,12 +117,22 @@ def _summed(tiling: Tiling, part: _Part, evaluate: bool) -> mx.array:
         total = found if total is None else total + found
         del found
         if evaluate:
-            mx.eval(total)
+            _finish(total, tiling)
     assert total is not None
     total = total.astype(dtype)
     if evaluate:
         mx.eval(total)
     return total
+
+
+def _finish(computed: mx.array, tiling: Tiling) -> None:
+    """Computes a tile, and on CUDA waits until MLX has also given back what it took on the way.
+
+    There it does so behind the result, in a thread of its own, while the next tile may allocate.
+    """
+    mx.eval(computed)
+    if tiling.plan.device.backend.has_own_memory:
+        mx.synchronize()
 
 
 def _behind(before: mx.array, array: mx.array) -> mx.array:

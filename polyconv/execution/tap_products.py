@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import plus_product
 from polyconv.execution.convolve import Padding, padding_of
 from polyconv.execution.recipe import Recipe
 from polyconv.execution.weaving import to_frames
@@ -168,7 +169,7 @@ def sum_of_products(lefts: Iterable[mx.array], rights: Iterable[mx.array]) -> mx
     left, right = next(pairs)
     total = left @ right
     for left, right in pairs:
-        total = mx.addmm(total, left, right)
+        total = plus_product(total, left, right)
     return total
 
 

@@ -14,6 +14,7 @@ from polyconv.execution.memory import never_asks
 from polyconv.execution.run import Execute
 from polyconv.execution.run_tiled import Compute, assembled
 from polyconv.gradients.plan_gradients import correlate, spread
+from polyconv.gradients.unfolded import unfolded
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.request import Kind, Request, Way
 from polyconv.planning.tiling import Tile, Tiling
@@ -113,14 +114,25 @@ def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
 
 
 def _weight_gradient(compiled: Ways) -> Map:
+    """One product of all that the plan's outputs read, or a product per tap."""
     way = compiled.way("w")
-    of_tile: Compute = lambda tile, _, x, y: correlate(tile.plan, x, y)  # noqa: E731
-    return _where_it_fits(
+    exchanged = way.plan.problem != compiled.request.spec  # of the adjoint, whose input is `y`
+
+    def of_plan(plan: ConvPlan, read: mx.array, made: mx.array) -> mx.array:
+        if plan.is_native:
+            return unfolded(plan, read, made, exchanged)
+        return correlate(plan, read, made)
+
+    of_tile: Compute = lambda tile, _, read, made: of_plan(tile.plan, read, made)  # noqa: E731
+    gradient = _where_it_fits(
         compiled,
         way,
-        lambda x, y: correlate(way.plan, x, y),
-        lambda tiling, x, y: assembled(tiling, of_tile, {"x": x, "y": y}, [], compiled.stream),
+        lambda read, made: of_plan(way.plan, read, made),
+        lambda tiling, read, made: assembled(
+            tiling, of_tile, {"x": read, "y": made}, [], compiled.stream
+        ),
     )
+    return (lambda x, y: gradient(y, x)) if exchanged else gradient
 
 
 COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

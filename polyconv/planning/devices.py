@@ -49,18 +49,25 @@ class Backend:
     takes_gradient_plans: bool = False
     """Gradients are products by a plan of their own (`plan_for_gradients` of `choose.py`)."""
 
+    spares_operations: bool = False
+    """Operations are dear and copies cheap, so gradients are computed by few operations.
+
+    That of the input is a convolution. That of the weight is one product of what each output reads,
+    copied, where the call or its transpose is a convolution without input dilation and flip.
+    """
+
     keeps_float64: bool = False
     """Matrix products of float64 are computed in float64; convolutions nowhere are."""
 
     copies_windows: bool = False
     """Its convolutions copy what each output reads before they multiply."""
 
-    crops_before: bool = False
-    """What negative padding drops must be cut off before, row by row in memory.
+    convolves_rows: bool = False
+    """What is convolved must lie row by row in memory, without what negative padding drops.
 
     On CUDA MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given. But
     cuDNN prepares it for the copy that MLX makes of an array that does not lie row by row, such as
-    a crop. A later input of that alignment fails as a misaligned pointer
+    a crop or any other view. A later input of that alignment fails as a misaligned pointer
     (mlx/backend/cuda/conv.cpp).
     """
 
@@ -100,7 +107,8 @@ BACKENDS: dict[str, Backend] = {
     "cuda": Backend(
         cost_model="cuda",
         takes_gradient_plans=True,
-        crops_before=True,
+        spares_operations=True,
+        convolves_rows=True,
         shares_cudnn_plans=True,
         misreads_steps=True,
         has_own_memory=True,

@@ -33,7 +33,7 @@ class Form:
 
     Each group gets `extra_in` and `extra_out` channels of zeros. The latter are taken off the
     output. A copy, not the convolution, puts `pad_hi` zeros behind the input on each axis. With
-    `whole` a copy that lies row by row in memory drops what negative padding crops. With the lift
+    `whole` it lies row by row in memory, without what negative padding crops. With the lift
     "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "frames" a 3D one is the
     sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
     """
@@ -114,7 +114,7 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     """
     if not device.backend.predicts_kernels:
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
-        return _issued(spec, Form(lift=lift, whole=_is_cropped_before(spec, device)), device)
+        return _issued(spec, Form(lift=lift, whole=device.backend.convolves_rows), device)
     safe = []
     for form in _forms(spec):
         each = _issued(spec, form, device)
@@ -130,14 +130,8 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
 def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
     """A convolution as MLX's own op issues it, safe or not."""
     if not device.backend.predicts_kernels:
-        return _issued(spec, Form(whole=_is_cropped_before(spec, device)), device)
+        return _issued(spec, Form(whole=device.backend.convolves_rows), device)
     return _issued(spec, AS_IT_STANDS, device)
-
-
-def _is_cropped_before(spec: ConvSpec, device: Device) -> bool:
-    """Whether what negative padding drops is cut off before, row by row in memory."""
-    is_cropped = any(min(a.padding_lo, a.padding_hi) < 0 for a in spec.axes)
-    return device.backend.crops_before and is_cropped
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:

@@ -114,6 +114,14 @@ def lower_native(spec: ConvSpec, device: Device) -> ConvPlan | Rejection:
     return ConvPlan(spec, "native", axes, flip=spec.flip, device=device)
 
 
+def lower_ordinary(spec: ConvSpec, device: Device) -> ConvPlan | None:
+    """MLX's own convolution where it dilates no input and flips no kernel, if it has one."""
+    if spec.is_input_dilated or spec.flip:
+        return None
+    found = lower_native(spec, device)
+    return found if isinstance(found, ConvPlan) else None
+
+
 def _is_misread(spec: ConvSpec) -> bool:
     """Whether cuDNN may be asked for another convolution; `Backend.misreads_steps` says why."""
     if spec.flip:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from polyconv.planning.choose import plan, plan_for_gradients
 from polyconv.planning.devices import Device
-from polyconv.planning.methods import reads_in_lines
+from polyconv.planning.methods import lower_ordinary, reads_in_lines
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.tiling import (
     Room,
@@ -53,7 +53,8 @@ class Way:
         self._request = request
         self.plan = _plan_for(kind, request)
         # The gradient of the input may be a convolution like any other, of `y`.
-        self._kind: Kind = kind if self.plan.problem == request.spec else "y"
+        is_convolved = kind == "x" and self.plan.problem != request.spec
+        self._kind: Kind = "y" if is_convolved else kind
         self._takes_others = kind == "y" and request.method == "auto"
         self._arranged: dict[Room, tuple[ConvPlan, Tiling | None]] = {}
         # What a device must have for the plan to need no tiles.
@@ -111,12 +112,29 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
     spec, device, op = request.spec, request.device, request.op
     if kind == "y":
         return _plan_of(request)
-    if device.backend.takes_gradient_plans and (kind == "w" or reads_in_lines(spec)):
+    if kind == "w":
+        return _plan_for_weight(request)
+    backend = device.backend
+    if backend.takes_gradient_plans and not backend.spares_operations and reads_in_lines(spec):
         return plan_for_gradients(spec, device)
-    if kind == "x":
-        return _planned(adjoint(spec), "auto", op, device)
+    return _planned(adjoint(spec), "auto", op, device)
+
+
+def _plan_for_weight(request: Request) -> ConvPlan:
+    """The plan of the weight's gradient. If it is native, its windows are unfolded for one product.
+
+    Its problem is then the call's, or the adjoint, of which input and cotangent are exchanged.
+    """
+    spec, device = request.spec, request.device
+    if device.backend.spares_operations:
+        for each in (spec, adjoint(spec)):
+            ordinary = lower_ordinary(each, device)
+            if ordinary is not None:
+                return ordinary
+    if device.backend.takes_gradient_plans:
+        return plan_for_gradients(spec, device)
     chosen = _plan_of(request)
-    return _planned(spec, "per_phase", op, device) if chosen.is_native else chosen
+    return _planned(spec, "per_phase", request.op, device) if chosen.is_native else chosen
 
 
 @lru_cache(1024)

@@ -79,6 +79,8 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
     if result == "y":
         given = spec.n_inputs + spec.n_weights  # cast, or made contiguous
         return sum(allocated(plan, _MOST_BOUNDED).values()) + ITEMSIZE[spec.dtype] * given
+    if result == "w" and plan.is_native:
+        return _unfolded(plan)
     outputs = spec.batch * spec.out_channels * prod(axis.computed_size for axis in plan.axes)
     read, made, weights, taps = 0, 0, 0, 0
     for sub, n in _counted(plan, _MOST_BOUNDED):
@@ -97,6 +99,24 @@ def temporaries(plan: ConvPlan, result: str = "y") -> int:
         found += 3 * taps * read  # what each tap reads, copied
         found += 2 * taps * outputs if spec.in_channels == spec.groups else 0
     return size * found
+
+
+def _unfolded(plan: ConvPlan) -> int:
+    """What `unfolded` of `polyconv/gradients` allocates: what each output reads, tap by tap."""
+    spec = plan.problem
+    axes = plan.first.spec.axes
+    around = [
+        max(0, a.padding_lo) + max(0, a.padding_hi) + min(a.stride, a.kernel_size) for a in axes
+    ]
+    size = [axis.size + more for axis, more in zip(axes, around, strict=True)]
+    found = 3 * spec.batch * prod(size) * spec.in_channels + 2 * spec.n_outputs
+    taps = 1
+    for i in reversed(range(spec.ndim)):  # the windows of the last axes, axis by axis
+        taps *= axes[i].kernel_size
+        size[i] = axes[i].output_size
+        copies = 2 if spec.groups > 1 and i == 0 else 1
+        found += copies * spec.batch * prod(size) * taps * spec.in_channels
+    return max(ITEMSIZE[spec.dtype], 4) * (found + 3 * spec.n_weights)
 
 
 def _windows(spec: ConvSpec) -> int:
@@ -173,14 +193,16 @@ def _aligning_steps(sub: SubConv) -> int:
 
 
 def _padded(plan: ConvPlan, most: int) -> int:
-    """Copies of the input to pad it. Subconvs that are padded alike share one."""
+    """Copies of the input to pad or crop it. Subconvs that are treated alike share one."""
     sizes: dict[object, int] = {}
     for sub, _ in _counted(plan, most):
         issued, depth = sub.issued, sub.spec.axes[0]
         by_frames = issued.form.lift == "frames"
         around = (depth.padding_lo, depth.padding_hi) if by_frames else (0, 0)
         pad_hi, extra = issued.form.pad_hi, issued.form.extra_in
-        steps = (extra > 0, any(pad_hi), any(around))
+        crops = [(min(0, a.padding_lo), min(0, a.padding_hi)) for a in sub.spec.axes]
+        crops = crops if issued.form.whole else []
+        steps = (extra > 0, any(pad_hi), any(around), any(map(any, crops)))
         if not any(steps):
             continue
         shape = [axis.size for axis in sub.spec.axes]
@@ -188,7 +210,8 @@ def _padded(plan: ConvPlan, most: int) -> int:
         if by_frames:
             shape[0] = depth.size + sum(around)
         channels = plan.problem.in_channels + plan.problem.groups * extra
-        sizes[around, pad_hi, extra] = plan.problem.batch * prod(shape) * channels * sum(steps)
+        size = plan.problem.batch * prod(shape) * channels
+        sizes[around, pad_hi, extra, tuple(crops)] = size * sum(steps)
     return ITEMSIZE[plan.problem.dtype] * sum(sizes.values())
 
 

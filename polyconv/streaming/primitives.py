@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
+from polyconv.execution.arrays import plus_product
 from polyconv.execution.identity import handle_of
 
 Compute: TypeAlias = "Callable[..., Any]"
@@ -179,7 +180,7 @@ def _pad(axes: tuple[int, ...], lo: tuple[int, ...], hi: tuple[int, ...]) -> Com
 
 
 def _addmm(alpha: float, beta: float) -> Compute:
-    return lambda a, b, c: mx.addmm(c, a, b, alpha, beta)
+    return lambda a, b, c: plus_product(c, a, b, alpha, beta)
 
 
 def _split(indices: tuple[int, ...], axis: int) -> Compute:

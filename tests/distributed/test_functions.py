@@ -29,11 +29,14 @@ needs_ring = pytest.mark.skipif(
 )
 
 
+CASES = ("sequence=40", "chain=4", "layer=8", "pieces=6", "large=1", "refusals=1")
+
+
 @needs_ring
 @pytest.mark.parametrize(
     ("n", "tasks"),
     [
-        (2, ("sequence=40", "chain=4", "layer=8", "pieces=6", "large=1", "refusals=1")),
+        (2, CASES),
         (3, ("sequence=20", "chain=3", "layer=4", "pieces=4", "refusals=1")),
         pytest.param(1, (*MANY, "layer=10", "pieces=10"), marks=pytest.mark.slow),
         pytest.param(2, (*MANY, "layer=20", "pieces=15"), marks=pytest.mark.slow),
@@ -48,8 +51,22 @@ def test_several_processes_compute_what_one_does(tmp_path, n, tasks):
         found = json.loads(out)
         assert found["size"] == n
         assert all(found[name] == int(cases) for name, cases in [t.split("=") for t in tasks])
+        assert found["sends"]
         assert n == 1 or found["ragged"] > 10
         assert n == 1 or found["bytes"] > 0
+
+
+@needs_ring
+@pytest.mark.parametrize("n", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_that_cannot_send_gather_what_others_hold(tmp_path, n):
+    """As under NCCL. All ranks try once, and remember."""
+    for status, out, errors in ended(started(tmp_path, n, *CASES, "--without-send"), LIMIT):
+        assert status == 0, errors
+        found = json.loads(out)
+        assert found["size"] == n
+        assert not found["sends"]
+        assert found["sequence"] == 40
+        assert found["bytes"] > 0
 
 
 @needs_ring

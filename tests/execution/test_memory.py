@@ -55,6 +55,7 @@ print(json.dumps(told))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+@pytest.mark.usefixtures("needs_memory_of_the_cpu")
 def test_under_a_hard_memory_limit_a_call_succeeds_or_is_refused():
     """MLX ends the process where the CPU's memory cannot be had."""
     lengths = [20_000, 4_000_000, 100_000, 4_000_000, 200_000, 9]

@@ -15,9 +15,9 @@ import pytest
 import polyconv
 from polyconv.execution import device
 from polyconv.planning.devices import DEVICES, Metal
-from tests.support import emulated_mac
+from tests.support import emulated_gpu
 
-DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_mac.is_on
+DRY = os.environ.get("POLYCONV_DRY_RUN") == "1" or emulated_gpu.is_mac()
 _REPORT: list[str] = []
 
 
@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "on_metal" in item.path.parts:
                 item.add_marker(pytest.mark.skip(reason="needs Metal"))
+
+
+@pytest.fixture(autouse=True)
+def _all_on_cpu(request):
+    """What a test computes beside its own calls too, where the GPU is no Mac's."""
+    if DRY and not emulated_gpu.is_mac():
+        request.getfixturevalue("on_cpu")
 
 
 @pytest.fixture

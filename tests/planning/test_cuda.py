@@ -27,6 +27,7 @@ def test_plans_for_cuda_agree_with_the_reference():
     agreed, _ = sweep.sweep(150, seed=3, device="cuda")
     assert min(agreed.values()) >= 150
     assert sweep.sweep_gradients(60, seed=4, device="cuda")["agreed"] == 60
+    assert sweep.sweep_tiled(15, seed=4, device="cuda")["agreed"] == 15
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,18 @@ def test_a_transposed_convolution_of_stride_1_is_flipped_as_those_of_others_are(
     (reason,) = [each.reason for each in chosen.rejected if each.method == "native"]
     assert reason == "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     assert plan(problem, "native", device=CUDA).is_native  # who asks for it has it
+
+
+def test_random_calls_with_plans_for_cuda_are_exact(monkeypatch):
+    """As docs/benchmarks/cuda_proof.py runs them on a GPU, gradients and second order too."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "benchmarks")
+    import cuda_proof
+
+    with polyconv.planning_for("cuda"):
+        found = cuda_proof.mixed(80, seed=1, until=float("inf"))
+    assert found["failures"] == []
+    assert found["counts"]["calls"] == 80
+    assert found["counts"]["MLX's own of other steps"] > 5
 
 
 def test_what_was_measured_on_a_gpu_says_what_the_pages_say():

@@ -21,8 +21,8 @@ import mlx.core as mx
 
 import polyconv
 from polyconv import distributed
-from polyconv.distributed import Sharding
-from polyconv.distributed.sharding import sharded_axis
+from polyconv.distributed import Sharding, transport
+from polyconv.distributed.sharding import most_given, sharded_axis
 from polyconv.problem.signatures import read_call
 
 DTYPES = (mx.float32, mx.float32, mx.float16, mx.bfloat16)
@@ -192,9 +192,13 @@ def planned_bytes(case: Case, outputs: Sharding, rank: int) -> tuple[int, int]:
     problem = read_call(case.op, x, w, dtypes, **options)
     exchange = sharded_axis(problem.axes[case.axis - 1], case.sharding, outputs).exchange
     frame = case.x.size // case.x.shape[case.axis]
+    there = exchange.sent_by(rank)
     back = sum(each.size for each in exchange.messages_back if each.sender == rank)
+    if exchange.transfers and not transport.can_send(mx.distributed.init()):
+        n = case.sharding.n_ranks
+        there, back = [most_given(e, n) for e in (exchange.transfers, exchange.transfers_back)]
     # Gradients of halves are sent in float32.
-    return exchange.sent_by(rank) * frame * case.x.itemsize, back * frame * 4
+    return there * frame * case.x.itemsize, back * frame * 4
 
 
 def layer(rng: random.Random, group: Any) -> dict[str, int]:
@@ -309,12 +313,26 @@ def refusals(rng: random.Random, group: Any) -> dict[str, int]:
     return {}
 
 
+def forbid_sending() -> None:
+    """As MLX's NCCL, which has the calls but nothing that computes them."""
+
+    def send(*_: Any, **__: Any) -> mx.array:
+        raise RuntimeError("Send has no CUDA implementation.")
+
+    mx.distributed.send = mx.distributed.recv = send
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("tasks", nargs="+", metavar="task=cases")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="ring", help="of MLX; `any` for one process")
+    parser.add_argument("--without-send", action="store_true", help="as if MLX could not send")
     given = parser.parse_args()
-    group = mx.distributed.init(backend="ring", strict="MLX_HOSTFILE" in os.environ)
+    if given.without_send:
+        forbid_sending()
+    strict = given.backend != "ring" or "MLX_HOSTFILE" in os.environ
+    group = mx.distributed.init(backend=given.backend, strict=strict)
     rng = random.Random(f"{given.seed} {group.size()}")
     found: Counter[str] = Counter()
     for task in given.tasks:
@@ -322,7 +340,8 @@ def main() -> None:
         for _ in range(int(cases)):
             found.update({k: int(v) for k, v in globals()[name](rng, group).items()})
             found[name] += 1
-    print(json.dumps({"rank": group.rank(), "size": group.size(), **found}), flush=True)
+    told = {"rank": group.rank(), "size": group.size(), "sends": transport.can_send(group)}
+    print(json.dumps({**told, **found}), flush=True)
 
 
 if __name__ == "__main__":

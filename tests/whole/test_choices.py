@@ -146,6 +146,7 @@ print(json.dumps(told))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's size is read from /proc")
+@pytest.mark.usefixtures("needs_memory_of_the_cpu")
 def test_under_a_limit_tiles_change_and_values_do_not(tmp_path):
     told = json.loads(run_script(LIMITED, tmp_path, OMP_NUM_THREADS="1"))
     assert len({method for method, _ in told}) == 1

@@ -93,7 +93,7 @@ def differs_common_multiples():
     for steps in ((2**31 - 1, 1, 8), (1, 65537, 65536)):
         options = dict(zip(("stride", "kernel_dilation", "input_dilation"), steps))
         options |= {"padding": steps[1]}
-        with pytest.raises(ValueError, match="MLX counts common multiples"):
+        with pytest.raises(ValueError, match=r"MLX counts common multiples|MLX on CUDA may"):
             polyconv.conv_general(x, w, **options, method="native")
         y = polyconv.conv_general(x, w, **options)
         general = _general(lo=steps[1], hi=steps[1], input_dilation=steps[2])

@@ -13,7 +13,8 @@ import pytest
 from tests.support.threading_tools import run_script
 
 needs_fork = pytest.mark.skipif(
-    sys.platform == "darwin", reason="Metal does not survive a fork: docs/threads.md says spawn"
+    sys.platform == "darwin" or mx.cuda.is_available(),
+    reason="a GPU does not survive a fork: docs/threads.md says spawn",
 )
 
 # `tried(name, work)` runs work() in a fork and keeps its result or error, or that it hangs: that

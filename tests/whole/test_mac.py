@@ -1,6 +1,6 @@
 """What a Mac asks of this code, as far as it can be shown where there is none.
 
-`emulated_mac.py` runs the whole suite as on one; here is what needs no such run.
+`emulated_gpu.py` runs the whole suite as on one; here is what needs no such run.
 """
 
 import json
@@ -16,7 +16,7 @@ from polyconv.bench import command
 from polyconv.inspection import explain
 from polyconv.models import routing
 from polyconv.planning.devices import DEVICES, Metal
-from tests.support import emulated_mac
+from tests.support import emulated_gpu
 
 ROOT = Path(__file__).parents[2]
 M2 = Metal("Apple M2", DEVICES["m2-16gb"])
@@ -60,7 +60,7 @@ def emulated(text, tmp_path, mac):
         "-q",
         "-s",
         "-p",
-        "tests.support.emulated_mac",
+        "tests.support.emulated_gpu",
         "-p",
         "no:cacheprovider",
         "--rootdir",
@@ -77,11 +77,11 @@ def emulated(text, tmp_path, mac):
 
 
 @pytest.mark.parametrize(("mac", "name"), [("m2", "m2-16gb"), ("paravirtual", "paravirtual-7gb")])
-def test_an_emulated_mac_is_planned_for_as_the_device_of_its_name(mac, name, tmp_path):
-    assert set(emulated_mac.MACS) == {"m2", "paravirtual"}
+def test_an_emulated_gpu_is_planned_for_as_the_device_of_its_name(mac, name, tmp_path):
+    assert set(emulated_gpu.MACS) == {"m2", "paravirtual"}
     ran = emulated(PLANNED, tmp_path, mac)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    called = emulated_mac.MACS[mac]["device_name"]
+    called = emulated_gpu.MACS[mac]["device_name"]
     assert f"{called} {DEVICES[name]} Device(gpu, 0)" in ran.stdout
     assert "cpu Device(cpu, 0)\nTrue\ncpu Device(gpu, 0)" in ran.stdout
 
@@ -89,13 +89,15 @@ def test_an_emulated_mac_is_planned_for_as_the_device_of_its_name(mac, name, tmp
 def test_an_unknown_mac_is_refused(tmp_path):
     ran = emulated(PLANNED, tmp_path, "m9")
     assert ran.returncode != 0
-    assert "POLYCONV_EMULATE must be one of m2, paravirtual; got 'm9'" in ran.stdout + ran.stderr
+    assert (
+        "POLYCONV_EMULATE must be one of m2, paravirtual, h200; got 'm9'" in ran.stdout + ran.stderr
+    )
 
 
 def test_the_emulation_is_of_the_process_that_asked_for_it():
     """This file has imported it, which changes nothing."""
     plain = "import mlx.core as mx; print(mx.default_device(), mx.metal.is_available())"
-    script = f"from tests.support import emulated_mac; {plain}"
+    script = f"from tests.support import emulated_gpu; {plain}"
     known = os.environ | {"PYTHONPATH": str(ROOT)}
     told = [
         subprocess.run([sys.executable, "-c", s], capture_output=True, text=True, env=known).stdout

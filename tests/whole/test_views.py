@@ -32,7 +32,12 @@ def test_a_view_is_computed_as_its_copy(name, view, op, method):
     rng = random.Random(f"{name} {op}")
     x, w = view(rng, x_shape, False), view(rng, w_shape, False)
     call = lambda x, w: getattr(polyconv, op)(x, w, method=method, **options)  # noqa: E731
-    y = call(copied(x), copied(w))
+    try:
+        y = call(copied(x), copied(w))
+    except ValueError as error:
+        if method == "native" and "MLX on CUDA may overlook" in str(error):
+            pytest.skip("MLX's own op may be another one on CUDA, and is refused")
+        raise
     assert mx.array_equal(call(x, w), y).item()
     if method == "native":  # whose gradients are MLX's
         return

@@ -1,0 +1,140 @@
+"""The suite with an NVIDIA GPU as MLX's default device, each file in a process of its own.
+
+    python -m tests.campaigns.gpu [--jobs 8] [--json told.json] [--seconds 500] [FILE ...]
+
+Needs MLX's CUDA backend. Whatever ends a process is told, with the test in which it ended; the rest
+of the file is then run without that test. Exits with 1 if a test failed or a process ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_ENDS = 5  # times that a file may end its process
+# MLX prepares a convolution anew for each shape, and takes a process that has met twice as many
+# shapes as it keeps for one that thrashes its cache: by default after 256, as of 0.32.4.
+_ENVIRONMENT = {
+    "MLX_CUDA_CONV_CACHE_SIZE": "8192",
+    "MLX_CUDA_GRAPH_CACHE_SIZE": "8192",
+    "MLX_CUDA_FFT_CACHE_SIZE": "1024",
+    "COLUMNS": "400",  # or pytest cuts reasons off
+}
+
+
+@dataclass
+class Told:
+    """What became of the tests of a file."""
+
+    file: str
+    counts: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run(file: str, options: list[str], until: float) -> Told:
+    """Runs a file, again without a test that ended its process."""
+    told, start = Told(file), time.monotonic()
+    for _ in range(_ENDS + 1):
+        left = max(1.0, until - time.monotonic())
+        without = [each for test in told.ended for each in ("--deselect", test)]
+        command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+        command += ["-p", "no:faulthandler"]  # what it prints stands behind the name of the test
+        status, out = _output([*command, *options, *without, file], left)
+        running = _read(out, told)
+        if 0 <= status <= 1 or status == 5:  # as pytest ends, also without a test
+            break
+        where = running or f"{file} (outside of a test)"
+        told.ended[where] = f"status {status}: {out[-600:]}"
+        if running is None or status == 124:
+            break
+    told.seconds = round(time.monotonic() - start, 1)
+    return told
+
+
+def _output(command: list[str], seconds: float) -> tuple[int, str]:
+    """Exit status, 124 after so many seconds, and all that was printed."""
+    known = {**_ENVIRONMENT, **os.environ, "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, env=known, text=True, errors="replace", **pipes) as it:
+        try:
+            out, _ = it.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            it.kill()
+            out, _ = it.communicate()
+            return 124, out
+    return it.returncode, out
+
+
+def _path() -> str:
+    given = os.environ.get("PYTHONPATH", "")
+    return f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
+
+
+_TEST = re.compile(r"tests/\S+?\.py::\w+(::\w+)?(\[.*\])?")
+_OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.M)
+_REASON = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - (.*))?$", re.M)
+
+
+def _read(out: str, told: Told) -> str | None:
+    """Adds the outcomes, and gives the test that has begun and has none."""
+    found = dict(_OUTCOME.findall(out))
+    told.counts = dict(Counter(found.values()))
+    told.failed = {test: "" for test, what in found.items() if what in ("FAILED", "ERROR")}
+    told.failed |= {test: why for test, why in _REASON.findall(out) if test in told.failed}
+    begun = [line for line in out.splitlines() if _TEST.match(line)]
+    if not begun or _OUTCOME.match(begun[-1]):
+        return None
+    last = _TEST.match(begun[-1])
+    return last[0] if last else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", help="default: all")
+    parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=3600, help="for all together")
+    parser.add_argument("-m", default="not slow and not memory", help="as of pytest")
+    given = parser.parse_args()
+    found_files = sorted(
+        (ROOT / "tests").glob("*/test_*.py"), key=lambda each: -each.stat().st_size
+    )
+    files = given.files or [str(each.relative_to(ROOT)) for each in found_files]
+    until = time.monotonic() + given.seconds
+    found: list[Told] = []
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for told in pool.map(lambda file: run(file, ["-m", given.m], until), files):
+            found.append(told)
+            _tell(told)
+            if given.json:
+                given.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+    total: Counter[str] = Counter()
+    for told in found:
+        total.update(told.counts)
+    ended = sum([len(each.ended) for each in found])
+    print(f"{dict(total)}, processes that ended: {ended}")
+    return int(bool(ended or total["FAILED"] or total["ERROR"]))
+
+
+def _tell(told: Told) -> None:
+    print(f"{told.file}: {told.counts} in {told.seconds} s", flush=True)
+    for test, why in told.failed.items():
+        print(f"  failed: {test} - {why[:300]}", flush=True)
+    for test, why in told.ended.items():
+        print(f"  ended its process: {test} - {why[:60]}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

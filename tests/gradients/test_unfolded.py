@@ -1,0 +1,166 @@
+"""Gradients as planned for CUDA: those of an ordinary convolution, whatever call they are of."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import polyconv
+from polyconv.execution import run_tiled
+from polyconv.gradients import maps
+from polyconv.planning.devices import CUDA
+from polyconv.planning.request import Request, Way
+from polyconv.problem.signatures import problem_of
+from polyconv.problem.spec import adjoint
+from tests.support.cases import integers
+from tests.support.trace import issued
+
+# The op, the shapes, the options, and which convolution the weight's gradient is that of.
+CALLS = {
+    "transposed": (
+        "conv_transpose1d",
+        (3, 9, 4),
+        (6, 5, 4),
+        {"stride": 3, "padding": 1},
+        "adjoint",
+    ),
+    "stride 1": ("conv_transpose1d", (2, 9, 4), (6, 3, 4), {}, "adjoint"),
+    "dilated": ("conv_transpose1d", (2, 9, 4), (6, 3, 4), {"stride": 2, "dilation": 3}, "adjoint"),
+    "groups": ("conv_transpose1d", (2, 9, 4), (6, 3, 2), {"stride": 2, "groups": 2}, "adjoint"),
+    "large padding": (
+        "conv_transpose1d",
+        (2, 9, 4),
+        (6, 3, 4),
+        {"stride": 2, "padding": 5},
+        "adjoint",
+    ),
+    "2D": (
+        "conv_transpose2d",
+        (2, 5, 4, 2),
+        (3, 4, 3, 2),
+        {"stride": (2, 1), "padding": 1},
+        "adjoint",
+    ),
+    "3D": ("conv_transpose3d", (1, 3, 4, 3, 2), (3, 2, 2, 2, 2), {"stride": 2}, "adjoint"),
+    "plain": ("conv1d", (2, 12, 4), (6, 5, 4), {"padding": 2}, "call"),
+    "strided": ("conv2d", (2, 9, 8, 2), (3, 3, 3, 2), {"stride": 2, "padding": 1}, "call"),
+    "with samples unread": ("conv_general", (2, 10, 3), (2, 2, 3), {"stride": 4}, "call"),
+    "plain, dilated, groups": (
+        "conv1d",
+        (2, 12, 4),
+        (6, 3, 2),
+        {"dilation": 2, "groups": 2},
+        "call",
+    ),
+    "one side": ("conv_general", (2, 9, 2), (3, 4, 2), {"padding": ([0], [3])}, "call"),
+    "cropped": (
+        "conv_general",
+        (2, 19, 2),
+        (3, 4, 2),
+        {"padding": ([-2], [-1]), "stride": 2},
+        "call",
+    ),
+    "strided and dilated": (
+        "conv_general",
+        (2, 9, 2),
+        (3, 4, 2),
+        {"stride": 2, "input_dilation": 3},
+        "",
+    ),
+    "flipped": ("conv_general", (2, 9, 2), (3, 4, 2), {"stride": 2, "flip": True}, ""),
+    "3D groups": (
+        "conv_transpose3d",
+        (1, 3, 4, 3, 2),
+        (4, 2, 2, 2, 1),
+        {"stride": 2, "groups": 2},
+        "",
+    ),
+}
+
+
+def call_of(name):
+    op, x_shape, w_shape, options, _ = CALLS[name]
+    x, w = integers(*x_shape), integers(*w_shape, seed=1)
+    return (lambda x, w, **more: getattr(polyconv, op)(x, w, **options, **more)), x, w
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_whose_gradient_is_taken(name):
+    op, x_shape, w_shape, options, whose = CALLS[name]
+    problem = problem_of(op, x_shape, w_shape, "float32", options)
+    of_x, of_w = [Way(kind, Request(op, problem, "auto", CUDA)).plan for kind in "xw"]
+    assert of_x.problem == adjoint(problem)
+    assert not of_x.products
+    assert of_x.is_native == (whose == "adjoint")
+    assert of_w.is_native == (whose != "")
+    assert of_w.problem == (adjoint(problem) if whose == "adjoint" else problem)
+
+
+def results(name, order, **more):
+    """Values and gradients of this order, which with integers are exact."""
+    call, x, w = call_of(name)
+    loss = lambda x, w: (call(x, w, **more) ** 2).sum()  # noqa: E731
+    first = mx.grad(loss, (0, 1))
+    if order == 1:
+        return [call(x, w, **more), *first(x, w)]
+    penalty = lambda x, w: sum((each**2).sum() for each in first(x, w)) / 4  # noqa: E731
+    return [*mx.grad(penalty, (0, 1))(x, w)]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("name", CALLS)
+def test_numbers_are_those_of_products_per_tap(name, order):
+    expected = results(name, order)  # as on a CPU
+    with polyconv.planning_for("cuda"):
+        found = results(name, order)
+        compiled = mx.compile(lambda: results(name, order))()
+    for a, b, c in zip(expected, found, compiled, strict=True):
+        assert mx.abs(a).max() < 2**24 / 4  # exact
+        assert np.count_nonzero(np.array(a))
+        assert mx.array_equal(a, b)
+        assert mx.array_equal(a, c)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "3D"])  # which MLX refuses
+def test_over_a_mapped_axis(name):
+    call, x, w = call_of(name)
+    xs, ws = mx.stack([x, 2 * x]), mx.stack([w, -w])
+    first = mx.grad(lambda x, w: (call(x, w) ** 2).sum(), (0, 1))
+    with polyconv.planning_for("cuda"):
+        found = mx.vmap(first)(xs, ws)
+    for i in range(2):
+        for mapped, alone in zip(found, first(xs[i], ws[i]), strict=True):
+            assert mx.array_equal(mapped[i], alone)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("name", ["transposed", "strided", "plain, dilated, groups"])
+def test_in_tiles(name, dtype, monkeypatch):
+    """Parts are added up in float32, and rounded once."""
+    call, x, w = call_of(name)
+    x, w = mx.tile(x, (20, *[1] * (x.ndim - 1))).astype(dtype), w.astype(dtype)
+    tilings = []
+    assembled = run_tiled.assembled
+    noted = lambda tiling, *more: tilings.append(tiling) or assembled(tiling, *more)  # noqa: E731
+    monkeypatch.setattr(maps, "assembled", noted)
+    with polyconv.planning_for("cuda"):
+        y = mx.ones_like(call(x, w))
+        _, whole = mx.vjp(call, [x, w], [y])
+        assert not tilings
+        _, parts = mx.vjp(lambda x, w: call(x, w, max_workspace=15_000), [x, w], [y])
+    (of_w,) = [each for each in tilings if each.result == "w"]
+    assert of_w.n_tiles > 1
+    for a, b in zip(whole, parts, strict=True):
+        assert a.dtype == b.dtype == dtype
+        assert mx.array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_halves_are_multiplied_in_float32(dtype):
+    """cuBLAS may add up parts of a product of halves in halves."""
+    call, x, w = call_of("transposed")
+    x, w = x.astype(dtype), w.astype(dtype)
+    with polyconv.planning_for("cuda"):
+        ops = issued(lambda x, w: mx.grad(lambda w: call(x, w).sum())(w), x, w)
+    products = [each for each in ops if each.name == "Matmul"]
+    assert products
+    assert all(dtype not in each.reads for each in products)
