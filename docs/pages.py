@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md.
+"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md, docs/llms.txt.
 
     python docs/pages.py
 
@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 from unittest import mock
 
+import llms
 import macs_page
 
 from polyconv.__main__ import main as polyconv_main
@@ -220,6 +221,7 @@ def main() -> None:
     (ROOT / "docs" / "explain.md").write_text(explain_page())
     (ROOT / "docs" / "macs.md").write_text(macs_page.page())
     (ROOT / "docs" / "cli.md").write_text(cli_page())
+    (ROOT / "docs" / "llms.txt").write_text(llms.text())
 
 
 if __name__ == "__main__":

@@ -108,6 +108,22 @@ def test_generated_pages_are_what_their_script_writes(pages):
     assert (ROOT / "docs" / "explain.md").read_text() == pages.explain_page()
     assert (ROOT / "docs" / "macs.md").read_text() == pages.macs_page.page()
     assert (ROOT / "docs" / "cli.md").read_text() == pages.cli_page()
+    assert (ROOT / "docs" / "llms.txt").read_text() == pages.llms.text()
+
+
+def test_the_page_for_tools_names_all_pages_and_names(pages):
+    """Its links lead to the texts of pages, each of which says first what one gets."""
+    text = (ROOT / "docs" / "llms.txt").read_text()
+    listed = dict(re.findall(r"^- \[.*\]\((.*?)\): (.*)$", text, re.M))
+    here = {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")}
+    names = {path.name for path in here} - {"index.md"}
+    assert {*listed} == {*names, "benchmarks/README.md"}
+    openings = {name: told.startswith("You will get ") for name, told in listed.items()}
+    assert [name for name, opens in openings.items() if not opens] == ["reference.rst"]
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / "docs" / target).exists(), target
+    public = {*polyconv.__all__} - {"distributed"}
+    assert public <= {*re.findall(r"^- `polyconv\.(\w+)\(", text, re.M)}
 
 
 def test_layers_where_mlx_own_op_wins_are_said_to_be_its_own(pages):

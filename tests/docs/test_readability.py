@@ -29,11 +29,11 @@ def test_no_page_is_harder_to_read_than_it_was(readability):
     ("sentence", "said"),
     [
         ("Word " * 31 + "end.", "32 words"),
-        ("It is made, was cut up and is then computed.", "passive 3 times (is made, was cut, is then computed)"),
+        ("It is cut, was put and is then made.", "passive 3 times (is cut, was put, is then made)"),
         ("A, which is B; C, where D is; so E.", "folded 4 times (which, ;, where, ;)"),
         ("Word " * 29 + "end.", None),
         ("It is made and was cut up, which is B; so C.", None),
-        ("A call of `this long piece of code, which is one word; where it is` (`a`, `b`) is made.", None),
+        ("A call of `a long piece of code, which is one; where it is` (`a`, `b`) is made.", None),
     ],
 )  # fmt: skip
 def test_what_makes_a_sentence_hard(readability, sentence, said):
