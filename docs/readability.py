@@ -43,7 +43,6 @@ IRREGULAR = (
     "made|taken|given|told|cut|put|left|known|kept|held|found|seen|said|read|written|drawn|run|built"
     "|meant|sent|begun|woven|done|chosen|met|got|lost|set|shown|spent|split|laid"
 )
-)
 PASSIVE = re.compile(
     r"\b(?:is|are|was|were|be|been|being)(?: (?:not|never|only|also|then|always|still|\w+ly))?"
     rf" (?:\w{{3,}}ed|{IRREGULAR})\b",

@@ -8,6 +8,7 @@ import operator
 import re
 import subprocess
 import sys
+from statistics import geometric_mean
 from urllib.parse import urlsplit
 
 import pytest
@@ -179,6 +180,28 @@ def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monk
         "losing rows stay in"
     )
     assert min(scores.ratio(row, "mx") for row in shown if "mx" in row["timings"]) < 1
+
+
+def test_what_the_readme_says_of_figures_is_what_was_measured():
+    """Its sentences, as its table is compared above."""
+    where, text = ROOT / "docs" / "benchmarks", (ROOT / "README.md").read_text()
+    told = " ".join(text.split())
+    rows = json.loads((where / "cuda.json").read_text())["rows"]
+    against = [scores.ratio(row, "mx", "auto") for row in rows if "mx" in row["timings"]]
+    torch = [scores.ratio(row, rival, "auto") for row in rows if (rival := scores.best_rival(row))]
+    assert (
+        f"{geometric_mean(against):.2f} times as fast as MLX's own op in geometric mean over "
+        f"{len(against)} rows, and {geometric_mean(torch):.2f} times as fast as PyTorch"
+    ) in told
+    fast, plain = (
+        {
+            row["name"]: row["timings"]["packed"]["ms"]
+            for row in json.loads(path.read_text())["rows"]
+        }
+        for path in (where / "whole_models.json", where / "whole_models_plain.json")
+    )
+    slower = [plain[name] / fast[name] for name in plain]
+    assert f"[{min(slower):.0f} to {max(slower):.0f} times as long]" in told
 
 
 def test_the_gallery_shows_what_its_script_makes(monkeypatch):
