@@ -120,7 +120,7 @@ layers](macs.md).
 ## Other questions
 
 * **Several Macs.** `--device m1,m2-pro,m4-max` shows the times side by side. A name without its memory is the
-  smallest machine with that chip. On a Mac the default is that Mac.
+  smallest machine with that chip. On a Mac the default is that Mac, elsewhere an M4 Max.
 * **A whole model.** `--model module:factory --input 1,80,128` runs what the factory makes, on zeros. It explains each
   transposed convolution that the model calls, largest first, under a table with totals. It does not see calls through
   a name imported from `mlx.core`.
