@@ -123,5 +123,5 @@ def test_the_readme_s_pictures_are_the_figure_in_two_themes(monkeypatch):
         assert (ROOT / "docs" / "figures" / "front" / f"{name}.svg").read_text() == text
         assert not re.search(r"prefers-color-scheme|var\(|:root", text)
     light, dark = (set(re.findall("#[0-9a-f]{6}", text)) for text in themed.values())
-    assert len(light) > 4 and len(dark) > 4
+    assert min(len(light), len(dark)) > 4
     assert not light & dark
