@@ -338,3 +338,12 @@ def test_run_time_needs_mlx_alone():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]", ran.stderr
+
+
+def test_the_page_of_nvidia_gpus_is_what_was_measured(monkeypatch):
+    where = ROOT / "docs" / "benchmarks"
+    monkeypatch.syspath_prepend(str(where))
+    gpu_page = importlib.import_module("gpu_page")
+    found = json.loads((where / "gpu.json").read_text())
+    assert (where / "gpu.md").read_text() == gpu_page.page(found)
+    assert found["mixed"]["mixed"]["failed"] == len(found["parity"]["parity"]["failures"]) == 0
