@@ -87,7 +87,7 @@ def _shapes(problems: Collection[ConvSpec]) -> str:
 def watch(model: nn.Module | None = None, *, device: str | None = None) -> Iterator[Watched]:
     """Records each transposed convolution that is run inside, and prints them by place at the end.
 
-    Each is evaluated when it is called, to be timed. Nothing else changes. Calls in other threads
+    Each call is evaluated at once, for its time. Nothing else changes. Calls in other threads
     are seen too if they go through `mx`.
 
     Args:
