@@ -111,7 +111,7 @@ bench-call: $(STAMP)-test ## what a call costs in Python, planned for three devi
 		--device $$device --json $(BENCHMARKS)/call-$$device.json || exit 1; done
 	$(BIN)/python $(BENCHMARKS)/call_page.py
 
-bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks and the README's table
+bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks
 	$(BENCH) --cases $(BENCHMARKS)/cases.toml $(RIVALS) --out $(BENCHMARKS)/rivals.json
 	$(BENCH) --cases $(BENCHMARKS)/lengths.toml $(RIVALS) --seconds 2 --out $(BENCHMARKS)/lengths.json
 	$(BENCH) --cases tests/data/real_layers.csv --rivals torch,onnxruntime --no-native --methods '' \
@@ -124,6 +124,7 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
+	$(BIN)/python docs/figures/front.py
 	$(BIN)/python docs/figures/house.py
 
 gallery: $(STAMP)-examples ## runs the examples, and writes the pictures of docs/gallery.md

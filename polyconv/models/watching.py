@@ -43,7 +43,7 @@ def watch(model: nn.Module | None = None, *, device: str | None = None) -> Itera
     A bar of each place is its share of the time. In a terminal that is too narrow for the table,
     the other columns are lines below.
 
-    Each is evaluated when it is called, to be timed. Nothing else changes. Calls in other threads
+    Each call is evaluated at once, for its time. Nothing else changes. Calls in other threads
     are seen too if they go through `mx`.
 
     Args:

@@ -75,7 +75,8 @@ def conv2d(
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride, padding, dilation (int or tuple(int), optional): One int for both axes, or two, for
             height and width.
-        groups, stream, method, max_workspace (optional): As for :func:`conv1d`.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv1d`.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.

@@ -62,9 +62,9 @@ def conv_transpose1d(
         padding (int, optional): Output samples dropped at each end, or added where negative.
             Default: ``0``.
         dilation (int, optional): Output samples from one tap to the next. Default: ``1``.
-        output_padding (int, optional): Output samples added at the end; as in MLX any int is
-            accepted, also one not smaller than ``max(stride, dilation)`` (PyTorch refuses those)
-            or a negative one, which drops samples. Default: ``0``.
+        output_padding (int, optional): Output samples added at the end. As in MLX any int is
+            accepted: a negative one drops samples, and one not smaller than
+            ``max(stride, dilation)``, which PyTorch refuses, adds as many. Default: ``0``.
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"``, ``"taps"`` or
@@ -106,7 +106,8 @@ def conv_transpose2d(
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride, padding, dilation, output_padding (int or tuple(int), optional): One int for both
             axes, or two, for height and width.
-        groups, stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
@@ -182,8 +183,8 @@ def conv_general(
         stride (int or list(int), optional): Samples of the dilated input per output sample.
             Default: ``1``.
         padding (int, list(int) or tuple(list(int), list(int)), optional): Zeros put before and
-            after the dilated input, or separately as ``([lo...], [hi...])``; negative to crop the
-            *dilated* input, as in PyTorch and JAX. Default: ``0``.
+            after the dilated input, or separately as ``([lo...], [hi...])``. A negative number
+            crops the *dilated* input, as in PyTorch and JAX. Default: ``0``.
         kernel_dilation (int or list(int), optional): Samples from tap to tap. Default: ``1``.
         input_dilation (int or list(int), optional): Samples of the dilated input per input sample.
             Default: ``1``.

@@ -123,8 +123,9 @@ def stream_step(
     Raises:
         ValueError: If the chunk has another batch or other channels than the stream. Also if a row
             cannot begin anew here, because its outputs would not be in step with those of the other
-            rows: with a `stride`, if the samples so far are no multiple of it; if fewer than
-            ``state.latency[1]`` samples have come; or if the output is ahead of the input.
+            rows. The samples so far must be a multiple of a `stride`, at least
+            ``state.latency[1]`` samples must have come, and the output must not be ahead of the
+            input.
     """
     _check("stream_step", state, weight)
     if reset is not None:

@@ -61,9 +61,9 @@ class StreamedModel:
         Raises:
             ValueError: If the chunk has another batch or other channels than the stream. Also if an
                 item cannot begin anew here, because its outputs would not be in step with those of
-                the others: where a rate is lowered, if the samples so far are no multiple of that;
-                if too few have come, or come with this chunk; if the output is ahead of the input;
-                or if the model does not keep the items apart.
+                the others. Where the model lowers the rate, the samples so far must be a multiple
+                of that. Enough samples must have come, and come with this chunk. The output must
+                not be ahead of the input, and the model must keep the items apart.
         """
         self._begin(x)
         restarts = self._restarts

@@ -100,8 +100,8 @@ def resample_poly(
     Args:
         x (array): The signal, of any shape.
         up (int): By how much to upsample. If `window` is no filter, `up` and `down` must be at
-            most 131,072 without their common divisors: the filter then designed has 20 taps for
-            each of the larger one.
+            most 131,072 without their common divisors. The filter that is designed has 20 taps
+            for each of the larger one.
         down (int): By how much to downsample.
         axis (int, optional): Along which axis. Default: ``0``.
         window (str, tuple or array, optional): The window of the filter to design,
