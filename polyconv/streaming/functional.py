@@ -230,7 +230,9 @@ def _check_moment(state: StreamState, reset: mx.array) -> None:
     refuse_moment("stream_step", outputs, None if is_apart else line.apart, inputs)
 
 
-def refuse_moment(op: str, late: int, apart: int | None, least: int) -> NoReturn:
+def refuse_moment(
+    op: str, late: int, apart: int | None, least: int, came: int | None = None
+) -> NoReturn:
     """Says why rows cannot begin anew: they would be ahead, or out of step, or it is too early.
 
     Args:
@@ -238,14 +240,16 @@ def refuse_moment(op: str, late: int, apart: int | None, least: int) -> NoReturn
         late (int): By how many samples the output is behind.
         apart (int or None): Of how many samples a multiple must have come, if it has not.
         least (int): How many samples must have come.
+        came (int, optional): How many have. A state does not know. Default: not known.
     """
     if late < 0:
         must = "reset must come to a stream whose output is not ahead of its input"
         arguments.refuse(op, must, f"a latency of {late} samples")
     if apart is not None:
         must = f"reset must come after a multiple of {apart} samples"
-        arguments.refuse(op, must, "another number of them")
-    arguments.refuse(op, f"reset must come after at least {least} samples", "fewer")
+        arguments.refuse(op, must, "another number of them" if came is None else str(came))
+    got = "fewer" if came is None else str(came)
+    arguments.refuse(op, f"reset must come after at least {least} samples", got)
 
 
 def is_none(reset: mx.array) -> bool:
