@@ -10,7 +10,7 @@ RUN := $(BIN)/polyconv run
 
 .SECONDARY:
 .PHONY: help environment demo griffin-lim train test test-slow test-full test-mac test-nvidia test-metal test-gpu fuzz leak sweep guarantee
-.PHONY: lint figures gallery docs docs-serve distributed bench bench-models bench-call bench-cuda metal-fit models stream-models clean
+.PHONY: dist lint figures gallery docs docs-serve distributed bench bench-models bench-call bench-cuda metal-fit models stream-models clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ test-gpu: ## the suite on an NVIDIA GPU, each file a process; MLX's CUDA backend
 guarantee: $(STAMP)-test ## traces 10,000 random calls and every real layer: what Metal would run
 	$(BIN)/python -m tests.campaigns.guarantee --cases 10000
 
+dist: $(STAMP)-dist ## wheel and sdist into build/dist: checked, and the wheel used in an empty environment
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
+	$(BIN)/python -m twine check --strict build/dist/*
+	$(BIN)/python -m tests.campaigns.release build/dist
+
 lint: $(STAMP)-lint ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,7 +111,7 @@ bench-call: $(STAMP)-test ## what a call costs in Python, planned for three devi
 		--device $$device --json $(BENCHMARKS)/call-$$device.json || exit 1; done
 	$(BIN)/python $(BENCHMARKS)/call_page.py
 
-bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks and the README's table
+bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes docs/benchmarks
 	$(BENCH) --cases $(BENCHMARKS)/cases.toml $(RIVALS) --out $(BENCHMARKS)/rivals.json
 	$(BENCH) --cases $(BENCHMARKS)/lengths.toml $(RIVALS) --seconds 2 --out $(BENCHMARKS)/lengths.json
 	$(BENCH) --cases tests/data/real_layers.csv --rivals torch,onnxruntime --no-native --methods '' \
@@ -118,6 +124,7 @@ bench: $(STAMP)-bench ## times polyconv against other frameworks, and writes doc
 
 figures: $(STAMP)-examples ## draws docs/figures
 	$(BIN)/python docs/figures/draw.py
+	$(BIN)/python docs/figures/front.py
 	$(BIN)/python docs/figures/house.py
 
 gallery: $(STAMP)-examples ## runs the examples, and writes the pictures of docs/gallery.md

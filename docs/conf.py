@@ -1,30 +1,17 @@
 """How Sphinx builds the site from these pages: `make docs`, into build/site."""
 
 import re
+import shutil
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
 
-# Sections of the sidebar. A page that is in none lands in the last one, "More".
-NAVIGATION = {
-    "Understand": ["polyphase", "choosing", "explain", "The Metal guarantee <macs>"],
-    "Use": [
-        "switching",
-        "tuning",
-        "training",
-        "streaming",
-        "memory",
-        "threads",
-        "distributed",
-        "griffin_lim",
-    ],
-    "Compare": ["benchmarks/README", "differences", "gallery"],
-    "Look up": ["api", "reference", "cli"],
-    "Work on it": ["design", "add_a_method", "add_a_device", "add_mlx_rules"],
-}
+from navigation import navigation  # noqa: E402
 
 project = "polyconv"
 author = "The polyconv authors"
@@ -54,15 +41,8 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_extra_path = ["llms.txt"]  # `python docs/pages.py` writes it
 pygments_style, pygments_dark_style = "friendly", "github-dark"
-
-
-def navigation() -> dict[str, list[str]]:
-    """The sections, with all pages that they do not name behind them."""
-    named = {re.sub(r".*<(.*)>", r"\1", page) for pages in NAVIGATION.values() for page in pages}
-    pages = {path.stem for path in DOCS.iterdir() if path.suffix in (".md", ".rst")}
-    rest = sorted(pages - named - {"index"})
-    return NAVIGATION | ({"More": rest} if rest else {})
 
 
 def add_navigation(name: str) -> str:
@@ -93,5 +73,13 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = text.replace("\n\n```\n", "\n```\n") + add_navigation(name)
 
 
+def copy_sources(app: Sphinx, error: Exception | None) -> None:
+    """Puts each page's text beside it, where llms.txt links to."""
+    for folder in (".", "benchmarks"):
+        for path in [*(DOCS / folder).glob("*.md"), *(DOCS / folder).glob("*.rst")]:
+            shutil.copy(path, app.outdir / folder)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", read_page)
+    app.connect("build-finished", copy_sources)

@@ -26,29 +26,42 @@ DEVICES = {
 }
 METAL = DEVICES["M4 Max"]
 
-PAGE = """# The Metal guarantee
+PAGE = """# Metal: what is guaranteed, and how that is known
 
-On a Mac's GPU, of all that polyconv issues there, by whatever method `auto` takes, forward and in
-gradients:
+You will get three promises for a Mac's GPU, how they are known without a Mac, and what real layers are predicted
+to gain. [Words](words.md) explains *window*, *unfold* and the others. To ask about a layer of your own, on a Mac of your choice:
 
-* **No convolution unfolds its input**: MLX takes no path that copies every window before it multiplies.
-* **No convolution reads outside its input.** Some of MLX's kernels do for some shapes; these are avoided.
+```sh
+polyconv explain conv_transpose1d --input 1,128,512 --weight 256,16,512 --stride 8 --padding 4 --device m2
+```
+
+## The guarantee
+
+It holds for all that polyconv issues there, by whatever method `auto` takes, forward and in gradients:
+
+* **No convolution unfolds its input.** MLX takes no path that copies every window before it multiplies.
+* **No convolution reads outside its input.** Some of MLX's kernels do for some shapes, and these are avoided.
 * **float32 is not rounded.** On an M5 MLX makes products of float32 by TF32, to 1e-3. `auto` makes none
   there, unless `MLX_ENABLE_TF32` is set. The weight's gradient is made of products on every device.
 
-Among the plans that keep this promise, MLX's own op included, `auto` takes the one of the least
-predicted time. Of two within 5 % it takes the one that allocates less.
+Many plans keep this promise, MLX's own op among them. `auto` takes the one of the least predicted time. Of two within
+5 % it takes the one that allocates less.
 
-How it is known, without a Mac: by a model of MLX's dispatch code that agrees with 2,646 recorded calls
-of that code ([explain](explain.md)), under the rules of every version from 0.31.2 to 0.32.4. `make guarantee`
-traces every convolution of 10,000 random calls and of all layers below, with their gradients. On a Mac
-`make test-metal` checks parity, peak memory and MLX's own hazards, and prints a report. Times are
-predicted by [a model of timings that others published](benchmarks/metal_fit.md). Nothing was measured
-on Metal by us, and no speed is promised: `polyconv bench` times a layer on your Mac.
-
-Where no path of MLX's would hold the promise as a call stands, channels are filled up with zeros, or a
-1D convolution is issued as a 2D one, or a 3D one as several 2D ones; the last column below says which.
+No path of MLX's may hold the promise as a call stands. Then channels are filled up with zeros, or a 1D convolution
+is issued as a 2D one, or a 3D one as several 2D ones. The last column below says which.
 `method="native"` asks for MLX's own op and gets it, whatever it does.
+
+## How it is known
+
+There was no Mac. A model of MLX's dispatch code says which kernel MLX takes. It agrees with 2,646 recorded calls of
+that code ([explain](explain.md)).
+
+* `make guarantee` traces every convolution of 10,000 random calls and of all layers below, with their gradients,
+  under the rules of every version from 0.31.2 to 0.32.4.
+* `make test-metal` on a Mac checks results, peak memory and MLX's own hazards, and prints a report.
+* Times are predicted by [a model of timings that others published](benchmarks/metal_fit.md).
+
+Nothing was measured on Metal by us, and no speed is promised. `polyconv bench` times a layer on your Mac.
 
 ## Predicted gain
 
@@ -66,8 +79,8 @@ LAYER_TABLE = """
 
 What `auto` takes, the time predicted for it, and that for MLX's own op. **native** marks the layers
 where that one is taken. *MACs* are the multiply-accumulates of the plan for an M4 Max against the
-ideal: all taps on all samples, edges aside, and the channels as they are; *dx* and *dw* are those of
-the gradients of input and weight.
+ideal. The ideal is all taps on all samples, edges aside, and the channels as they are. *dx* and *dw* are those
+of the gradients of input and weight.
 
 """
 

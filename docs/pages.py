@@ -1,4 +1,4 @@
-"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md and the README's block.
+"""Writes the generated pages: docs/explain.md, docs/macs.md, docs/cli.md, docs/llms.txt.
 
     python docs/pages.py
 
@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 from unittest import mock
 
+import llms
 import macs_page
 
 from polyconv.__main__ import main as polyconv_main
@@ -27,9 +28,9 @@ METAL = Metal("m4-max", DEVICES["m4-max"])
 TELLING = (
     (
         "The repro of MLX issue 3082: an inverse STFT's overlap-add",
-        "MLX puts 1023 zeros between the samples and copies every window of the result, 4096 samples "
-        "for each of 5 million outputs, into a buffer as large as the device allows. The phases "
-        "need no zero and no copy.",
+        "MLX puts 1023 zeros between the samples and copies every window of the result: 4096 samples "
+        "for each of 5 million outputs. The copies go into a buffer as large as the device allows. The "
+        "phases need no zero and no copy.",
         ("conv_transpose1d", (1, 5158, 1), (1, 4096, 1), {"stride": 1024}),
     ),
     (
@@ -63,23 +64,26 @@ TELLING = (
 
 EXPLAIN = """# Explain
 
-`polyconv explain` says what each method would do with a call on a Mac, which one is taken, and why.
-It computes nothing and measures nothing. Kernels and bytes come from a model of MLX's dispatch code
-(`polyconv/metal/kernels.py`), times from [a model of timings that others
-published](benchmarks/metal_fit.md) (`polyconv/metal/seconds.py`). For MLX 0.32.2 it agrees with 2,646 recorded calls of that code in the kernel
-and in every allocation ([where from](../tests/data/metal_golden.md)); the rules of 0.31.2, 0.32.0
-and 0.32.1 were read from the differences between their sources, those of 0.32.3 and 0.32.4 from the
-binaries of their macOS wheels, and nothing recorded checks them.
-If the MLX that runs is newer than the newest rules, explain says so in a line of its own.
+You will get a table of what each method would do with a call on a Mac, which one is taken, and why:
 
-How to read a table. Each row is a way to compute the same output; the arrow marks what `auto` takes.
+```sh
+polyconv explain conv_transpose1d --input 1,128,512 --weight 256,16,512 --stride 8 --padding 4
+```
+
+It computes nothing and measures nothing, so it needs no Mac. [What it prints](#hifi-gans-first-upsampling-layer)
+is shown below.
+
+## How to read a table
+
+Each row is a way to compute the same output. The arrow marks what `auto` takes. ([Words](words.md) explains
+*phase*, *tap*, *unfold* and the others.)
 
 | column | says |
 |---|---|
 | predicted | the time of one call with a plain weight, between bounds that hold nine times in ten; with a packed weight below |
 | timings | how many published timings the least tested of its kernels rests on: under five tell little |
 | launches | the kernels that run |
-| convs, taps | how many convolutions MLX is given, and how large the largest kernel among them is |
+| convs, taps | how many convolutions MLX is given, and how large the largest kernel among them is; `16x1` is a 2D one |
 | MACs | multiply-accumulates that they spend |
 | on zeros | the share of them beyond what the phases need: on zeros between samples, zero taps, spare frames, padded channels |
 | Metal kernel | the path that MLX takes; `explicit_*` copies every window of the input before it multiplies |
@@ -87,53 +91,82 @@ How to read a table. Each row is a way to compute the same output; the arrow mar
 | other | all else besides input, weight and output: packed weights, padded inputs, outputs that are still to be interleaved, scratch |
 | peak | input, weight, output and all of that, if nothing were freed on the way |
 
-`native as 2D` is MLX's own op, given one more axis of size 1: in 1D that reaches the 2D kernel that
-skips zeros, in one line of code. What is predicted, only the Mac can confirm: `polyconv bench
-conv_transpose1d --input ... --weight ... --stride ...` times all of them there.
+`native as 2D` is MLX's own op, given one more axis of size 1. In 1D that reaches the 2D kernel that
+skips zeros, in one line of code. It is no method of polyconv's.
 
-`--device m1,m2-pro,m4-max` shows the times on several Macs side by side. A name without its memory is the
-smallest machine with that chip.
+## Where the numbers come from
+
+Kernels and bytes come from a model of MLX's dispatch code (`polyconv/metal/kernels.py`). Times come from [a model of
+timings that others published](benchmarks/metal_fit.md) (`polyconv/metal/seconds.py`).
+
+| rules of MLX | how they were found |
+|---|---|
+| 0.32.2 | they agree with 2,646 recorded calls of the code, in the kernel and in every allocation ([where from](../tests/data/metal_golden.md)) |
+| 0.31.2, 0.32.0, 0.32.1 | read from the differences between their sources; nothing recorded checks them |
+| 0.32.3, 0.32.4 | read from the binaries of their macOS wheels; nothing recorded checks them |
+
+If the MLX that runs is newer than the newest rules, explain says so in a line of its own.
+
+What is predicted, only a Mac can confirm. `polyconv bench conv_transpose1d --input ... --weight ... --stride ...`
+times all rows there.
 
 On Metal polyconv issues no convolution that unfolds and none that reads outside its input, forward
-or in gradients, under any of these rules. Channels that do not fill the tiles of MLX's fast kernels
-are filled up with zeros as far as the rule at hand asks, or a 1D convolution is issued as a 2D one,
-or a 3D one as several 2D ones, whichever is predicted fastest. `make guarantee` traces every
-convolution of 10,000 random calls and of all layers in [the table of real layers](macs.md).
+or in gradients, under any of these rules ([the guarantee](macs.md)). For that some calls take another form. Channels
+that do not fill the tiles of MLX's fast kernels are filled up with zeros, as far as the rule at hand asks. Or a 1D
+convolution is issued as a 2D one, or a 3D one as several 2D ones. The form of the least predicted time is taken.
+`make guarantee` traces every convolution of 10,000 random calls, and of all layers in [the table of real
+layers](macs.md).
 
-The same from Python: `polyconv.explain(op, input, weight, ...)` returns an object to print, or
-`.to_dict()`. Options: `--device` names another Mac (on a Mac the default is that Mac), `--json`
-prints a dict, and `--batch ROWS.JSONL` predicts `path` and `unfold_bytes` of recorded calls, one JSON
-object a line. `--model module:factory --input 1,80,128` runs what the factory makes on zeros and
-explains each transposed convolution that it calls, largest first, under a table with totals, but
-for calls through a name imported from `mlx.core`. A model that begins with an embedding takes tokens:
-`--input 1,128:int32:0..1000` gives it ints from 0 up to 999. `polyconv.explain_model(model, ...)`
-returns the same explanations as a list, of a shape or an array for each argument:
-`polyconv.explain_model(model, mx.zeros((1, 128), mx.int32))`. `with polyconv.planning_for("m4-max"):` plans as
-if on that device and runs on the present one, with the same numbers. `polyconv doctor` prints which
-MLX, device, BLAS and kernel rules are in force.
+## Other questions
+
+* **Several Macs.** `--device m1,m2-pro,m4-max` shows the times side by side. A name without its memory is the
+  smallest machine with that chip. On a Mac the default is that Mac, elsewhere an M4 Max.
+* **A whole model.** `--model module:factory --input 1,80,128` runs what the factory makes, on zeros. It explains each
+  transposed convolution that the model calls, largest first, under a table with totals. It does not see calls through
+  a name imported from `mlx.core`.
+* **Tokens.** A model that begins with an embedding takes ints: `--input 1,128:int32:0..1000` gives it ints from 0 up
+  to 999.
+* **For programs.** `--json` prints a dict. `--batch ROWS.JSONL` predicts `path` and `unfold_bytes` of recorded calls,
+  one JSON object a line.
+* **What is in force.** `polyconv doctor` prints which MLX, device, BLAS and kernel rules are.
+
+The same from Python:
+
+* `polyconv.explain(op, input, weight, ...)` returns an object to print, or `.to_dict()`.
+* `polyconv.explain_model(model, ...)` returns a list of these, of a shape or an array for each argument:
+  `polyconv.explain_model(model, mx.zeros((1, 128), mx.int32))`.
+* `with polyconv.planning_for("m4-max"):` plans as if on that device. It runs on the present one, with the same numbers.
 """
 
 CLI = """# Command line
 
-`polyconv`, or `python -m polyconv`, has five commands. A shape is a list with commas, channels last; an
-option is an int, or a list with one int per spatial axis. Exit code 2 is a usage error, told in one line.
+You will get what each of the five commands of `polyconv`, or `python -m polyconv`, does and takes. The first to try
+says what is in force on your machine:
+
+```sh
+polyconv doctor
+```
+
+A shape is a list with commas, channels last. An option is an int, or a list with one int per spatial axis. Exit code
+2 is a usage error, told in one line.
 """
 
 COMMANDS = {
     "explain": (
-        "Says what each method would do with a call on a Mac, which is taken, and why; computes nothing. "
+        "Says what each method would do with a call on a Mac, which is taken, and why. It computes nothing. "
         "[How to read what it prints](explain.md). With `--model` there is an `--input` for each argument "
-        "of the model, in order. Behind its shape may stand a dtype, else that of `--dtype`, and behind "
-        "that a range of ints, else it is zeros: `--input 1,128:int32:0..1000` is 1 by 128 ints from 0 up "
-        "to 999, the tokens of a vocabulary of 1,000, as a model takes them that begins with an embedding."
+        "of the model, in order. Behind the shape may stand a dtype, in place of that of `--dtype`. Behind "
+        "the dtype may stand a range of ints, in place of zeros. `--input 1,128:int32:0..1000` is 1 by 128 "
+        "ints from 0 up to 999: the tokens of a vocabulary of 1,000, for a model that begins with an embedding. "
+        "`--plot call.svg` also draws time, bytes and MACs by method, of one call on one device."
     ),
     "bench": (
-        "Times MLX's own op and every method, here, or with `--models` [whole "
-        "models](benchmarks/whole_models.md); `--calibrate` measures what `auto` weighs methods by "
+        "Times MLX's own op and every method, here. With `--models` it times [whole "
+        "models](benchmarks/whole_models.md). `--calibrate` measures what `auto` weighs methods by "
         "([choosing a method](choosing.md)). [What it found](benchmarks/README.md)."
     ),
     "tune": (
-        "Times every plan of each convolution that a model calls, MLX's own op among them, here, and writes a "
+        "Times every plan of each convolution that a model calls, MLX's own op among them, here. It writes a "
         "file by which `auto` takes the fastest ([tuning](tuning.md)). It takes the `--model` and `--input` of "
         "`explain`, or one call, or a file of cases. A bar on standard error says how far it is."
     ),
@@ -142,12 +175,12 @@ COMMANDS = {
     ),
     "run": (
         "Runs a program as `python` would, but fast on a bare Linux machine. MLX's Linux wheel brings a "
-        "slow BLAS along. This command finds a fast one and starts Python with it, so that processes "
+        "slow BLAS along. This command finds a fast one and starts Python with it. Processes "
         "which the program starts have it too. It looks for what `POLYCONV_BLAS` names, for the OpenBLAS "
         "of the extra `openblas` (which `polyconv[cpu]` includes), then for that of conda or the system. "
         "It makes one copy of the extra's library, under the names that MLX asks for, in "
-        "`~/.cache/polyconv`. It asks glibc for huge pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, unless "
-        "that variable is set), and lets MLX keep more freed memory on a CPU. On a Mac it finds nothing to do. It says on one line of standard error what it did."
+        "`~/.cache/polyconv`. It asks glibc for huge pages, by `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, unless "
+        "that variable is set. It lets MLX keep more freed memory on a CPU. On a Mac it finds nothing to do. It says on one line of standard error what it did."
     ),
 }
 
@@ -167,10 +200,6 @@ def console(op: str, x: tuple[int, ...], w: tuple[int, ...], options: dict[str, 
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
     shapes = " ".join(f"--{k} {','.join(map(str, v))}" for k, v in (("input", x), ("weight", w)))
     return f"```console\n$ polyconv explain {op} {shapes} {flags}\n{told}\n```\n"
-
-
-def readme_block() -> str:
-    return console(*TELLING[1][2])
 
 
 def cli_page() -> str:
@@ -193,11 +222,7 @@ def main() -> None:
     (ROOT / "docs" / "explain.md").write_text(explain_page())
     (ROOT / "docs" / "macs.md").write_text(macs_page.page())
     (ROOT / "docs" / "cli.md").write_text(cli_page())
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    start = text.index("```console")
-    end = text.index("```\n", start + 3) + 4
-    readme.write_text(text[:start] + readme_block() + text[end:])
+    (ROOT / "docs" / "llms.txt").write_text(llms.text())
 
 
 if __name__ == "__main__":

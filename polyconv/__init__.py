@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from polyconv.streaming.resample import resample_poly, upfirdn
     from polyconv.streaming.resample_stream import ResampleStream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PolyConvTranspose",

@@ -13,13 +13,12 @@ from typing import Any, NoReturn
 from polyconv.bench import cases, running
 from polyconv.bench import command as benching
 from polyconv.inspection import explain as inspection
-from polyconv.inspection import report
-from polyconv.inspection.report import Explanation
+from polyconv.inspection import report, terminal
 from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
 from polyconv.planning.devices import Metal
-from polyconv.problem.arguments import one_line
+from polyconv.problem.arguments import one_line, refuse
 from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
@@ -82,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
     )
     explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.SVG",
+        help="also draw time, bytes and MACs by method; of one call on one device",
+    )
     explain.add_argument(
         "--batch",
         type=Path,
@@ -176,7 +181,11 @@ def _names(text: str) -> list[str]:
 
 def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.op is None or args.input is None or args.weight is None:
-        raise ValueError("needs an op, --input and --weight")
+        given = {"op": args.op, "--input": args.input, "--weight": args.weight}
+        missing = [name for name, value in given.items() if value is None]
+        refuse(
+            args.command, "op, --input and --weight must be given", f"no {' and no '.join(missing)}"
+        )
     options = {name: getattr(args, name) for name in (*_OPTIONS, "groups", "flip")}
     options = {name: value for name, value in options.items() if value is not None}
     lo, hi = options.pop("padding_lo", None), options.pop("padding_hi", None)
@@ -186,7 +195,8 @@ def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args.command != "bench":
         given, *typed = given
         if typed != [None, None]:
-            raise ValueError("an op takes one --dtype; only --model takes that of an input")
+            must = "--input of an op must be a shape alone, as its dtype is that of --dtype"
+            refuse(args.command, must, " and ".join(str(each) for each in typed if each))
     shapes = (_listed(given), _listed(args.weight))
     return (args.op, *shapes), {"dtype": args.dtype, **options}
 
@@ -198,7 +208,12 @@ def _listed(value: Any) -> list[int]:
 def _explain(args: argparse.Namespace) -> None:
     names = args.device or [None]
     if len(names) > 1 and (args.batch or args.model):
-        raise ValueError("--batch and --model take one --device")
+        refuse("explain", "--device must be one with --batch or --model", ",".join(names))
+    if args.plot and (args.batch or args.model or len(names) > 1):
+        got = (
+            "--batch" if args.batch else "--model" if args.model else f"--device {','.join(names)}"
+        )
+        refuse("explain", "--plot must be of one call on one --device", got)
     if args.batch:
         _print_batch(args.batch, inspection.metal_named(names[0]))
     elif args.model:
@@ -208,7 +223,9 @@ def _explain(args: argparse.Namespace) -> None:
         options["max_workspace"] = args.max_workspace
         told = [inspection.explain(*call, device=name, **options) for name in names]
         if len(told) == 1:
-            _print(told[0], args.json)
+            if args.plot:
+                terminal.draw(told[0], args.plot)
+            terminal.show(told[0], args.json)
         elif args.json:
             print(json.dumps([each.to_dict() for each in told]))
         else:
@@ -224,7 +241,7 @@ def _print_batch(path: Path, metal: Metal) -> None:
                 choice = predict_row(json.loads(line), metal.limits, metal.rules)
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 reason = f"no field or value {error}" if isinstance(error, LookupError) else error
-                raise ValueError(f"{path}, line {number}: {reason}") from error
+                refuse("explain", f"{path}, line {number}, must be a recorded call", str(reason))
             print(json.dumps({"path": choice.path, "unfold_bytes": choice.unfold_bytes}))
 
 
@@ -232,12 +249,22 @@ def _model_of(args: argparse.Namespace) -> tuple[Callable[..., Any], list[Any]]:
     """What `--model` makes, and its arguments."""
     module, _, factory = args.model.partition(":")
     if not factory or not args.input:
-        raise ValueError("--model needs module:factory, and --input for each argument")
+        must = "--model must be MODULE:FACTORY, and --input given for each argument"
+        refuse(args.command, must, f"{args.model} and {'an' if args.input else 'no'} --input")
     if args.op or args.weight:
-        raise ValueError("--model takes no op and no --weight")
+        refuse(
+            args.command,
+            "op and --weight must be left out with --model",
+            str(args.op or args.weight),
+        )
     sys.path.insert(0, "")  # as `python -m` finds modules of the current directory
     model = getattr(importlib.import_module(module), factory)()
     return model, [_argument(*each) for each in args.input]
+
+
+def _refuse_model(args: argparse.Namespace, error: Exception) -> NoReturn:
+    must = f"{args.model or args.cases or args.op} must run with what is given"
+    refuse(args.command, must, f"{type(error).__name__}: {error}")
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -256,7 +283,7 @@ def _tune(args: argparse.Namespace) -> None:
     except (ValueError, OSError):
         raise
     except Exception as error:  # the model's own, of any kind
-        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
+        _refuse_model(args, error)
     print(f'{args.out} is for polyconv.use_tuning("{args.out}"), or POLYCONV_TUNING={args.out}')
 
 
@@ -265,7 +292,7 @@ def _print_model(args: argparse.Namespace) -> None:
     try:
         told = recording.explain_model(model, *given, dtype=args.dtype, device=_one(args.device))
     except Exception as error:  # the model's own, of any kind
-        raise ValueError(f"the model raised {type(error).__name__}: {error}") from error
+        _refuse_model(args, error)
     if args.json:
         calls = [{"where": f.where, "calls": n, **each.to_dict()} for f, n, each in told]
         print(json.dumps(calls))
@@ -273,38 +300,11 @@ def _print_model(args: argparse.Namespace) -> None:
     print("\n".join(report.summary([(f.where, f.lib, n, each) for f, n, each in told])))
     for _, _, each in told:
         print()
-        _print(each, as_json=False)
+        terminal.show(each, as_json=False)
 
 
 def _one(names: list[str] | None) -> str | None:
     return names[0] if names else None
-
-
-def _print(explanation: Explanation, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(explanation.to_dict()))
-    elif not sys.stdout.isatty() or not _print_rich(explanation):
-        print(explanation)
-
-
-def _print_rich(explanation: Explanation) -> bool:
-    """Prints a table that fits the terminal, if `rich` (an extra) is there."""
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        return False
-    headings, *rows = report.rows(explanation)
-    table = Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0].startswith("->") else None)
-    console = Console(highlight=False)
-    console.print(explanation.call, "->", str(explanation.output_shape), markup=False)
-    console.print(table)
-    for note in report.notes(explanation):
-        console.print(note, markup=False)
-    return True
 
 
 if __name__ == "__main__":

@@ -142,9 +142,9 @@ def in_words(found: dict[str, Any]) -> str:
     peak = max(each["peak_bytes"] for each in two["ranks"]) / 1e6
     return (
         f"An hour of sound took one process {alone:.0f} s and two {slowest:.0f} s, "
-        f"{alone / slowest:.2f} times as fast,\n"
-        f"with at most {peak:.0f} MB of MLX's memory each and {halo:,} bytes "
-        f"of halo in all ({two['machine']}, one\nthread each, OpenBLAS preloaded)."
+        f"{alone / slowest:.2f} times as fast.\n"
+        f"Each had at most {peak:.0f} MB of MLX's memory, and {halo:,} bytes "
+        f"of halo were sent in all ({two['machine']}, one\nthread each, OpenBLAS preloaded)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks/rivals.md and real_layers.md, their plots, and the README's table.
+"""Writes docs/benchmarks/rivals.md and real_layers.md, their plots, and tables in other pages.
 
 From rivals.json, real_layers.json and lengths.json, which `make bench` writes.
 """
@@ -16,6 +16,7 @@ from polyconv.bench import command, scores
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
+INDEX = HERE / "README.md"
 MEMORY = HERE.parent / "memory.md"
 
 ABOUT = """
@@ -164,7 +165,7 @@ def plot_lengths(rows: Sequence[dict[str, Any]]) -> None:
     figure.savefig(HERE / "lengths.png", dpi=110)
 
 
-def readme_table(rows: Sequence[dict[str, Any]]) -> str:
+def layers_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "| layer | `mx.conv_transpose*` | polyconv | packed once | best other framework | "
         "packed once, times as fast as MLX / as that other | max abs error, ours / PyTorch's |",
@@ -393,7 +394,7 @@ def _whole_line(row: dict[str, Any]) -> str:
 
 
 def models_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The README's first table."""
+    """The README's table."""
     lines = [
         "| whole model | MLX's layers | converted, packed | PyTorch | ONNX Runtime "
         "| times as fast as MLX / as the best other | max abs error, ours / PyTorch's |",
@@ -519,10 +520,10 @@ def main() -> None:
         (HERE / f"{name}.md").write_text(text)
     plot_ratios(found["rivals"]["rows"])
     plot_lengths(found["lengths"]["rows"])
-    table = readme_table(found["rivals"]["rows"])
-    text = with_table(README.read_text(), "layers", table)
+    table = layers_table(found["rivals"]["rows"])
+    INDEX.write_text(with_table(INDEX.read_text(), "layers", table))
     whole = models_table(found["whole_models"]["rows"])
-    README.write_text(with_table(text, "models", whole))
+    README.write_text(with_table(README.read_text(), "models", whole))
     text = with_table(MEMORY.read_text(), "limits", limits_table(found["memory"]))
     MEMORY.write_text(with_table(text, "int32", int32_table(found["above_int32"])))
 

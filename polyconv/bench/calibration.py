@@ -199,7 +199,7 @@ def check_device() -> Device:
     """
     where = device.device_for(None)
     if isinstance(where, Metal) and device.is_planned_elsewhere():
-        arguments.refuse("bench", "rates must be those of this machine", where.name)
+        arguments.refuse("bench", "--calibrate must be of this machine", where.name)
     return where
 
 

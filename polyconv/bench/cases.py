@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,19 @@ def read(path: Path) -> list[dict[str, Any]]:
         ValueError: If it is neither, or if it is TOML on Python 3.10.
         OSError: If it cannot be read.
     """
+    try:
+        text = path.read_text()
+    except ValueError as error:  # bytes that are no text
+        refuse("bench", f"{path.name} must be a text file", str(error))
     if path.suffix == ".csv":
-        try:
-            return list(rows(path.read_text()))
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-            must = f"{path.name} must hold a layer in each row, as tests/data/real_layers.csv"
-            refuse("bench", must, "something else")
+        return list(_rows(text, path.name))
     try:
         tomllib = importlib.import_module("tomllib")
     except ImportError:
-        refuse("bench", "--cases needs Python 3.11 or later for TOML", "an older one")
+        must = "--cases must be CSV, or TOML on Python 3.11 or later"
+        refuse("bench", must, f"{path.name} on Python {platform.python_version()}")
     try:
-        found = tomllib.loads(path.read_text()).get("case", [])
+        found = tomllib.loads(text).get("case", [])
     except (ValueError, RecursionError) as error:
         refuse("bench", f"{path.name} must be TOML", str(error))
     if not isinstance(found, list) or not found or not all(map(_is_case, found)):
@@ -50,20 +52,33 @@ def _is_case(case: Any) -> bool:
     return isinstance(case["name"], str) and isinstance(case["op"], str)
 
 
-def rows(text: str) -> Iterator[dict[str, Any]]:
-    """The rows of a table of layers, each shape once."""
+def _rows(text: str, file: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table of layers, each shape once. `file` is its name, for errors."""
+    must = f"{file} must hold a layer in each row, as tests/data/real_layers.csv"
+    try:
+        table = [*csv.DictReader(text.splitlines())]
+    except csv.Error as error:
+        refuse("bench", must, str(error))
     seen = set()
-    for row in csv.DictReader(text.splitlines()):
-        ndim, groups = int(row["dims"]), int(row["groups"])
-        options = {name: _per_axis(row[name], ndim) for name in _OPTIONS}
-        shape = (int(row["N"]), *_per_axis(row["S"], 1), int(row["C"]))
-        weight = (int(row["O"]), *_per_axis(row["K"], 1), int(row["C"]) // groups)
-        call = {"op": f"conv_transpose{ndim}d", "input": shape, "weight": weight, **options}
-        key = (*call.values(), groups)
+    for number, row in enumerate(table, 1):
+        try:
+            case = _layer(row)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            refuse("bench", must, f"{shown(row)} in row {number}")
+        key = tuple(value for name, value in case.items() if name != "name")
         if key not in seen:
             seen.add(key)
-            name = f"{row['model']} {row['S']}x{row['C']} to {row['O']}, K{row['K']}"
-            yield {"name": f"{name} s{row['stride']}", **call, "groups": groups}
+            yield case
+
+
+def _layer(row: Mapping[str, str]) -> dict[str, Any]:
+    ndim, groups = int(row["dims"]), int(row["groups"])
+    options = {name: _per_axis(row[name], ndim) for name in _OPTIONS}
+    shape = (int(row["N"]), *_per_axis(row["S"], 1), int(row["C"]))
+    weight = (int(row["O"]), *_per_axis(row["K"], 1), int(row["C"]) // groups)
+    name = f"{row['model']} {row['S']}x{row['C']} to {row['O']}, K{row['K']} s{row['stride']}"
+    call = {"op": f"conv_transpose{ndim}d", "input": shape, "weight": weight, **options}
+    return {"name": name, **call, "groups": groups}
 
 
 def _per_axis(text: str, ndim: int) -> tuple[int, ...]:

@@ -153,7 +153,8 @@ def _cases(args: argparse.Namespace) -> None:
 def _models(args: argparse.Namespace) -> None:
     given = [name for name in ("op", "cases", "train", "methods") if getattr(args, name)]
     if given:
-        arguments.refuse("bench", "--models takes no call, --cases, --train or --methods", given[0])
+        must = "--models must stand without a call, --cases, --train and --methods"
+        arguments.refuse("bench", must, given[0])
     chosen = [each for each in model_cases.MODELS if (args.case or "") in each.name]
     if not chosen:
         must = "--case must be like the name of a model"

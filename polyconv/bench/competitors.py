@@ -124,7 +124,7 @@ def rival(name: str, call: Call) -> dict[str, Run]:
     known = {**frameworks.PEERS, **frameworks.TRAINING}
     if name not in known:
         arguments.refuse(
-            "bench", f"rivals must be among {', '.join(frameworks.PEERS)}", arguments.shown(name)
+            "bench", f"--rivals must be among {', '.join(frameworks.PEERS)}", arguments.shown(name)
         )
     options = call.options
     if call.op not in TRANSPOSED:

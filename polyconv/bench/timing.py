@@ -104,7 +104,7 @@ def bench(
     problem = problem_of(op, tuple(input), tuple(weight), dtype, options)
     arguments.positive("bench", "rounds", rounds)
     if problem.is_empty:
-        arguments.refuse("bench", "arrays must have elements", f"{input} and {weight}")
+        arguments.refuse("bench", "input and weight must have elements", f"{input} and {weight}")
     call = Call(op, options, problem, *_drawn(input, weight, shared))
     runs = train_steps(call, native) if train else forwards(call, methods, native, shared)
     for name in rivals:

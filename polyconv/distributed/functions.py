@@ -36,7 +36,9 @@ def conv_transpose1d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> Result:
-    """:func:`polyconv.conv_transpose1d` of a sequence in pieces, one on each rank.
+    """This rank's piece of a 1D transposed convolution, of a sequence in pieces.
+
+    It is :func:`polyconv.conv_transpose1d` of the whole sequence, which no rank has.
 
     All ranks must call it, with the same arguments except `x`, and all must differentiate it the
     same way. Ranks send each other the samples around the cuts, and backward the gradients of
@@ -87,10 +89,24 @@ def conv_transpose2d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> Result:
-    """:func:`polyconv.conv_transpose2d` of a picture in pieces, as :func:`conv_transpose1d`.
+    """This rank's piece of a 2D transposed convolution, of an array in pieces.
+
+    It is :func:`polyconv.conv_transpose2d`, called by all ranks as :func:`conv_transpose1d` here.
 
     Args:
         x (array): The piece of this rank, ``(N, H, W, C_in)``, cut along `axis`, 1 or 2.
+        w (array or PackedWeight): The weight, the same on all ranks.
+        stride, padding, dilation, output_padding, groups: As for
+            :func:`polyconv.conv_transpose2d`.
+        axis, sharding, group, output_sharding, stream, method, max_workspace: As for
+            :func:`conv_transpose1d` here.
+
+    Returns:
+        tuple: This rank's piece of the output, and how the output is cut.
+
+    Raises:
+        ValueError: If an argument does not fit the whole, or the piece is not this rank's.
+        RuntimeError: If a rank was lost. MLX raises it.
     """
     layout = _layout(axis, group, sharding, output_sharding, stream, method, max_workspace)
     given = (stride, padding, dilation, output_padding, groups)
@@ -115,10 +131,24 @@ def conv_transpose3d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> Result:
-    """:func:`polyconv.conv_transpose3d` of a volume in pieces, as :func:`conv_transpose1d`.
+    """This rank's piece of a 3D transposed convolution, of an array in pieces.
+
+    It is :func:`polyconv.conv_transpose3d`, called by all ranks as :func:`conv_transpose1d` here.
 
     Args:
         x (array): The piece of this rank, ``(N, D, H, W, C_in)``, cut along `axis`, 1 to 3.
+        w (array or PackedWeight): The weight, the same on all ranks.
+        stride, padding, dilation, output_padding, groups: As for
+            :func:`polyconv.conv_transpose3d`.
+        axis, sharding, group, output_sharding, stream, method, max_workspace: As for
+            :func:`conv_transpose1d` here.
+
+    Returns:
+        tuple: This rank's piece of the output, and how the output is cut.
+
+    Raises:
+        ValueError: If an argument does not fit the whole, or the piece is not this rank's.
+        RuntimeError: If a rank was lost. MLX raises it.
     """
     layout = _layout(axis, group, sharding, output_sharding, stream, method, max_workspace)
     given = (stride, padding, dilation, output_padding, groups)
@@ -142,7 +172,25 @@ def conv1d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> Result:
-    """:func:`polyconv.conv1d` of a sequence in pieces, as :func:`conv_transpose1d`."""
+    """This rank's piece of a 1D convolution, of an array in pieces.
+
+    It is :func:`polyconv.conv1d`, called by all ranks as :func:`conv_transpose1d` here.
+
+    Args:
+        x (array): The piece of this rank, ``(N, L, C_in)``.
+        w (array or PackedWeight): The weight, the same on all ranks.
+        stride, padding, dilation, groups: As for
+            :func:`polyconv.conv1d`.
+        axis, sharding, group, output_sharding, stream, method, max_workspace: As for
+            :func:`conv_transpose1d` here.
+
+    Returns:
+        tuple: This rank's piece of the output, and how the output is cut.
+
+    Raises:
+        ValueError: If an argument does not fit the whole, or the piece is not this rank's.
+        RuntimeError: If a rank was lost. MLX raises it.
+    """
     layout = _layout(axis, group, sharding, output_sharding, stream, method, max_workspace)
     return _in_pieces("conv1d", x, w, (stride, padding, dilation, groups), layout)
 
@@ -166,7 +214,25 @@ def conv_general(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> Result:
-    """:func:`polyconv.conv_general` of an array in pieces, as :func:`conv_transpose1d`."""
+    """This rank's piece of a convolution of any rank, of an array in pieces.
+
+    It is :func:`polyconv.conv_general`, called by all ranks as :func:`conv_transpose1d` here.
+
+    Args:
+        x (array): The piece of this rank, ``(N, *S, C_in)``, cut along `axis`.
+        w (array or PackedWeight): The weight, the same on all ranks.
+        stride, padding, kernel_dilation, input_dilation, groups, flip: As for
+            :func:`polyconv.conv_general`.
+        axis, sharding, group, output_sharding, stream, method, max_workspace: As for
+            :func:`conv_transpose1d` here.
+
+    Returns:
+        tuple: This rank's piece of the output, and how the output is cut.
+
+    Raises:
+        ValueError: If an argument does not fit the whole, or the piece is not this rank's.
+        RuntimeError: If a rank was lost. MLX raises it.
+    """
     layout = _layout(axis, group, sharding, output_sharding, stream, method, max_workspace)
     given = (stride, padding, kernel_dilation, input_dilation, groups, flip)
     return _in_pieces("conv_general", x, w, given, layout)

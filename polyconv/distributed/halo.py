@@ -23,6 +23,9 @@ def sharding_of(x: mx.array, *, axis: int = 1, group: Group | None = None) -> Sh
 
     Returns:
         Sharding: The same on every rank.
+
+    Raises:
+        ValueError: If `x` is no array that has the axis.
     """
     _check_axis("sharding_of", x, axis)
     group = group_of("sharding_of", group)
@@ -56,7 +59,9 @@ def reshard(
         ValueError: If the piece or the number of ranks is not the sharding's, or lengths differ.
     """
     if not isinstance(to, Sharding) or to.n_ranks != getattr(sharding, "n_ranks", None):
-        arguments.refuse("reshard", "to must be a Sharding for as many ranks", arguments.shown(to))
+        n_ranks = getattr(sharding, "n_ranks", "as many")
+        must = f"to must be a Sharding for {n_ranks} ranks, as sharding"
+        arguments.refuse("reshard", must, arguments.shown(to))
     if to.size != sharding.size:
         arguments.refuse("reshard", f"to must be of {sharding.size} samples", str(to.size))
     group = group_of("reshard", group)

@@ -17,7 +17,7 @@ from polyconv.problem import arguments
 
 
 class AllToShardedConvTranspose1d(AllToSharded):
-    """:class:`polyconv.PolyConvTranspose1d` of which each rank makes a part of the output channels.
+    """1D transposed convolution layer of which each rank makes a part of the output channels.
 
     All ranks have the whole input, and its gradient, which is summed over them. Each rank has a
     part of the output. With ``groups`` each rank has some of the groups.
@@ -37,19 +37,37 @@ class AllToShardedConvTranspose1d(AllToSharded):
 
 
 class AllToShardedConvTranspose2d(AllToSharded):
-    """:class:`AllToShardedConvTranspose1d` with two spatial axes."""
+    """2D transposed convolution layer of which each rank makes a part of the output channels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`AllToShardedConvTranspose1d`.
+        bias, groups, group, max_workspace: As for :class:`AllToShardedConvTranspose1d`.
+
+    Raises:
+        ValueError: If the output channels, or several groups, are not divisible by the ranks.
+    """
 
     _ndim = 2
 
 
 class AllToShardedConvTranspose3d(AllToSharded):
-    """:class:`AllToShardedConvTranspose1d` with three spatial axes."""
+    """3D transposed convolution layer of which each rank makes a part of the output channels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`AllToShardedConvTranspose1d`.
+        bias, groups, group, max_workspace: As for :class:`AllToShardedConvTranspose1d`.
+
+    Raises:
+        ValueError: If the output channels, or several groups, are not divisible by the ranks.
+    """
 
     _ndim = 3
 
 
 class ShardedToAllConvTranspose1d(ShardedToAll):
-    """:class:`polyconv.PolyConvTranspose1d` of which each rank takes a part of the input channels.
+    """1D transposed convolution layer of which each rank takes a part of the input channels.
 
     All ranks have the whole output, and the bias. Each makes an output of its own input channels;
     their sum, in float32, is the output. With ``groups`` each rank has some of the groups, and the
@@ -70,13 +88,31 @@ class ShardedToAllConvTranspose1d(ShardedToAll):
 
 
 class ShardedToAllConvTranspose2d(ShardedToAll):
-    """:class:`ShardedToAllConvTranspose1d` with two spatial axes."""
+    """2D transposed convolution layer of which each rank takes a part of the input channels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`ShardedToAllConvTranspose1d`.
+        bias, groups, group, max_workspace: As for :class:`ShardedToAllConvTranspose1d`.
+
+    Raises:
+        ValueError: If the input channels, or several groups, are not divisible by the ranks.
+    """
 
     _ndim = 2
 
 
 class ShardedToAllConvTranspose3d(ShardedToAll):
-    """:class:`ShardedToAllConvTranspose1d` with three spatial axes."""
+    """3D transposed convolution layer of which each rank takes a part of the input channels.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`ShardedToAllConvTranspose1d`.
+        bias, groups, group, max_workspace: As for :class:`ShardedToAllConvTranspose1d`.
+
+    Raises:
+        ValueError: If the input channels, or several groups, are not divisible by the ranks.
+    """
 
     _ndim = 3
 

@@ -131,6 +131,9 @@ class ShardedLayer(PolyConvTranspose):
                 on all ranks.
             group (Group, optional): The ranks. Default: all.
 
+        Returns:
+            ShardedLayer: Of this class, with this rank's channels of the weight and the bias.
+
         Raises:
             ValueError: If it is no such layer, has another number of spatial axes, or its channels
                 or groups are not divisible by the ranks.

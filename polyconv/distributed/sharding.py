@@ -47,6 +47,12 @@ class Sharding:
 
     Pieces may differ in length, and be empty.
 
+    Args:
+        bounds (tuple(int)): Where pieces begin, from 0 on, and where the last one ends.
+
+    Raises:
+        ValueError: If `bounds` are no ints that rise from 0.
+
     >>> Sharding.even(14, 3)
     Sharding(bounds=(0, 5, 10, 14))
     """
@@ -61,7 +67,17 @@ class Sharding:
 
     @classmethod
     def of_sizes(cls, sizes: Iterable[int]) -> Sharding:
-        """Pieces of these numbers of samples, one for each rank."""
+        """Pieces of these numbers of samples, one for each rank.
+
+        Args:
+            sizes (iterable(int)): The number of samples of each rank.
+
+        Returns:
+            Sharding: Of as many pieces.
+
+        Raises:
+            ValueError: If a size is no int of at least 0.
+        """
         op = "Sharding.of_sizes"
         try:
             listed = [*sizes]
@@ -71,7 +87,18 @@ class Sharding:
 
     @classmethod
     def even(cls, size: int, n_ranks: int) -> Sharding:
-        """Pieces whose lengths differ by one sample at most, the longer ones first."""
+        """Pieces whose lengths differ by one sample at most, the longer ones first.
+
+        Args:
+            size (int): The number of samples of all pieces.
+            n_ranks (int): The number of pieces.
+
+        Returns:
+            Sharding: Of so many pieces.
+
+        Raises:
+            ValueError: If `size` is below 0 or `n_ranks` below 1.
+        """
         op = "Sharding.even"
         size = arguments.integer(op, "size", size)
         if size < 0:

@@ -39,7 +39,8 @@ def group_of(op: str, group: Any) -> Group:
 class Traffic:
     """How much this rank sent and received: samples and their gradients.
 
-    Where a group cannot send, what a rank gives to all counts as sent once.
+    :func:`traffic` makes it. Where a group cannot send, what a rank gives to all counts as sent
+    once.
     """
 
     bytes_sent: int = 0
@@ -52,7 +53,11 @@ _TRAFFIC: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
 
 @contextmanager
 def traffic() -> Iterator[Traffic]:
-    """Counts what is sent and received inside."""
+    """Counts what this rank sends and receives inside.
+
+    Yields:
+        Traffic: Bytes and messages, counted on as they pass.
+    """
     counted = Traffic()
     token = _TRAFFIC.set(counted)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from polyconv.execution.loaded_blas import in_force
 from polyconv.inspection.elf import without_prefix
+from polyconv.problem.arguments import refuse, shown
 
 __all__ = ["INSTALL", "find", "in_force", "preloaded"]
 
@@ -40,8 +41,8 @@ def find() -> Path | None:
     named = os.environ.get("POLYCONV_BLAS")
     if named:
         if not _works(Path(named)):
-            must = "[POLYCONV_BLAS] it must name a library with cblas_sgemm that can be loaded"
-            raise ValueError(f"{must}; got {named!r}")
+            must = "it must name a library with cblas_sgemm that can be loaded"
+            refuse("POLYCONV_BLAS", must, shown(named))
         return Path(named)
     return _of_wheel() or _of_system()
 

@@ -110,7 +110,11 @@ def staleness() -> tuple[str, ...]:
 
 
 def doctor() -> str:
-    """What polyconv finds here: MLX, backend, device limits, BLAS and kernel rules, as text."""
+    """What polyconv finds here: MLX, backend, device limits, BLAS and kernel rules, as text.
+
+    Returns:
+        str: Some ten lines, and what to do about what is slow.
+    """
     rules = rules_for(device.version())
     lines = [
         f"polyconv {_version()}, MLX {mx.__version__}, Python {platform.python_version()}",

@@ -127,6 +127,9 @@ def revert(model: nn.Module) -> list[str]:
 
     Returns:
         list(str): The paths of the layers that were converted.
+
+    Raises:
+        ValueError: If `model` is no module.
     """
     if not isinstance(model, nn.Module):
         arguments.refuse("revert", "model must be an mlx.nn.Module", arguments.shown(model))

@@ -50,15 +50,22 @@ def unpatch() -> None:
 
 @contextmanager
 def patched(cpu_convs: bool = True, max_workspace: int | None = None) -> Iterator[list[str]]:
-    """`patch` for a ``with`` block. Blocks may nest; the arguments of the innermost one count.
+    """Has polyconv compute calls of `mx` inside a ``with`` block, as :func:`patch`.
 
-    The patch holds for the whole process, in all threads, until the last block is left. What
-    `mx.compile` traced before the block stays as it was. What it traces inside stays polyconv's.
+    Blocks may nest; the arguments of the innermost one count. The patch holds for the whole
+    process, in all threads, until the last block is left. What `mx.compile` traced before the block
+    stays as it was. What it traces inside stays polyconv's.
 
     The first block walks all modules that are imported. The next ones walk what is new.
 
+    Args:
+        cpu_convs, max_workspace (optional): As for :func:`patch`.
+
     Yields:
-        list(str): The names that were rebound, as for `patch`.
+        list(str): The names that were rebound, as for :func:`patch`.
+
+    Raises:
+        ValueError: If an argument is not as for :func:`patch`.
     """
     options = _options("patched", cpu_convs, max_workspace)
     block = object()  # blocks of several threads end in any order

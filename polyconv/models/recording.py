@@ -68,6 +68,9 @@ def explain_model(
     Returns:
         list: For each transposed convolution that differs in place or arguments: what it is, how
         often it is called, and its `Explanation`. The largest peak by any method comes first.
+
+    Raises:
+        ValueError: If the model cannot be called, or an input, dtype or device is not known.
     """
     metal = metal_named(device)
     if not callable(model):

@@ -152,7 +152,7 @@ def _effort(rounds: object, seconds: object) -> tuple[int, float]:
 
 def _check_place() -> None:
     if is_planned_elsewhere():
-        must = "it must be called outside of planning_for, as it times this machine"
+        must = "the call must stand outside of planning_for, as it times this machine"
         arguments.refuse("tune", must, f"a call inside, for {device_for(None).name}")
 
 

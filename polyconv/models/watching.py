@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import mlx.nn as nn
 
 from polyconv.execution.locking import ALONE
 from polyconv.execution.modules import names_of
-from polyconv.inspection import explain, report
-from polyconv.inspection.explanation import explain_problem
+from polyconv.inspection import explain, terminal
 from polyconv.models.recording import listening, where
+from polyconv.models.sites_told import Site, text
 from polyconv.planning.devices import Metal
-from polyconv.planning.rates import si
 from polyconv.problem.spec import ConvSpec
-
-
-@dataclass
-class Site:
-    """A place in a program that calls transposed convolutions, and what it called.
-
-    `seconds` is how long they took. It is None if that could not be measured, as inside
-    `mx.compile`.
-    """
-
-    where: str
-    op: str
-    problems: dict[ConvSpec, int] = field(default_factory=dict)
-    seconds: float | None = 0.0
-
-    @property
-    def n_calls(self) -> int:
-        return sum(self.problems.values())
 
 
 class Watched:
@@ -51,43 +31,19 @@ class Watched:
             site.seconds = site.seconds + seconds if known else None  # type: ignore[operator]
 
     def __str__(self) -> str:
-        if not self.sites:
-            return "no transposed convolution was called through mx or polyconv"
-        head = ("where", "op", "calls", "shapes", "time here", "MACs", "of them on zeros", "unfold")
-        rows: list[tuple[str, ...]] = [(*head, "polyconv: MACs", "unfold")]
-        sites = sorted(self.sites.values(), key=lambda site: -(site.seconds or 0))
-        rows += [self._row(site) for site in sites]
-        about = (
-            f"MACs and bytes unfolded are predicted for {self._metal.name}; the time is of here."
-        )
-        return "\n".join([*report.table(rows), about])
-
-    def _row(self, site: Site) -> tuple[str, ...]:
-        native = ours = zeros = 0
-        unfolds = [0, 0]
-        for problem, n in site.problems.items():
-            told = explain_problem(problem, "", site.op.partition(".")[2], self._metal)
-            lines = {line.method: line for line in told.lines}
-            pair = lines["native"], lines[told.chosen]
-            native, ours = native + n * pair[0].macs, ours + n * pair[1].macs
-            zeros += n * pair[0].macs_on_zeros
-            unfolds = [max(a, line.unfold_bytes) for a, line in zip(unfolds, pair)]
-        spent = "-" if site.seconds is None else f"{1e3 * site.seconds:.3g} ms"
-        share = f"{zeros / native:.0%}" if native else "-"
-        sizes = si(native), share, f"{si(unfolds[0])}B", si(ours), f"{si(unfolds[1])}B"
-        return (site.where, site.op, str(site.n_calls), _shapes(site.problems), spent, *sizes)
-
-
-def _shapes(problems: Collection[ConvSpec]) -> str:
-    shapes = [(p.batch, *[a.size for a in p.axes], p.in_channels) for p in problems]
-    return str(shapes[0]) if len(set(shapes)) == 1 else f"{len(set(shapes))} shapes"
+        """As wide as the terminal, in characters that standard output takes."""
+        columns, blocks = terminal.columns(), terminal.takes(terminal.BLOCKS)
+        return text(self.sites.values(), self._metal, columns, blocks)
 
 
 @contextmanager
 def watch(model: nn.Module | None = None, *, device: str | None = None) -> Iterator[Watched]:
     """Records each transposed convolution that is run inside, and prints them by place at the end.
 
-    Each is evaluated when it is called, to be timed. Nothing else changes. Calls in other threads
+    A bar of each place is its share of the time. In a terminal that is too narrow for the table,
+    the other columns are lines below.
+
+    Each call is evaluated at once, for its time. Nothing else changes. Calls in other threads
     are seen too if they go through `mx`.
 
     Args:

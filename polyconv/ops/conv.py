@@ -68,16 +68,21 @@ def conv2d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> mx.array:
-    """2D convolution, as :func:`mlx.core.conv2d`. What is not listed is as for :func:`conv1d`.
+    """2D convolution, as :func:`mlx.core.conv2d`.
 
     Args:
         x (array): Input array of shape ``(N, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride, padding, dilation (int or tuple(int), optional): One int for both axes, or two, for
             height and width.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv1d`.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, groups)
     return convolve("conv2d", x, w, given, stream, method, max_workspace)
@@ -96,7 +101,7 @@ def conv3d(
     method: str = "auto",
     max_workspace: int | None = None,
 ) -> mx.array:
-    """3D convolution, as :func:`mlx.core.conv3d`. What is not listed is as for :func:`conv1d`.
+    """3D convolution, as :func:`mlx.core.conv3d`.
 
     Args:
         x (array): Input array of shape ``(N, D, H, W, C_in)``.
@@ -104,10 +109,14 @@ def conv3d(
         stride, padding, dilation (int or tuple(int), optional): One int for all axes, or three,
             for depth, height and width.
         groups (int, optional): Groups of channels, which MLX refuses in 3D. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv1d`.
 
     Returns:
         array: Of shape ``(N, D_out, H_out, W_out, C_out)``. Each size follows from those of its
         axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, groups)
     return convolve("conv3d", x, w, given, stream, method, max_workspace)

@@ -63,9 +63,9 @@ def conv_transpose1d(
         padding (int, optional): Output samples dropped at each end, or added where negative.
             Default: ``0``.
         dilation (int, optional): Output samples from one tap to the next. Default: ``1``.
-        output_padding (int, optional): Output samples added at the end; as in MLX any int is
-            accepted, also one not smaller than ``max(stride, dilation)`` (PyTorch refuses those)
-            or a negative one, which drops samples. Default: ``0``.
+        output_padding (int, optional): Output samples added at the end. As in MLX any int is
+            accepted: a negative one drops samples, and one not smaller than
+            ``max(stride, dilation)``, which PyTorch refuses, adds as many. Default: ``0``.
         groups (int, optional): Groups of channels. Default: ``1``.
         stream (Stream or Device, optional): Where to run. Default: MLX's default.
         method (str, optional): ``"auto"``, or ``"per_phase"``, ``"stacked"``, ``"taps"`` or
@@ -100,16 +100,21 @@ def conv_transpose2d(
 ) -> mx.array:
     """2D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose2d`. What is not listed is as for :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose2d`.
 
     Args:
         x (array): Input array of shape ``(N, H, W, C_in)``.
         w (array or PackedWeight): Weight array of shape ``(C_out, KH, KW, C_in / groups)``.
         stride, padding, dilation, output_padding (int or tuple(int), optional): One int for both
             axes, or two, for height and width.
+        groups (int, optional): Groups of channels. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
 
     Returns:
         array: Of shape ``(N, H_out, W_out, C_out)``. Each size follows from those of its axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose2d", x, w, given, stream, method, max_workspace)
@@ -131,7 +136,7 @@ def conv_transpose3d(
 ) -> mx.array:
     """3D transposed convolution over an input with several channels.
 
-    As :func:`mlx.core.conv_transpose3d`. What is not listed is as for :func:`conv_transpose1d`.
+    As :func:`mlx.core.conv_transpose3d`.
 
     Args:
         x (array): Input array of shape ``(N, D, H, W, C_in)``.
@@ -139,10 +144,14 @@ def conv_transpose3d(
         stride, padding, dilation, output_padding (int or tuple(int), optional): One int for all
             axes, or three, for depth, height and width.
         groups (int, optional): Groups of channels, which MLX refuses in 3D. Default: ``1``.
+        stream, method, max_workspace (optional): As for :func:`conv_transpose1d`.
 
     Returns:
         array: Of shape ``(N, D_out, H_out, W_out, C_out)``. Each size follows from those of its
         axis.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
     given = (stride, padding, dilation, output_padding, groups)
     return convolve("conv_transpose3d", x, w, given, stream, method, max_workspace)
@@ -175,8 +184,8 @@ def conv_general(
         stride (int or list(int), optional): Samples of the dilated input per output sample.
             Default: ``1``.
         padding (int, list(int) or tuple(list(int), list(int)), optional): Zeros put before and
-            after the dilated input, or separately as ``([lo...], [hi...])``; negative to crop the
-            *dilated* input, as in PyTorch and JAX. Default: ``0``.
+            after the dilated input, or separately as ``([lo...], [hi...])``. A negative number
+            crops the *dilated* input, as in PyTorch and JAX. Default: ``0``.
         kernel_dilation (int or list(int), optional): Samples from tap to tap. Default: ``1``.
         input_dilation (int or list(int), optional): Samples of the dilated input per input sample.
             Default: ``1``.

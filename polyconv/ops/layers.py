@@ -123,7 +123,8 @@ class PolyConvTranspose(nn.Module):
         in_channels = arguments.count(name, "in_channels", in_channels)
         out_channels = arguments.count(name, "out_channels", out_channels)
         groups = arguments.count(name, "groups", groups)
-        shapes.check_groups(name, in_channels, out_channels, groups)
+        names = ("in_channels", "out_channels")
+        shapes.check_groups(name, in_channels, out_channels, groups, names)
         per_axis = {k: arguments.per_axis(name, k, v, ndim) for k, v in options.items()}
         for option in ("kernel_size", "stride", "dilation"):
             arguments.positive(name, option, min(per_axis[option]))
@@ -178,7 +179,7 @@ class PolyConvTranspose(nn.Module):
         It is another layer with nothing to train: changing or training this one does not reach it.
 
         Returns:
-            PackedConvTranspose: With the same outputs.
+            PackedConvTranspose: With the same outputs, on a Mac within rounding.
         """
         options = {name: getattr(self, name) for name in OPTIONS}
         bias = self.bias if "bias" in self else None
@@ -237,27 +238,51 @@ class _Ranked(PolyConvTranspose):
 
 
 class PolyConvTranspose1d(_Ranked, nn.ConvTranspose1d):
-    """`mlx.nn.ConvTranspose1d` computed by polyphase, with ``groups`` as a trailing argument.
+    """1D transposed convolution layer for ``(N, L, C)``, in place of `mlx.nn.ConvTranspose1d`.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It takes the same arguments, and ``groups`` behind them.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 1
 
 
 class PolyConvTranspose2d(_Ranked, nn.ConvTranspose2d):
-    """`mlx.nn.ConvTranspose2d` computed by polyphase, with ``groups`` as a trailing argument.
+    """2D transposed convolution layer for ``(N, H, W, C)``, in place of `mlx.nn.ConvTranspose2d`.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It takes the same arguments, and ``groups`` behind them.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 2
 
 
 class PolyConvTranspose3d(_Ranked, nn.ConvTranspose3d):
-    """`mlx.nn.ConvTranspose3d` computed by polyphase, with ``groups`` as a trailing argument.
+    """3D transposed convolution layer for ``(N, D, H, W, C)``.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It stands in place of `mlx.nn.ConvTranspose3d`, with ``groups`` behind its arguments.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _ndim = 3

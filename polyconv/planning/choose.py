@@ -107,7 +107,7 @@ def _cheapest(
         plans.insert(0, direct)
     if not plans:
         told = {other.reason for other in lowered if isinstance(other, Rejection)}
-        refuse(op, "some method other than native must apply", "; ".join(sorted(told)))
+        refuse(op, "method 'auto' must find one other than native", "; ".join(sorted(told)))
     nothing = next((each for each in plans if each.is_zero), None)
     if nothing is not None:
         return nothing

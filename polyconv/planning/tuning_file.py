@@ -81,8 +81,9 @@ def read_tuning(op: str, text: str) -> list[Section]:
     if not isinstance(given, list):
         refuse(op, _MUST, shown(given))
     sections = [_section(op, each) for each in given]
+    names = [each.device for each in sections]
     if len({(each.device, each.mlx) for each in sections}) < len(sections):
-        refuse(op, "each device of a file must stand there once", "one that stands there twice")
+        refuse(op, "each device must stand in a file once", f"twice one of {shown(names)}")
     return sections
 
 
@@ -94,7 +95,7 @@ def _section(op: str, given: Any) -> Section:
         refuse(op, _MUST, shown(given))
     entries = tuple([_entry(op, each) for each in layers])
     if len({(each.problem, each.packed) for each in entries}) < len(entries):
-        refuse(op, "each layer of a device must stand there once", "one that stands there twice")
+        refuse(op, "each layer of a device must stand in a file once", f"twice one of {device}")
     return Section(device, mlx, entries)
 
 

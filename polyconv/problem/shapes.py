@@ -37,12 +37,17 @@ def check_shapes(
         refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")
 
 
-def check_groups(op: str, in_channels: int, out_channels: int, groups: int) -> None:
-    """Refuses groups that do not divide the channels."""
-    if in_channels % groups:
-        refuse(op, f"input channels must be divisible by groups={groups}", str(in_channels))
-    if out_channels % groups:
-        refuse(op, f"output channels must be divisible by groups={groups}", str(out_channels))
+def check_groups(
+    op: str,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    names: tuple[str, str] = ("channels of x", "output channels of weight"),
+) -> None:
+    """Refuses groups that do not divide the channels, under the names that the caller knows."""
+    for name, channels in zip(names, (in_channels, out_channels)):
+        if channels % groups:
+            refuse(op, f"{name} must be divisible by groups={groups}", str(channels))
 
 
 def check_positive(op: str, **options: tuple[int, ...]) -> None:

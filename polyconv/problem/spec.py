@@ -161,7 +161,7 @@ def general(
     axes = _axes(x_shape, w_shape, stride, input_dilation, kernel_dilation, *padding)
     for axis in axes:
         if axis.output_size < 1:
-            must = "padded input must be at least as long as the dilated kernel on every axis"
+            must = "x with its padding must be at least as long as the dilated kernel on every axis"
             padded = axis.dilated_size + axis.padding_lo + axis.padding_hi
             refuse(op, must, f"{padded} samples for a kernel that spans {axis.window}")
     return _spec(op, x_shape, w_shape, dtypes, axes, groups, flip)

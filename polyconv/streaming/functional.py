@@ -23,8 +23,8 @@ _OPS = ("conv_transpose1d", "conv1d", "conv_general")
 class StreamState(NamedTuple):
     """What a stream remembers: the last samples of its input, ``(N, history, C)``, and integers.
 
-    A state is a value. It can be copied, saved, and passed through `mx.compile`; of its fields
-    `mx.vmap` takes `tail`.
+    :func:`stream_init` makes it. A state is a value. It can be copied, saved, and passed through
+    `mx.compile`; of its fields `mx.vmap` takes `tail`.
     """
 
     tail: mx.array
@@ -126,8 +126,9 @@ def stream_step(
     Raises:
         ValueError: If the chunk has another batch or other channels than the stream. Also if a row
             cannot begin anew here, because its outputs would not be in step with those of the other
-            rows: with a `stride`, if the samples so far are no multiple of it; if fewer than
-            ``state.latency[1]`` samples have come; or if the output is ahead of the input.
+            rows. The samples so far must be a multiple of a `stride`, at least
+            ``state.latency[1]`` samples must have come, and the output must not be ahead of the
+            input.
     """
     _check("stream_step", state, weight)
     if reset is not None:
@@ -154,6 +155,9 @@ def stream_flush(state: StreamState, weight: Weight) -> tuple[mx.array, StreamSt
 
     Returns:
         tuple: The output ``(N, L_out, O)``, and the state.
+
+    Raises:
+        ValueError: If the state is none of `stream_init`'s, or the weight not that of its stream.
     """
     _check("stream_flush", state, weight)
     piece = state.timeline.flush(state.position)
@@ -197,7 +201,7 @@ def _check(op: str, state: Any, weight: Any) -> None:
     if not isinstance(state, StreamState):
         arguments.refuse(op, "state must be a StreamState", type(state).__name__)
     if not _is_whole(state):
-        arguments.refuse(op, "state must be one that stream_init made", "other fields")
+        arguments.refuse(op, "state must be one that stream_init made", "one with other fields")
     _check_weight(op, weight)
     if weight.shape[1] != state.timeline.kernel_size:
         must = f"weight must have {state.timeline.kernel_size} taps, as at the beginning"
@@ -229,7 +233,9 @@ def _check_moment(state: StreamState, reset: mx.array) -> None:
     refuse_moment("stream_step", outputs, None if is_apart else line.apart, inputs)
 
 
-def refuse_moment(op: str, late: int, apart: int | None, least: int) -> NoReturn:
+def refuse_moment(
+    op: str, late: int, apart: int | None, least: int, came: int | None = None
+) -> NoReturn:
     """Says why rows cannot begin anew: they would be ahead, or out of step, or it is too early.
 
     Args:
@@ -237,14 +243,16 @@ def refuse_moment(op: str, late: int, apart: int | None, least: int) -> NoReturn
         late (int): By how many samples the output is behind.
         apart (int or None): Of how many samples a multiple must have come, if it has not.
         least (int): How many samples must have come.
+        came (int, optional): How many have. A state does not know. Default: not known.
     """
     if late < 0:
         must = "reset must come to a stream whose output is not ahead of its input"
         arguments.refuse(op, must, f"a latency of {late} samples")
     if apart is not None:
         must = f"reset must come after a multiple of {apart} samples"
-        arguments.refuse(op, must, "another number of them")
-    arguments.refuse(op, f"reset must come after at least {least} samples", "fewer")
+        arguments.refuse(op, must, "another number of them" if came is None else str(came))
+    got = "fewer" if came is None else str(came)
+    arguments.refuse(op, f"reset must come after at least {least} samples", got)
 
 
 def is_none(reset: mx.array) -> bool:

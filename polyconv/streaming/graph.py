@@ -61,9 +61,9 @@ class StreamedModel:
         Raises:
             ValueError: If the chunk has another batch or other channels than the stream. Also if an
                 item cannot begin anew here, because its outputs would not be in step with those of
-                the others: where a rate is lowered, if the samples so far are no multiple of that;
-                if too few have come, or come with this chunk; if the output is ahead of the input;
-                or if the model does not keep the items apart.
+                the others. Where the model lowers the rate, the samples so far must be a multiple
+                of that. Enough samples must have come, and come with this chunk. The output must
+                not be ahead of the input, and the model must keep the items apart.
         """
         self._begin(x)
         restarts = self._restarts
@@ -81,12 +81,15 @@ class StreamedModel:
     def flush(self) -> mx.array:
         """Gives what is left when the input has ended; the stream then begins anew.
 
+        Returns:
+            array: The last samples of the output, as many as it is behind.
+
         Raises:
             ValueError: If there was no `step` to tell the batch and the channels, or the input must
                 not end here.
         """
         if self._template is None:
-            arguments.refuse("stream", "flush must come after a step", "none")
+            arguments.refuse("stream", "flush must come after a step", "no step")
         y = self._run(None, True, self._template, self._restarts)
         self.reset_state()
         return y

@@ -47,7 +47,11 @@ class _Streaming(nn.Module):
         return {option: getattr(self, name) for option, name in self._option_attributes.items()}
 
     def make_cache(self) -> StreamCache:
-        """A cache for another stream than the layer's own, to pass to `step` and `flush`."""
+        """A cache for another stream than the layer's own, to pass to `step` and `flush`.
+
+        Returns:
+            StreamCache: Of a stream that has not begun.
+        """
         return StreamCache()
 
     def reset_state(self) -> None:
@@ -85,6 +89,9 @@ class _Streaming(nn.Module):
 
         Returns:
             array: ``(N, L_out, C_out)``, maybe of length 0.
+
+        Raises:
+            ValueError: If `cache` is no StreamCache, or of another layer.
         """
         cache, packed = self._own(cache), self._weight_once()
         state = cache.state
@@ -129,9 +136,17 @@ class _Streaming(nn.Module):
 
 
 class StreamingConvTranspose1d(_Streaming, PolyConvTranspose1d):
-    """`mlx.nn.ConvTranspose1d` by polyphase, of a whole input or chunk by chunk.
+    """Transposed convolution layer for ``(N, L, C)``, at once or chunk by chunk.
 
-    See :class:`PolyConvTranspose` for the arguments; here ``bias`` comes before ``groups``.
+    It stands in place of `mlx.nn.ConvTranspose1d`, with ``groups`` behind its arguments.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding: As for
+            :class:`PolyConvTranspose1d`.
+        bias, groups, max_workspace: As for :class:`PolyConvTranspose1d`, in this order.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _op = "conv_transpose1d"
@@ -139,7 +154,7 @@ class StreamingConvTranspose1d(_Streaming, PolyConvTranspose1d):
 
 
 class StreamingConv1d(_Streaming, nn.Conv1d):
-    """`mlx.nn.Conv1d`, of a whole input or chunk by chunk.
+    """Convolution layer for ``(N, L, C)``, at once or chunk by chunk, in place of `mlx.nn.Conv1d`.
 
     With `padding` at both ends the output is behind its input, by the samples that it reads ahead.
     A causal one reads none: it is padded in front alone, by ``dilation * (kernel_size - 1)`` zeros.
@@ -154,6 +169,9 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         groups (int, optional): The number of groups of channels. Default: ``1``.
         bias (bool, optional): If ``True`` add a learnable bias to the output. Default: ``True``.
         causal (bool, optional): Pad in front alone, and ignore `padding`. Default: ``False``.
+
+    Raises:
+        ValueError: If an argument does not fit; the message says what must hold.
     """
 
     _op = "conv_general"
@@ -186,7 +204,8 @@ class StreamingConv1d(_Streaming, nn.Conv1d):
         read = Plain(stride, padding, dilation, groups).read(name, 1)
         (stride,), (padding,), (dilation,), groups = read
         arguments.positive(name, "stride", stride)
-        shapes.check_groups(name, in_channels, out_channels, groups)
+        names = ("in_channels", "out_channels")
+        shapes.check_groups(name, in_channels, out_channels, groups, names)
         size = kernel_size * in_channels * out_channels // groups
         spec.check_int32(name, in_channels, size)
         check_fits(name, "the weight", 4 * size)

@@ -65,7 +65,7 @@ def stream(
 
     Raises:
         ValueError: If the model does anything with the signal that cannot go chunk by chunk, or the
-            stream would not give what the model gives; the message names the operation, and the
+            stream would not give what the model gives. The message names the operation, and the
             module where that is known.
     """
     if not callable(model):

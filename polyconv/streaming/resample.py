@@ -100,8 +100,8 @@ def resample_poly(
     Args:
         x (array): The signal, of any shape.
         up (int): By how much to upsample. If `window` is no filter, `up` and `down` must be at
-            most 131,072 without their common divisors: the filter then designed has 20 taps for
-            each of the larger one.
+            most 131,072 without their common divisors. The filter that is designed has 20 taps
+            for each of the larger one.
         down (int): By how much to downsample.
         axis (int, optional): Along which axis. Default: ``0``.
         window (str, tuple or array, optional): The window of the filter to design,
@@ -141,7 +141,7 @@ def _read_ends(padtype: str, cval: float | None) -> _Ends:
     if cval is not None:
         cval = arguments.real("resample_poly", "cval", cval)
     if cval is not None and padtype != "constant":
-        must = "cval goes with padtype 'constant'"
+        must = "padtype must be 'constant' where cval is given"
         arguments.refuse("resample_poly", must, arguments.shown(padtype))
     return _Ends("constant" if padtype in _BACKGROUNDS else padtype, cval or 0)
 
@@ -156,7 +156,7 @@ def _axis(op: str, x: mx.array, axis: int) -> int:
     if not -x.ndim <= axis < x.ndim:
         arguments.refuse(op, f"axis must be one of the {x.ndim} of x", str(axis))
     if x.shape[axis] == 0:
-        arguments.refuse(op, "x must have a sample along the axis", "none")
+        arguments.refuse(op, "x must have a sample along the axis", f"shape {x.shape}")
     counted: int = axis % x.ndim
     return counted
 

@@ -84,9 +84,9 @@ class ResampleStream:
         is_mono = samples.ndim == 1
         lines = samples[:, None] if is_mono else samples
         if lines.ndim != 2 or lines.shape[1] != self._channels:
-            must = f"x must be (n,) or (n, {self._channels})" if self._channels == 1 else ""
-            must = must or f"x must be (n, {self._channels})"
-            arguments.refuse("resample_chunk", must, str(tuple(samples.shape)))
+            shape = "(n,) or (n, 1)" if self._channels == 1 else f"(n, {self._channels})"
+            got = f"shape {tuple(samples.shape)}"
+            arguments.refuse("resample_chunk", f"x must be of shape {shape}", got)
         y, self._state = stream_step(self._state, lines.T[..., None], self._packed)
         if last:
             rest, self._state = stream_flush(self._state, self._packed)

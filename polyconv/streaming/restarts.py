@@ -91,4 +91,4 @@ def check_moment(built: Built, steady: Steady | None, came: int) -> None:
         arguments.refuse("stream", must, "one that does")
     if steady.late < 0 or came % built.laid.apart or came < steady.since:
         apart = built.laid.apart if came % built.laid.apart else None
-        functional.refuse_moment("stream", steady.late, apart, steady.since)
+        functional.refuse_moment("stream", steady.late, apart, steady.since, came)

@@ -54,7 +54,7 @@ def test_rates_of_another_mac_are_refused_before_anything_is_measured(
     path = tmp_path / "rates.json"
     with polyconv.planning_for("m4-max"):
         assert main(["bench", "--calibrate", str(path), "--layers", "2"]) == 2
-    assert "rates must be those of this machine; got m4-max" in capsys.readouterr().err
+    assert "--calibrate must be of this machine; got m4-max" in capsys.readouterr().err
     assert not swept
     assert not path.exists()
 

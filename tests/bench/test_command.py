@@ -76,6 +76,24 @@ def test_bench_of_cases_of_a_table_and_of_new_lengths(tmp_path, capsys):
     assert list(json.loads(out.read_text())["new_lengths"]) == ["packed"]
 
 
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        (b"model,dims\nm,1\n", "in row 1"),
+        (b"model\n" + b"x" * 200_000, "field larger than field limit"),
+        (b"\x91", "must be a text file; got"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_by_its_row(text, got, tmp_path, capsys):
+    table = tmp_path / "layers.csv"
+    table.write_bytes(text)
+    assert main(["bench", "--cases", str(table)]) == 2
+    told = capsys.readouterr().err
+    assert got in told
+    assert "layers.csv must" in told
+    assert len(told.splitlines()) == 1
+
+
 def test_bench_of_a_train_step(capsys):
     command = ["bench", "conv_transpose1d", "--input", "1,9,4", "--weight", "3,4,4", "--train"]
     assert main([*command, "--stride", "2", "--rounds", "2", "--rivals", "torch,jax"]) == 0

@@ -119,9 +119,18 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     [
         (["--case", "no such"], "--case must be like the name of a model; got 'no such'"),
         (["--rivals", "jax"], "--rivals of --models must be one of torch, onnxruntime; got 'jax'"),
-        (["--train"], "--models takes no call, --cases, --train or --methods; got train"),
-        (["--cases", "x.toml"], "--models takes no call, --cases, --train or --methods; got cases"),
-        (["conv_transpose1d"], "--models takes no call, --cases, --train or --methods; got op"),
+        (
+            ["--train"],
+            "--models must stand without a call, --cases, --train and --methods; got train",
+        ),
+        (
+            ["--cases", "x.toml"],
+            "--models must stand without a call, --cases, --train and --methods; got cases",
+        ),
+        (
+            ["conv_transpose1d"],
+            "--models must stand without a call, --cases, --train and --methods; got op",
+        ),
         (["--most-gmac", "nan"], "--most-gmac must be at least 1.67; got nan"),
         (["--case", "DAC", "--most-gmac", "3"], "--most-gmac must be at least 35.4; got 3.0"),
         (["--rounds", "0"], "rounds must be at least 1; got 0"),

@@ -55,7 +55,7 @@ _GROUPS = (1, 1, 1, 1, 2, 3, 4, 16)
 
 def real_calls():
     """The rows of `real_layers.csv` as calls."""
-    for case in cases.rows(LAYERS.read_text()):
+    for case in cases.read(LAYERS):
         options = {name: case[name] for name in _OPTIONS}
         yield case["op"], case["input"], case["weight"], options, case["groups"]
 

@@ -8,6 +8,7 @@ import operator
 import re
 import subprocess
 import sys
+from statistics import geometric_mean
 from urllib.parse import urlsplit
 
 import pytest
@@ -108,7 +109,22 @@ def test_generated_pages_are_what_their_script_writes(pages):
     assert (ROOT / "docs" / "explain.md").read_text() == pages.explain_page()
     assert (ROOT / "docs" / "macs.md").read_text() == pages.macs_page.page()
     assert (ROOT / "docs" / "cli.md").read_text() == pages.cli_page()
-    assert pages.readme_block() in (ROOT / "README.md").read_text()
+    assert (ROOT / "docs" / "llms.txt").read_text() == pages.llms.text()
+
+
+def test_the_page_for_tools_names_all_pages_and_names(pages):
+    """Its links lead to the texts of pages, each of which says first what one gets."""
+    text = (ROOT / "docs" / "llms.txt").read_text()
+    listed = dict(re.findall(r"^- \[.*\]\((.*?)\): (.*)$", text, re.M))
+    here = {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")}
+    names = {path.name for path in here} - {"index.md"}
+    assert {*listed} == {*names, "benchmarks/README.md"}
+    openings = {name: told.startswith("You will get ") for name, told in listed.items()}
+    assert [name for name, opens in openings.items() if not opens] == ["reference.rst"]
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / "docs" / target).exists(), target
+    public = {*polyconv.__all__} - {"distributed"}
+    assert public <= {*re.findall(r"^- `polyconv\.(\w+)\(", text, re.M)}
 
 
 def test_layers_where_mlx_own_op_wins_are_said_to_be_its_own(pages):
@@ -153,7 +169,7 @@ def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monk
     for name, text in page.pages(found).items():
         assert (where / f"{name}.md").read_text() == text
     rows = found["rivals"]["rows"]
-    assert page.readme_table(rows) in (ROOT / "README.md").read_text()
+    assert page.layers_table(rows) in (where / "README.md").read_text()
     whole = page.models_table(found["whole_models"]["rows"])
     assert f"<!-- models -->\n{whole}\n<!-- /models -->" in (ROOT / "README.md").read_text()
     memory = (ROOT / "docs" / "memory.md").read_text()
@@ -164,6 +180,28 @@ def test_the_benchmark_s_pages_and_the_readme_s_table_are_what_was_measured(monk
         "losing rows stay in"
     )
     assert min(scores.ratio(row, "mx") for row in shown if "mx" in row["timings"]) < 1
+
+
+def test_what_the_readme_says_of_figures_is_what_was_measured():
+    """Its sentences, as its table is compared above."""
+    where, text = ROOT / "docs" / "benchmarks", (ROOT / "README.md").read_text()
+    told = " ".join(text.split())
+    rows = json.loads((where / "cuda.json").read_text())["rows"]
+    against = [scores.ratio(row, "mx", "auto") for row in rows if "mx" in row["timings"]]
+    torch = [scores.ratio(row, rival, "auto") for row in rows if (rival := scores.best_rival(row))]
+    assert (
+        f"{geometric_mean(against):.2f} times as fast as MLX's own op in geometric mean over "
+        f"{len(against)} rows, and {geometric_mean(torch):.2f} times as fast as PyTorch"
+    ) in told
+    fast, plain = (
+        {
+            row["name"]: row["timings"]["packed"]["ms"]
+            for row in json.loads(path.read_text())["rows"]
+        }
+        for path in (where / "whole_models.json", where / "whole_models_plain.json")
+    )
+    slower = [plain[name] / fast[name] for name in plain]
+    assert f"[{min(slower):.0f} to {max(slower):.0f} times as long]" in told
 
 
 def test_the_gallery_shows_what_its_script_makes(monkeypatch):
@@ -300,3 +338,12 @@ def test_run_time_needs_mlx_alone():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]", ran.stderr
+
+
+def test_the_page_of_nvidia_gpus_is_what_was_measured(monkeypatch):
+    where = ROOT / "docs" / "benchmarks"
+    monkeypatch.syspath_prepend(str(where))
+    gpu_page = importlib.import_module("gpu_page")
+    found = json.loads((where / "gpu.json").read_text())
+    assert (where / "gpu.md").read_text() == gpu_page.page(found)
+    assert found["mixed"]["mixed"]["failed"] == len(found["parity"]["parity"]["failures"]) == 0

@@ -135,10 +135,8 @@ def test_what_is_wrong_is_seen():
 
 
 def test_blocks_of_the_readme_end_in_an_output_of_this_shape():
-    assert len(snippets.snippets(ROOT / "README.md", "python")) >= 2
     assert run_python(ROOT / "README.md")["y"].shape == (1, 800, 256)
 
 
 def test_explain_is_shown_as_often_as_its_page_tells():
-    pages = (ROOT / "README.md", ROOT / "docs" / "explain.md")
-    assert sum(len(snippets.snippets(page, "console")) for page in pages) == 6
+    assert len(snippets.snippets(ROOT / "docs" / "explain.md", "console")) == 5

@@ -1,4 +1,4 @@
-"""What the workflows ask for exists: the version that a tag must name, targets of make, actions."""
+"""What the files of .github ask for exists: the version of a tag, targets of make, commands."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import polyconv
-from tests.support.snippets import ROOT, make_targets
+from tests.support.snippets import ROOT, commands, complaint, make_targets
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PUBLISH = ROOT / ".github" / "workflows" / "publish.yml"
@@ -47,3 +47,20 @@ def test_an_action_has_one_version_in_all_workflows():
             found.setdefault(action, set()).add(version)
     assert len(found) > 3
     assert [action for action, versions in found.items() if len(versions) > 1] == []
+
+
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_each_form_of_an_issue_asks_for_the_doctor_and_for_commands_that_exist(form):
+    text = form.read_text()
+    first = text.split("  - type: ")[1]
+    assert "What `polyconv doctor` prints" in first
+    assert "required: true" in first
+    asked = re.findall(r"`((?:polyconv|make) [^`]+)`", text)
+    assert [complaint(words) for each in asked for words in commands(each)] == [""] * len(asked)
+
+
+def test_there_are_forms():
+    assert len(FORMS) == 3

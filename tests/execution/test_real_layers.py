@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.bench.cases import rows
+from polyconv.bench.cases import read
 from polyconv.planning.methods import METHODS
 
-LAYERS = list(rows((Path(__file__).parents[1] / "data" / "real_layers.csv").read_text()))
+LAYERS = read(Path(__file__).parents[1] / "data" / "real_layers.csv")
 _MOST = 3e7  # multiply-accumulates of MLX's loops, and looks at inserted zeros
 
 

@@ -24,7 +24,7 @@ def test_a_bad_row_of_a_batch_is_named(row, reason, tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n" + (row if isinstance(row, str) else json.dumps(row)) + "\n")
     assert main(["explain", "--batch", str(file)]) == 2
-    assert f"rows.jsonl, line 2: {reason}" in capsys.readouterr().err
+    assert f"rows.jsonl, line 2, must be a recorded call; got {reason}" in capsys.readouterr().err
 
 
 def test_sizes_below_zero_are_refused(capsys):

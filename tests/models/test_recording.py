@@ -103,7 +103,10 @@ def test_a_native_layer_counts_once_and_a_failing_model_fails_in_a_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["explain", "--model", "c_model:make", "--input", "1,10,4"]) == 2
     told = capsys.readouterr().err
-    assert told == "polyconv explain: the model raised ZeroDivisionError: division by zero\n"
+    assert told == (
+        "polyconv explain: [explain] c_model:make must run with what is given; "
+        "got ZeroDivisionError: division by zero\n"
+    )
 
 
 class Speaking(nn.Module):
@@ -198,4 +201,7 @@ def test_an_input_that_cannot_be_read_is_one_line(text, capsys):
 def test_the_dtype_of_an_input_is_for_models(capsys):
     call = ["conv_transpose1d", "--input", "1,3,2:float16", "--weight", "2,4,2"]
     assert main(["explain", *call]) == 2
-    assert "an op takes one --dtype" in capsys.readouterr().err
+    assert (
+        "--input of an op must be a shape alone, as its dtype is that of --dtype; got"
+        in capsys.readouterr().err
+    )

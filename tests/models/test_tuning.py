@@ -281,7 +281,7 @@ def test_the_command_line_tells_what_a_model_raised(watches, path, capsys, monke
     monkeypatch.setitem(globals(), "made", failing)
     words = ["tune", "--model", f"{__name__}:made", "--input", "1,2,3", "--out", str(path)]
     assert main(words) == 2
-    assert "the model raised RuntimeError: out of order" in capsys.readouterr().err
+    assert "must run with what is given; got RuntimeError: out of order" in capsys.readouterr().err
     assert not path.exists()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import sys
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -13,6 +15,7 @@ import polyconv
 from polyconv.models import recording
 from polyconv.planning.methods import METHODS
 from tests.support.cases import integers
+from tests.support.problems import transposed
 
 X, W = integers(1, 5, 4), integers(3, 4, 4)
 LONG = integers(1, 999, 4)  # some tiles
@@ -42,7 +45,7 @@ def test_calls_are_told_by_place_with_times_and_predictions(capsys, monkeypatch)
     row = next(line for line in text.splitlines() if line.startswith("layers.0")).split("  ")
     cells = [cell.strip() for cell in row if cell.strip()]
     assert cells[2:4] == ["3", "(1, 5, 4)"]
-    assert cells[5:7] == ["2.3 k", "50%"]
+    assert cells[4:8] == ["3e+03 ms", "75% █████████", "2.3 k", "50%"]
     assert "predicted for m4-max" in text
 
 
@@ -123,3 +126,57 @@ def test_nothing_seen_is_said_and_an_unknown_device_refused(capsys):
     assert capsys.readouterr().out.startswith("no transposed convolution was called")
     with pytest.raises(ValueError, match="device must be one of"), polyconv.watch(device="m0"):
         pass
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard output as a terminal of an encoding."""
+
+    def __init__(self, encoding):
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def isatty(self):
+        return True
+
+
+def watched(seconds):
+    """What is told of layers that took so long."""
+    with polyconv.watch() as seen:
+        pass
+    for i, spent in enumerate(seconds):
+        seen.add(f"layers.{i}", "mx.conv_transpose1d", transposed((1, 5, 4), (3, 4, 4), 2), spent)
+    return seen
+
+
+def test_a_bar_is_the_share_of_the_time_of_all():
+    rows = str(watched([1.0, 6.0, 1.0, None])).splitlines()
+    shares = [row[rows[0].index("share of it") :][:14].rstrip() for row in rows[1:5]]
+    assert shares == [" 75% █████████", " 12% █▌", " 12% █▌", "-"]
+
+
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "█"), ("ascii", "#"), ("cp1252", "#")])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_has_all_in_lines_and_one_without_blocks_has_ascii(
+    encoding, mark, width, monkeypatch
+):
+    seen = watched([1.0, 3.0])
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", Terminal(encoding))
+    print(seen)  # raises if the stream cannot encode it
+    *lines, about = str(seen).splitlines()
+    assert f" 75% {9 * mark}" in lines[1]
+    assert about.startswith("MACs and bytes unfolded are predicted")
+    if width == 200:
+        assert len(lines) == 3
+        return
+    assert lines[0].split() == ["where", "time", "here", "share", "of", "it"]
+    whole = " ".join(lines)
+    for told in ("mx.conv_transpose1d, calls: 1, (1, 5, 4)", "on zeros, unfold", "polyconv: MACs"):
+        assert whole.count(told) == 2
+    if width == 80:
+        assert max(map(len, lines)) <= width
+
+
+def test_no_standard_output_is_no_error(monkeypatch):
+    seen = watched([1.0])
+    monkeypatch.setattr(sys, "stdout", None)
+    assert "###" in str(seen)

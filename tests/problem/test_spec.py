@@ -20,7 +20,7 @@ X2, W2 = ones(1, 5, 6, 4), ones(2, 3, 3, 4)
 X3, W3 = ones(1, 3, 3, 3, 4), ones(2, 2, 2, 2, 4)
 T1, T2, T3 = polyconv.conv_transpose1d, polyconv.conv_transpose2d, polyconv.conv_transpose3d
 G = polyconv.conv_general
-PADDED = "padded input must be at least as long as the dilated kernel on every axis; got"
+PADDED = "x with its padding must be at least as long as the dilated kernel on every axis; got"
 
 ERRORS = [
     # wrong rank
@@ -35,8 +35,8 @@ ERRORS = [
     # channels and groups
     (lambda: T1(X1, ones(2, 3, 5)), "[conv_transpose1d] weight's last axis must be 4 input channels / 1 groups = 4; got shape (2, 3, 5)"),
     (lambda: T1(X1, W1, groups=2), "[conv_transpose1d] weight's last axis must be 4 input channels / 2 groups = 2; got shape (2, 3, 4)"),
-    (lambda: T1(X1, W1, groups=3), "[conv_transpose1d] input channels must be divisible by groups=3; got 4"),
-    (lambda: T1(X1, ones(3, 3, 2), groups=2), "[conv_transpose1d] output channels must be divisible by groups=2; got 3"),
+    (lambda: T1(X1, W1, groups=3), "[conv_transpose1d] channels of x must be divisible by groups=3; got 4"),
+    (lambda: T1(X1, ones(3, 3, 2), groups=2), "[conv_transpose1d] output channels of weight must be divisible by groups=2; got 3"),
     (lambda: T1(X1, W1, groups=0), "[conv_transpose1d] groups must be at least 1; got 0"),
     (lambda: T1(X1, W1, groups=-1), "[conv_transpose1d] groups must be at least 1; got -1"),
     (lambda: T1(X1, W1, groups=1.5), "[conv_transpose1d] groups must be an int; got 1.5"),
@@ -103,7 +103,7 @@ def test_float64_is_refused_where_mlx_has_no_kernel():
     with polyconv.planning_for("m4-max"), pytest.raises(ValueError) as error:
         T1(x, w, 2, stream=mx.cpu)
     assert str(error.value) == (
-        "[conv_transpose1d] dtype must be float16, bfloat16 or float32 (as for MLX); got float64"
+        "[conv_transpose1d] x must be float16, bfloat16 or float32 here, as for MLX; got float64"
     )
 
 

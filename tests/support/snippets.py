@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("
 
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n\n?)?^```(\S*)\n(.*?)^```$", re.M | re.S)
 # Commands of others, of which nothing is known here but that they parse.
-FOREIGN = {"apt-get", "sox", "cd", "git", "export"}
+FOREIGN = {"apt-get", "sox", "cd", "git", "export", "source"}
 
 
 class Snippet(NamedTuple):
@@ -69,7 +69,7 @@ def complaint(words: list[str]) -> str:
     if program == "pip":
         asked = re.findall(r"\[([\w,]+)\]", " ".join(rest))
         return _names(",".join(asked).split(",") if asked else [], extras(), "extra")
-    if program.endswith("python"):
+    if program.endswith(("python", "python3")):
         return _of_a_script(rest)
     return "" if program in FOREIGN else f"an unknown command: {program}"
 

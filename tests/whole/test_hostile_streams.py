@@ -88,7 +88,7 @@ def test_a_stream_goes_on_with_a_weight_of_its_kind():
     w = mx.ones((4, 6, 1))
     state = polyconv.stream_init("conv1d", w, stride=2, groups=2)
     text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((1, 6, 1)))
-    assert "output channels must be divisible by groups=2" in text
+    assert "output channels of weight must be divisible by groups=2" in text
     text = refused(polyconv.stream_step, state, mx.ones((1, 1, 2)), mx.ones((4, 6, 2)))
     assert "weight must read 1 channels" in text
     none, _ = polyconv.stream_step(state, mx.ones((1, 1, 2)).astype(mx.float32), w)
