@@ -9,7 +9,7 @@ Letters in shape comments: N batch, M frames, K taps, G groups, O and C output a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import mlx.core as mx
@@ -21,9 +21,7 @@ from polyconv.planning.weight_gradient import gradient_options
 from polyconv.problem.spec import Axis
 
 
-def convolved(
-    plan: ConvPlan, exchanged: bool
-) -> Callable[[mx.array, mx.array], mx.array] | None:
+def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array], mx.array] | None:
     """As `unfolded`, as a function of input and cotangent that is one convolution.
 
     cuDNN sums halves in float32 and rounds once, so the result has the type of both. It is float32
@@ -64,8 +62,11 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
     dtype, kernel = summed_in(getattr(mx, spec.dtype)), [axis.kernel_size for axis in axes]
     around = [(0, 0), *[(axis.padding_lo, axis.padding_hi) for axis in axes], (0, 0)]
     read = pad_all(x.astype(dtype), around)
-    for i in reversed(range(spec.ndim)):
-        read = _windows(read, i + 1, axes[i])
+    if all(a.kernel_size == a.stride and a.kernel_dilation == 1 for a in axes):
+        read = _blocks(read, axes)
+    else:
+        for i in reversed(range(spec.ndim)):
+            read = _windows(read, i + 1, axes[i])
     y = y.astype(dtype)
     if spec.groups > 1:
         return _of_groups(read, y, spec.groups, kernel, exchanged)
@@ -74,6 +75,15 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
         return (y.T @ read).reshape(y.shape[1], *kernel, -1)
     found = (read.T @ y).reshape(*kernel, -1, y.shape[1])
     return mx.moveaxis(found, -2, 0)
+
+
+def _blocks(x: mx.array, axes: Sequence[Axis]) -> mx.array:
+    """What each output reads where no sample is read twice, by one copy: `(N, *M, *K, C)`."""
+    ndim = len(axes)
+    pairs = [size for axis in axes for size in (axis.output_size, axis.kernel_size)]
+    x = x.reshape(x.shape[0], *pairs, x.shape[-1])
+    x = x.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+    return x.flatten(1 + ndim, -1)
 
 
 def _windows(x: mx.array, at: int, axis: Axis) -> mx.array:
