@@ -23,7 +23,12 @@ import polyconv
 from polyconv.bench.frameworks import Run
 from polyconv.bench.stopwatch import rounded
 from polyconv.bench.timing import interleaved
+from polyconv.gradients.unfolded import unfolded
 from polyconv.inspection import explain
+from polyconv.planning.devices import CUDA
+from polyconv.planning.methods import lower_ordinary
+from polyconv.planning.plan import ConvPlan
+from polyconv.problem.signatures import problem_of
 
 HERE = Path(__file__).parent
 Layer = tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]
@@ -69,6 +74,18 @@ LAYERS: dict[str, Layer] = {
         *("conv2d", (32, 64, 64, 64), (128, 3, 3, 64)),
         {"stride": 2, "padding": 1},
     ),
+}
+
+
+# The residual convolutions of HiFi-GAN V1 in training, by which the weight's rule was chosen.
+RESIDUAL: dict[str, Layer] = {
+    f"conv1d {c} K{k} d{d}, 16x{n}": (
+        *("conv1d", (16, n, c), (c, k, c)),
+        {"padding": d * (k - 1) // 2, "dilation": d},
+    )
+    for c, n in ((256, 256), (128, 2048), (64, 4096), (32, 8192))
+    for k in (3, 7, 11)
+    for d in (1, 3, 5)
 }
 
 
@@ -155,26 +172,39 @@ def _torch_layout(layer: Layer, given: Any, dtype: Any, last: bool) -> dict[str,
     return runs
 
 
-def lifted(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
-    """MLX's transposed op with one more axis, of one tap, whose kernel dilation tells the stride.
+# Far above any stride. MLX gives a flipped kernel to cuDNN without the stride of the call.
+MARK = 2**30
 
-    It changes nothing but the key under which MLX keeps cuDNN's plan, which forgets strides.
+
+def marked(
+    x: mx.array, w: mx.array, steps: list[int], lo: list[int], hi: list[int], dilation: list[int]
+) -> mx.array:
+    """MLX's transposed op with one more axis of size 1, whose stride tells the input dilation.
+
+    It changes nothing but the key under which MLX keeps cuDNN's plan, which forgets that.
     """
+    mark = MARK + sum(step << (10 * i) for i, step in enumerate(steps))
+    found = mx.conv_general(
+        *(mx.expand_dims(x, 1), mx.expand_dims(w, 1)),
+        [mark, *[1] * len(steps)],
+        ([0, *lo], [0, *hi]),
+        [1, *dilation],
+        [1, *steps],
+        flip=True,
+    )
+    return found.squeeze(1)
+
+
+def lifted(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
     op, _, _, options = layer
     x, w, _ = [mx.array(a).astype(getattr(mx, dtype)) for a in given]
     mx.eval(x, w)
     ndim = x.ndim - 2
     if "transpose" not in op or ndim == 3:
         return {}
-    stride, pads, kernel = options["stride"], options.get("padding", 0), w.shape[1:-1]
-    lo = [0, *[k - 1 - pads for k in kernel]]
-    steps = [stride, *[1] * ndim], [1, *[stride] * ndim]
-
-    def run() -> mx.array:
-        a, b = mx.expand_dims(x, 1), mx.expand_dims(w, 1)
-        return mx.conv_general(a, b, 1, (lo, lo), *steps, flip=True).squeeze(1)
-
-    return {"mx fwd, one more axis": run}
+    lo = [k - 1 - options.get("padding", 0) for k in w.shape[1:-1]]
+    steps = [options["stride"]] * ndim
+    return {"mx fwd, one more axis": lambda: marked(x, w, steps, lo, lo, [1] * ndim)}
 
 
 def ways(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
@@ -186,6 +216,7 @@ def ways(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
         x, dy, w = dy, x, mx.contiguous(w.swapaxes(0, -1))
     mx.eval(x, w, dy)
     call = lambda w: getattr(mx, plain)(x, w, **options)  # noqa: E731
+    plan = ordinary_plan(plain, x, w, options, dtype)
     ndim = w.ndim - 2
     stride, padding, dilation = [
         [options.get(name, default)] * ndim
@@ -215,11 +246,29 @@ def ways(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
 
     runs: dict[str, Run] = {
         "dw by MLX's rule": lambda: mx.vjp(call, [w], [dy])[1][0],
+        "dw by a product": lambda: unfolded(plan, x, dy).astype(w.dtype),
         "dw by cuDNN": by_cudnn(False),
     }
     if ndim == 1:
         runs["dw by cuDNN in 2D"] = by_cudnn(True)
     return runs
+
+
+def ordinary_plan(op: str, x: mx.array, w: mx.array, options: Any, dtype: str) -> ConvPlan:
+    found = lower_ordinary(problem_of(op, x.shape, w.shape, dtype, options), CUDA)
+    assert found is not None
+    return found
+
+
+def row_of_ways(name: str, layer: Layer, dtype: str, seconds: float) -> dict[str, Any]:
+    """The gradient of the weight alone, by polyconv and in other ways."""
+    given = arrays(layer, dtype)
+    ours = of_mlx(polyconv, layer, given, dtype)["dw"]
+    runs = {"polyconv dw": ours, **ways(layer, given, dtype)}
+    timings = interleaved(runs, rounds=9, seconds=seconds)
+    told = {each.name: rounded(each.median) for each in timings}
+    print(name, told, flush=True)
+    return {"name": name, "dtype": dtype, "ms": told}
 
 
 def row(name: str, layer: Layer, dtype: str, seconds: float, with_ways: bool) -> dict[str, Any]:
@@ -254,17 +303,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=240, help="for all layers")
     parser.add_argument("--ways", action="store_true")
+    parser.add_argument("--residual", action="store_true", help="other layers, the weight's alone")
     parser.add_argument("--small", action="store_true", help="an item of each batch, as a trial")
     given = parser.parse_args()
     gpu = mx.device_info(mx.gpu).get("device_name") if mx.default_device() == mx.gpu else None
     rows: list[dict[str, Any]] = []
     until = time.monotonic() + given.seconds
-    for name, (op, x, w, options) in LAYERS.items():
+    layers = RESIDUAL if given.residual else LAYERS
+    for name, (op, x, w, options) in layers.items():
         if time.monotonic() > until:
             break
         layer = (op, (1, *[min(n, 16) for n in x[1:-1]], x[-1]) if given.small else x, w, options)
-        each = given.seconds / len(LAYERS) / 2
-        rows.append(row(name, layer, given.dtype, each, given.ways))
+        each = given.seconds / len(layers) / 2
+        if given.residual:
+            rows.append(row_of_ways(name, layer, given.dtype, each))
+        else:
+            rows.append(row(name, layer, given.dtype, each, given.ways))
         what = [*explain.doctor().splitlines(), f"GPU: {gpu}"]
         lines = ",\n".join(f"  {json.dumps(each)}" for each in rows)
         head = json.dumps({"what": what}, indent=1)[:-2]

@@ -201,12 +201,21 @@ def _cut_up(spec: ConvSpec, sub: SubConv, as_stored: bool = False) -> Recipe:
     """
     recipe, flip, groups = Recipe(_shape_of(spec)), spec.flip, spec.groups
     recipe.pad([(0, 0), *[_fold_pads(block, flip) for block in sub.blocks], (0, 0)])
+    out, *kernel, channels = recipe.shape
+    sizes: list[tuple[int, ...]] = [
+        (n,) if block.fold is None else (n // block.fold.step, block.fold.step)
+        for n, block in zip(kernel, sub.blocks, strict=True)
+    ]
+    # All at once, and then all slices, which become one.
+    recipe.reshape(groups, out // groups, *[n for pair in sizes for n in pair], channels)
+    for i, block in enumerate(sub.blocks):
+        if block.fold is not None:
+            at = 2 + i + sum(each.fold is not None for each in sub.blocks[:i])
+            _order_fold(recipe, at, block, flip, as_stored)
     for i, block in enumerate(sub.blocks):
         if block.fold is None:
-            _stack_taps(recipe, 1 + 2 * i, block, flip)
-        else:
-            _fold_taps(recipe, 1 + 2 * i, block, flip, as_stored)
-    return recipe.reshape(groups, recipe.shape[0] // groups, *recipe.shape[1:])
+            _stack_taps(recipe, 2 + 2 * i, block, flip)
+    return recipe
 
 
 def _fold_pads(block: Block, flip: bool) -> tuple[int, int]:
@@ -216,14 +225,13 @@ def _fold_pads(block: Block, flip: bool) -> tuple[int, int]:
     return (pad_hi, pad_lo) if flip else (pad_lo, pad_hi)
 
 
-def _fold_taps(recipe: Recipe, axis: int, block: Block, flip: bool, as_stored: bool) -> None:
-    """Replaces the padded kernel axis by the two axes (T, R) of a block, without a copy.
+def _order_fold(recipe: Recipe, axis: int, block: Block, flip: bool, as_stored: bool) -> None:
+    """Brings the two axes (T, R) of a folded kernel into the order of the block, without a copy.
 
     Flipped, the last tap comes first.
     """
     assert block.fold is not None
-    shape, step, n = recipe.shape, block.fold.step, len(block.phases)
-    recipe.reshape(*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :])
+    step, n = block.fold.step, len(block.phases)
     if flip:
         if not as_stored:
             recipe.cut(axis, None, None, -1)

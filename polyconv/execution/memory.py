@@ -45,11 +45,12 @@ def _room(device: Device, memory: int, left: int, metal: Metal | None) -> Room:
 def never_asks(least: Room, device: Device) -> bool:
     """Whether so many bytes may be allocated at any time, so that no call has to ask.
 
-    They may if they are few, or if they fit on a GPU of Apple's, whose room does not change.
+    They may if they are few, or if they fit on a GPU, whose room does not change.
     """
     if least.total <= _UNASKED:
         return True
-    return isinstance(device, Metal) and has_room(least, device)
+    is_fixed = device.backend.has_own_memory and memory_of_gpu() is not None
+    return (isinstance(device, Metal) or is_fixed) and has_room(least, device)
 
 
 def has_room(least: Room, device: Device) -> bool:

@@ -27,7 +27,7 @@ import mlx.core as mx
 from polyconv.execution.arrays import of_this_shape
 from polyconv.execution.cutting import cutter
 from polyconv.execution.device import StreamOrDevice, is_before_0_32_4, on, pads_explicitly
-from polyconv.execution.memory import has_room, room_on
+from polyconv.execution.memory import has_room, never_asks, room_on
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.run import Execute, executor
 from polyconv.gradients.maps import COMPUTE, Map, convolution
@@ -77,6 +77,7 @@ class Compiled:
         self.request, self.stream = request, stream
         self._ways: dict[Kind, Way] = {}
         self._maps: dict[Kind, Map] = {}
+        self._never_asks: dict[Kind, bool] = {}
 
     def check(self) -> None:
         """Refuses a method that cannot compute the problem, and a call that has no room."""
@@ -141,6 +142,14 @@ class Compiled:
             found = self._maps[kind] = self._differentiable(kind, COMPUTE[kind](self))
         return found
 
+    def never_asks(self, kind: Kind) -> bool:
+        """Whether a map fits as a whole at any time."""
+        found = self._never_asks.get(kind)
+        if found is None:
+            found = never_asks(self.way(kind).least, self.request.device)
+            self._never_asks[kind] = found
+        return found
+
     def tiles(self, way: Way) -> Tiling | None:
         """The tiles of a way in the memory that is free now. None if it fits as a whole."""
         device = self.request.device
@@ -156,17 +165,21 @@ class Compiled:
     def _differentiable(self, kind: Kind, compute: Map) -> Map:
         others: list[Kind] = [other for other in KINDS if other != kind]
         function = mx.custom_function(_on(self.stream, compute))
+        # Of each gradient which two it is made of: of the arguments, and the cotangent behind them.
+        known = (*others, kind)
+        places = [[known.index(k) for k in KINDS if k != other] for other in others]
 
         @function.vjp
         def pull_back(
             arrays: Sequence[mx.array], cotangent: mx.array, _: mx.array
         ) -> list[mx.array]:
-            known = {kind: cotangent, **dict(zip(others, arrays, strict=True))}
-            check_room([self.way(other) for other in others], room_on(self.request.device))
+            if not (self.never_asks(others[0]) and self.never_asks(others[1])):
+                check_room([self.way(other) for other in others], room_on(self.request.device))
+            given = (*arrays, cotangent)
             grads = []
-            for other in others:
-                grad = self.map(other)(*[known[k] for k in KINDS if k != other])
-                grads.append(grad.astype(known[other].dtype))
+            for other, (i, j), array in zip(others, places, arrays):
+                mapped = self._maps.get(other) or self.map(other)
+                grads.append(mapped(given[i], given[j]).astype(array.dtype))
             return grads
 
         @function.vmap

@@ -14,7 +14,7 @@ from polyconv.execution.memory import never_asks
 from polyconv.execution.run import Execute
 from polyconv.execution.run_tiled import Compute, assembled
 from polyconv.gradients.plan_gradients import correlate, spread
-from polyconv.gradients.unfolded import unfolded
+from polyconv.gradients.unfolded import convolved, unfolded
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.request import Kind, Request, Way
 from polyconv.planning.tiling import Tile, Tiling
@@ -108,13 +108,19 @@ def _input_gradient(compiled: Ways) -> Map:
 
 def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
     """The weight with each group's input and output channels exchanged."""
-    w = mx.unflatten(w, 0, (plan.problem.groups, w.shape[0] // plan.problem.groups))
-    w = w.swapaxes(1, -1).flatten(0, 1)
+    groups = plan.problem.groups
+    if groups == 1:
+        w = w.swapaxes(0, -1)
+    else:
+        w = mx.unflatten(w, 0, (groups, w.shape[0] // groups)).swapaxes(1, -1).flatten(0, 1)
     return contiguous(w) if plan.is_native else w  # otherwise `cutter` makes it contiguous
 
 
 def _weight_gradient(compiled: Ways) -> Map:
-    """One product of all that the plan's outputs read, or a product per tap."""
+    """One product of all that the plan's outputs read, or a product per tap.
+
+    As a whole it may be one convolution. Tiles are added up in float32, which products give.
+    """
     way = compiled.way("w")
     exchanged = way.plan.problem != compiled.request.spec  # of the adjoint, whose input is `y`
 
@@ -124,10 +130,11 @@ def _weight_gradient(compiled: Ways) -> Map:
         return correlate(plan, read, made)
 
     of_tile: Compute = lambda tile, _, read, made: of_plan(tile.plan, read, made)  # noqa: E731
+    whole = convolved(way.plan, exchanged) if way.plan.is_native else None
     gradient = _where_it_fits(
         compiled,
         way,
-        lambda read, made: of_plan(way.plan, read, made),
+        whole or (lambda read, made: of_plan(way.plan, read, made)),
         lambda tiling, read, made: assembled(
             tiling, of_tile, {"x": read, "y": made}, [], compiled.stream
         ),

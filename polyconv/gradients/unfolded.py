@@ -1,21 +1,49 @@
-"""The gradient of an ordinary convolution with respect to its weight, by one product.
+"""The gradient of an ordinary convolution with respect to its weight, by one operation.
 
-What each output reads is copied for it, which takes few operations, whatever the number of taps.
-MLX's own rule does the same, for kernels without dilation and groups, but cannot be mapped by
-`mx.vmap`.
+It is a convolution, of which cuDNN makes its own gradient, or a product. For a product what each
+output reads is copied, which takes few operations, whatever the number of taps. MLX's own rule does
+the same, for kernels without dilation and groups, but cannot be mapped by `mx.vmap`.
 
 Letters in shape comments: N batch, M frames, K taps, G groups, O and C output and input channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
 
 import mlx.core as mx
 
-from polyconv.execution.arrays import cut, pad, pad_all, summed_in
+from polyconv.execution import unpatched
+from polyconv.execution.arrays import contiguous, cut, pad, pad_all, summed_in
 from polyconv.planning.plan import ConvPlan
+from polyconv.planning.weight_gradient import gradient_options
 from polyconv.problem.spec import Axis
+
+
+def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array], mx.array] | None:
+    """As `unfolded`, as a function of input and cotangent that is one convolution.
+
+    cuDNN sums halves in float32 and rounds once, so the result has the type of both. It is float32
+    if these differ. None if a product is to be taken.
+    """
+    options = gradient_options(plan)
+    if options is None:
+        return None
+    is_line = plan.problem.ndim == 1
+
+    def turned(a: mx.array) -> mx.array:
+        a = contiguous(a)  # or MLX copies it, and keeps cuDNN's plan by the wrong alignment
+        return (mx.expand_dims(a, 1) if is_line else a).swapaxes(0, -1)
+
+    def gradient(x: mx.array, y: mx.array) -> mx.array:
+        if x.dtype != y.dtype:
+            x, y = x.astype(mx.float32), y.astype(mx.float32)
+        found = unpatched.conv_general(turned(x), turned(y), *options)
+        found = found.squeeze(1) if is_line else found  # (C, *K, O)
+        return found if exchanged else found.swapaxes(0, -1)
+
+    return gradient
 
 
 def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) -> mx.array:
@@ -34,8 +62,11 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
     dtype, kernel = summed_in(getattr(mx, spec.dtype)), [axis.kernel_size for axis in axes]
     around = [(0, 0), *[(axis.padding_lo, axis.padding_hi) for axis in axes], (0, 0)]
     read = pad_all(x.astype(dtype), around)
-    for i in reversed(range(spec.ndim)):
-        read = _windows(read, i + 1, axes[i])
+    if all(a.kernel_size == a.stride and a.kernel_dilation == 1 for a in axes):
+        read = _blocks(read, axes)
+    else:
+        for i in reversed(range(spec.ndim)):
+            read = _windows(read, i + 1, axes[i])
     y = y.astype(dtype)
     if spec.groups > 1:
         return _of_groups(read, y, spec.groups, kernel, exchanged)
@@ -44,6 +75,15 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
         return (y.T @ read).reshape(y.shape[1], *kernel, -1)
     found = (read.T @ y).reshape(*kernel, -1, y.shape[1])
     return mx.moveaxis(found, -2, 0)
+
+
+def _blocks(x: mx.array, axes: Sequence[Axis]) -> mx.array:
+    """What each output reads where no sample is read twice, by one copy: `(N, *M, *K, C)`."""
+    ndim = len(axes)
+    pairs = [size for axis in axes for size in (axis.output_size, axis.kernel_size)]
+    x = x.reshape(x.shape[0], *pairs, x.shape[-1])
+    x = x.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+    return x.flatten(1 + ndim, -1)
 
 
 def _windows(x: mx.array, at: int, axis: Axis) -> mx.array:

@@ -56,6 +56,9 @@ class Backend:
     copied, where the call or its transpose is a convolution without input dilation and flip.
     """
 
+    convolves_for_weights: bool = False
+    """Its convolutions compute that product, too, and copy nothing (`weight_gradient.py`)."""
+
     keeps_float64: bool = False
     """Matrix products of float64 are computed in float64; convolutions nowhere are."""
 
@@ -108,6 +111,7 @@ BACKENDS: dict[str, Backend] = {
         cost_model="cuda",
         takes_gradient_plans=True,
         spares_operations=True,
+        convolves_for_weights=True,
         convolves_rows=True,
         shares_cudnn_plans=True,
         misreads_steps=True,

@@ -121,7 +121,7 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
 
 
 def _plan_for_weight(request: Request) -> ConvPlan:
-    """The plan of the weight's gradient. If it is native, its windows are unfolded for one product.
+    """The plan of the weight's gradient. If it is native, it is one product or one convolution.
 
     Its problem is then the call's, or the adjoint, of which input and cotangent are exchanged.
     """

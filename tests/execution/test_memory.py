@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from polyconv.execution import memory
-from polyconv.planning.devices import CPU, DEVICES, Metal
+from polyconv.planning.devices import CPU, CUDA, DEVICES, Metal
+from polyconv.planning.tiling import Room
 
 M2 = Metal("Apple M2", DEVICES["m2-16gb"])
 
@@ -79,3 +80,15 @@ def test_a_cpu_s_largest_array_on_a_mac_is_metal_s(monkeypatch):
     assert memory.room_on(CPU).largest == DEVICES["m2-16gb"].max_buffer_bytes
     monkeypatch.setattr(memory, "present", lambda: None)
     assert memory.room_on(CPU).largest > DEVICES["m2-16gb"].max_buffer_bytes
+
+
+def test_what_fits_on_a_gpu_of_its_own_memory_never_asks(monkeypatch):
+    """On a CPU what is free changes from call to call."""
+    much = Room(2**30, 2**32)
+    monkeypatch.setattr(memory, "memory_here", lambda: 2**36)
+    for on_gpu, expected in ((None, False), (2**33, True), (2**31, False)):
+        memory._room.cache_clear()
+        monkeypatch.setattr(memory, "memory_of_gpu", lambda found=on_gpu: found)
+        assert memory.never_asks(much, CUDA) == expected
+        assert not memory.never_asks(much, CPU)
+    memory._room.cache_clear()

@@ -154,13 +154,46 @@ def test_in_tiles(name, dtype, monkeypatch):
         assert mx.array_equal(a, b)
 
 
+def operations_of_dw(name, dtype):
+    call, x, w = call_of(name)
+    x, w = x.astype(dtype), w.astype(dtype)
+    with polyconv.planning_for("cuda"):
+        return issued(lambda x, w: mx.grad(lambda w: call(x, w).sum())(w), x, w)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_halves_are_multiplied_in_float32(dtype):
     """cuBLAS may add up parts of a product of halves in halves."""
-    call, x, w = call_of("transposed")
-    x, w = x.astype(dtype), w.astype(dtype)
-    with polyconv.planning_for("cuda"):
-        ops = issued(lambda x, w: mx.grad(lambda w: call(x, w).sum())(w), x, w)
+    ops = operations_of_dw("groups", dtype)
     products = [each for each in ops if each.name == "Matmul"]
     assert products
     assert all(dtype not in each.reads for each in products)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("name", ["transposed", "dilated", "2D", "plain", "strided"])
+def test_the_weight_s_gradient_is_one_convolution(name, dtype):
+    """cuDNN sums halves in float32."""
+    ops = operations_of_dw(name, dtype)
+    assert [each.reads for each in ops if each.name == "Convolution"] == [(dtype, dtype)]
+    moves = {"Convolution", "Transpose", "ExpandDims", "Squeeze", "Broadcast", "Full", "AsType"}
+    assert {each.name for each in ops} <= moves
+
+
+@pytest.mark.parametrize("name", ["3D", "groups", "one side", "cropped"])
+def test_else_it_is_a_product(name):
+    names = [each.name for each in operations_of_dw(name, mx.float32)]
+    assert "Matmul" in names
+    assert "Convolution" not in names
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_gradients_of_a_weight_for_each_item(ndim):
+    """MLX reads its own rules of what ours is made of, too, and has none for groups in 3D."""
+    call = getattr(polyconv, f"conv_transpose{ndim}d")
+    xs, w = integers(3, 2, *[4] * ndim, 2), integers(3, *[2] * ndim, 2, seed=1)
+    gradient = mx.grad(lambda w, x: (call(x, w, 2) ** 2).sum())
+    with polyconv.planning_for("cuda"):
+        found = mx.vmap(gradient, in_axes=(None, 0))(w, xs)
+    for each, x in zip(found, xs, strict=True):
+        assert mx.array_equal(each, gradient(w, x))

@@ -1,0 +1,83 @@
+"""Which convolution is the gradient of a weight? Judged by sizes and by sums over samples."""
+
+import random
+
+import numpy as np
+import pytest
+
+from polyconv.planning.devices import CPU, CUDA
+from polyconv.planning.methods import lower_ordinary
+from polyconv.planning.weight_gradient import gradient_options
+from polyconv.problem.spec import Axis, ConvSpec
+
+
+def options_of(*axes, groups=1, device=CUDA):
+    ordinary = lower_ordinary(ConvSpec(2, 4, 6, axes, groups), device)
+    return ordinary and gradient_options(ordinary)
+
+
+def drawn(rng):
+    return Axis(
+        size=rng.randint(1, 12),
+        kernel_size=rng.randint(1, 4),
+        stride=rng.randint(1, 3),
+        kernel_dilation=rng.randint(1, 3),
+        padding_lo=rng.randint(0, 3),
+        padding_hi=rng.randint(-1, 3),
+    )
+
+
+def summed(x, y, axis):
+    """The gradient of one channel's weight, by its definition."""
+    found = np.zeros(axis.kernel_size)
+    for m in range(axis.output_size):
+        for k in range(axis.kernel_size):
+            at = axis.stride * m + axis.kernel_dilation * k - axis.padding_lo
+            if 0 <= at < axis.size:
+                found[k] += x[at] * y[m]
+    return found
+
+
+def test_the_convolution_is_the_gradient():
+    """Also as cuDNN counts, which has the padding in front at both ends."""
+    rng, taken = random.Random(0), 0
+    for _ in range(2000):
+        axis = drawn(rng)
+        options = options_of(axis) if axis.output_size > 0 else None
+        if options is None:
+            continue
+        taken += 1
+        (_, step), ((_, lo), (_, hi)), (_, dilation) = options
+        x = np.arange(1, axis.size + 1)
+        y = np.array([rng.randint(-3, 3) for _ in range(axis.output_size)])
+        padded = np.pad(x, (lo, hi))
+        reach = dilation * (len(y) - 1) + 1
+        windows = [
+            padded[at : at + reach : dilation] for at in range(0, len(padded) - reach + 1, step)
+        ]
+        assert np.array_equal([window @ y for window in windows], summed(x, y, axis)), axis
+        window = step * (axis.kernel_size - 1) + 1
+        assert (axis.size + 2 * lo - window) // dilation + 1 == axis.output_size, axis
+    assert taken > 200
+
+
+@pytest.mark.parametrize(
+    ("axis", "is_taken"),
+    [
+        (Axis(size=64, kernel_size=3, padding_lo=1, padding_hi=1), True),
+        (Axis(size=64, kernel_size=3, stride=2, padding_lo=1, padding_hi=1), True),
+        (Axis(size=64, kernel_size=3, padding_lo=2), False),  # cuDNN would have 2 behind, too
+        (Axis(size=64, kernel_size=3, padding_hi=2), False),
+        (Axis(size=64, kernel_size=3, padding_lo=-1, padding_hi=-1), False),
+        # MLX would not ask for cuDNN's gradient: the output is no longer than the kernel.
+        (Axis(size=3, kernel_size=3, padding_lo=1, padding_hi=1), False),
+        (Axis(size=2048, kernel_size=11, padding_lo=5, padding_hi=5), False),  # was slower
+        (Axis(size=2048, kernel_size=16, stride=8, padding_lo=4, padding_hi=4), True),
+    ],
+)
+def test_where_it_is_taken(axis, is_taken):
+    assert (options_of(axis) is not None) == is_taken
+    assert (options_of(axis, axis) is not None) == is_taken
+    assert options_of(axis, groups=2) is None
+    assert options_of(axis, axis, axis) is None
+    assert options_of(axis, device=CPU) is None
