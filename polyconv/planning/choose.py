@@ -64,7 +64,7 @@ def plan(
         ValueError: If `method` is unknown or cannot compute `spec`.
     """
     if spec.dtype == "float64" and not device.backend.keeps_float64:  # no GPU has it
-        refuse(op, "dtype must be float16, bfloat16 or float32 (as for MLX)", spec.dtype)
+        refuse(op, "x must be float16, bfloat16 or float32 here, as for MLX", spec.dtype)
     if method != "auto":
         return _forced(spec, method, op, device)
     tuned = tuned_plan(spec, device, packed)

@@ -13,12 +13,16 @@ where both arrays are transposed views and the kernel is longer than the output
 
 from __future__ import annotations
 
-from polyconv.planning.plan import ConvPlan
-from polyconv.problem.spec import Axis
+from math import prod
 
-# By docs/benchmarks/cuda_layers.py. With more taps to a stride the product of all windows, copied,
-# is faster: 11 taps on 2,048 samples and more.
-_MOST_TAPS = 8
+from polyconv.planning.plan import ConvPlan
+from polyconv.problem.spec import Axis, ConvSpec
+
+# By docs/benchmarks/cuda_layers.py --residual on an H200. The product of all windows, copied, is
+# faster where few channels meet more taps to a stride than these, and where many frames meet
+# windows that reach further.
+_FEW_CHANNELS, _MOST_TAPS = 64, 3
+_MANY_FRAMES, _FURTHEST = 2**15, 24
 
 
 def gradient_options(plan: ConvPlan) -> tuple[object, ...] | None:
@@ -37,7 +41,7 @@ def gradient_options(plan: ConvPlan) -> tuple[object, ...] | None:
     suits = plan.device.backend.convolves_for_weights and plan.problem.groups == 1
     if not suits or len(axes) > 2 or not all(map(_is_gradient, axes)):
         return None
-    if axes[-1].output_size <= axes[-1].kernel_size:
+    if axes[-1].output_size <= axes[-1].kernel_size or _is_slow(plan.first.spec):
         return None
     unit = (Axis(size=1, kernel_size=1),) if len(axes) == 1 else ()
     axes = (*unit, *axes)
@@ -54,5 +58,15 @@ def _is_gradient(axis: Axis) -> bool:
     MLX gives cuDNN the padding in front for both ends, which must lead to as many frames.
     """
     more = axis.padding_lo - axis.padding_hi
-    fits = axis.padding_hi >= 0 and 0 <= more < axis.stride
-    return fits and axis.kernel_size <= _MOST_TAPS * axis.stride
+    return axis.padding_hi >= 0 and 0 <= more < axis.stride
+
+
+def _is_slow(spec: ConvSpec) -> bool:
+    """Whether cuDNN was measured to be slower than a product."""
+    is_narrow = min(spec.in_channels, spec.out_channels) < _FEW_CHANNELS
+    is_long = spec.batch * prod(spec.output_sizes) >= _MANY_FRAMES
+    return any(
+        (is_narrow and axis.kernel_size > _MOST_TAPS * axis.stride)
+        or (is_long and axis.window > _FURTHEST * axis.stride)
+        for axis in spec.axes
+    )

@@ -41,7 +41,7 @@ CALLS = {
         "adjoint",
     ),
     "3D": ("conv_transpose3d", (1, 3, 4, 3, 2), (3, 2, 2, 2, 2), {"stride": 2}, "adjoint"),
-    "plain": ("conv1d", (2, 12, 4), (6, 5, 4), {"padding": 2}, "call"),
+    "plain": ("conv1d", (2, 12, 4), (6, 3, 4), {"padding": 1}, "call"),
     "strided": ("conv2d", (2, 9, 8, 2), (3, 3, 3, 2), {"stride": 2, "padding": 1}, "call"),
     "with samples unread": ("conv_general", (2, 10, 3), (2, 2, 3), {"stride": 4}, "call"),
     "plain, dilated, groups": (

@@ -11,8 +11,8 @@ from polyconv.planning.weight_gradient import gradient_options
 from polyconv.problem.spec import Axis, ConvSpec
 
 
-def options_of(*axes, groups=1, device=CUDA):
-    ordinary = lower_ordinary(ConvSpec(2, 4, 6, axes, groups), device)
+def options_of(*axes, groups=1, device=CUDA, sizes=(2, 4, 6)):
+    ordinary = lower_ordinary(ConvSpec(*sizes, axes, groups), device)
     return ordinary and gradient_options(ordinary)
 
 
@@ -81,3 +81,20 @@ def test_where_it_is_taken(axis, is_taken):
     assert options_of(axis, groups=2) is None
     assert options_of(axis, axis, axis) is None
     assert options_of(axis, device=CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "dilation", "is_taken"),
+    [
+        (32, 8192, 7, 1, False),  # few channels, many taps
+        (32, 8192, 3, 5, True),
+        (64, 4096, 11, 1, True),
+        (128, 2048, 7, 3, True),
+        (128, 2048, 11, 3, False),  # many frames, and windows that reach far
+        (256, 256, 11, 5, True),
+    ],
+)
+def test_layers_of_a_vocoder_have_what_was_faster(channels, size, kernel, dilation, is_taken):
+    padding = dilation * (kernel - 1) // 2
+    axis = Axis(size, kernel, 1, 1, dilation, padding, padding)
+    assert (options_of(axis, sizes=(16, channels, channels)) is not None) == is_taken

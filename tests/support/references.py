@@ -57,9 +57,9 @@ def _is_doubtful(
     stride: Any,
     padding: Any,
     kernel_dilation: Any,
-    input_dilation: Any,
-    groups: int,
-    flip: bool,
+    input_dilation: Any = (1,),
+    groups: int = 1,
+    flip: bool = False,
 ) -> bool:
-    """As polyconv calls it, with tuples and all in order."""
+    """As polyconv calls it, with tuples and in order."""
     return flip or max(input_dilation) > 1 or min(min(side) for side in padding) < 0

@@ -109,4 +109,4 @@ def test_a_gpu_is_not_given_what_it_does_not_have(call, monkeypatch):
 def test_no_gpu_is_planned_for(planned_for, method):
     with polyconv.planning_for(planned_for):
         told = refused(polyconv.conv1d, X, W, method=method)
-    assert told.endswith("dtype must be float16, bfloat16 or float32 (as for MLX); got float64")
+    assert told.endswith("x must be float16, bfloat16 or float32 here, as for MLX; got float64")
