@@ -28,8 +28,8 @@ from `gpu.json`. [Layers alone, forward](cuda.md), are on a page of their own.
 
 * **Random calls in one process**: {calls:,} calls of polyconv, forward, gradients and second
   order, with equal shapes and other strides in random order. They were mixed with {own:,} calls of
-  MLX's own. {failed} of polyconv's differs from float64 NumPy on integers. Of MLX's own {wrong} were
-  wrong and {broken} raised an error, as its plan cache forgets the input dilation
+  MLX's own. {failed} of polyconv's differs from float64 NumPy on integers. Of MLX's own {wrong}
+  were wrong and {broken} raised an error, as its plan cache forgets the input dilation
   ([differences](../differences.md)). Of three such runs two had no failure of polyconv's. In the
   third one call of 2,000 was wrong, in a process where MLX's own calls had been wrong before.
 * **Parity** of each method with float64, by `==` on integers: {parity}; {parity_failed} differ.
