@@ -47,8 +47,8 @@ It holds for all that polyconv issues there, by whatever method `auto` takes, fo
 Many plans keep this promise, MLX's own op among them. `auto` takes the one of the least predicted time. Of two within
 5 % it takes the one that allocates less.
 
-No path of MLX's may hold the promise as a call stands. Then channels are filled up with zeros, or a 1D convolution
-is issued as a 2D one, or a 3D one as several 2D ones. The last column below says which.
+For some calls no path of MLX's holds the promise. Then polyconv fills channels up with zeros, or issues a 1D
+convolution as a 2D one, or a 3D one as several 2D ones. The last column below says which.
 `method="native"` asks for MLX's own op and gets it, whatever it does.
 
 ## How it is known
@@ -77,8 +77,8 @@ timing. The bounds hold nine times in ten, as far as published timings tell.
 LAYER_TABLE = """
 ## Layer by layer
 
-What `auto` takes, the time predicted for it, and that for MLX's own op. **native** marks the layers
-where that one is taken. *MACs* are the multiply-accumulates of the plan for an M4 Max against the
+Under each Mac stand the method that `auto` takes, its predicted time, and that of MLX's own op. **native** marks the
+layers where MLX's own op is taken. *MACs* are the multiply-accumulates of the plan for an M4 Max against the
 ideal. The ideal is all taps on all samples, edges aside, and the channels as they are. *dx* and *dw* are those
 of the gradients of input and weight.
 
