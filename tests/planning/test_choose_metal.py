@@ -162,9 +162,8 @@ def test_a_packed_weight_is_not_packed_again_in_what_is_predicted():
     assert (plain.method, packed.method) == ("native", "stacked")
     assert seconds_of(packed, packed=True) < seconds_of(plain, packed=True)
     assert NEAR * seconds_of(packed) > seconds_of(plain)
-    told = polyconv.explain(
-        "conv_transpose2d", (1, 16, 16, 256), (128, 4, 4, 256), stride=2, padding=1
-    )
+    shapes = ((1, 16, 16, 256), (128, 4, 4, 256))
+    told = polyconv.explain("conv_transpose2d", *shapes, stride=2, padding=1, device="m4-max")
     assert (told.chosen, "With a packed weight stacked is taken." in told.notes) == ("native", True)
 
 
