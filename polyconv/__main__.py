@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     _add_call(explain, OPS, _typed, _TOLD)
     explain.add_argument(
-        "--device", type=_names, metavar="NAMES", help="such as m2 or m2,m4-max; default: this Mac"
+        "--device",
+        type=_names,
+        default=[None],
+        metavar="NAMES",
+        help="such as m2 or m2,m4-max; default: this Mac",
     )
     explain.add_argument(
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
@@ -206,7 +210,7 @@ def _listed(value: Any) -> list[int]:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    names = args.device or [None]
+    names = args.device
     if len(names) > 1 and (args.batch or args.model):
         refuse("explain", "--device must be one with --batch or --model", ",".join(names))
     if args.plot and (args.batch or args.model or len(names) > 1):
@@ -290,7 +294,7 @@ def _tune(args: argparse.Namespace) -> None:
 def _print_model(args: argparse.Namespace) -> None:
     model, given = _model_of(args)
     try:
-        told = recording.explain_model(model, *given, dtype=args.dtype, device=_one(args.device))
+        told = recording.explain_model(model, *given, dtype=args.dtype, device=args.device[0])
     except Exception as error:  # the model's own, of any kind
         _refuse_model(args, error)
     if args.json:
@@ -301,10 +305,6 @@ def _print_model(args: argparse.Namespace) -> None:
     for _, _, each in told:
         print()
         terminal.show(each, as_json=False)
-
-
-def _one(names: list[str] | None) -> str | None:
-    return names[0] if names else None
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def cutter(plan: ConvPlan, transposed: bool = False) -> Cutter:
     if not plan.products:
         pieces = [_for_convolution(plan, sub) for sub in plan.subconvs]
         return lambda w: [each for piece in pieces for each in piece(w.astype(dtype))]
-    dtype = getattr(mx, plan.product_dtype)
+    dtype = getattr(mx, plan.computing_dtype)
     cuts = [_for_products(plan, sub, transposed) for sub in plan.subconvs]
     if len(cuts) == 1:
         (only,) = cuts

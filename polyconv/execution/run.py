@@ -40,7 +40,7 @@ def executor(plan: ConvPlan, pad_explicitly: bool) -> Execute:
         # The input gets the result's dtype once, and not in each convolution.
         return lambda x, taps: assemble(convolve(x.astype(dtype), taps))
     multiply, recipes = products(plan)
-    woven, wide = weave(plan, recipes), getattr(mx, plan.product_dtype)
+    woven, wide = weave(plan, recipes), getattr(mx, plan.computing_dtype)
     if wide == dtype:
         return lambda x, taps: woven(multiply(x.astype(dtype), taps))
     return lambda x, taps: woven(multiply(x.astype(wide), taps)).astype(dtype)

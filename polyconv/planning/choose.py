@@ -68,10 +68,11 @@ def plan(
     if method != "auto":
         return _forced(spec, method, op, device)
     tuned = tuned_plan(spec, device, packed)
+    if tuned is not None and reasons:
+        other = plan(spec, method, op, replace(device, tuning=None), reasons=False)
+        return with_reasons(tuned, other, packed)
     if tuned is not None:
-        untuned = replace(device, tuning=None)
-        other = plan(spec, method, op, untuned, reasons=False) if reasons else tuned
-        return with_reasons(tuned, other, packed) if reasons else tuned
+        return tuned
     if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
     direct: ConvPlan | Rejection | None = None

@@ -56,7 +56,7 @@ def around(plan: ConvPlan, packed: bool) -> Iterator[Kernel]:
 
 
 def _itemsize(plan: ConvPlan) -> int:
-    return ITEMSIZE[plan.product_dtype if plan.products else plan.problem.dtype]
+    return ITEMSIZE[plan.computing_dtype]
 
 
 def _by_convolutions(plan: ConvPlan, gpu: Gpu) -> Iterator[Kernel]:

@@ -124,8 +124,7 @@ class ConvPlan:
     def packing_key(self) -> object:
         """Plans that cut a weight alike have the same. The length of the input is not in it."""
         cuts = tuple(tuple(block.cut for block in axis.blocks) for axis in self.axes)
-        dtype = self.product_dtype if self.products else self.problem.dtype
-        problem = (self.problem.groups, self.problem.flip, dtype)
+        problem = (self.problem.groups, self.problem.flip, self.computing_dtype)
         forms: tuple[object, ...] = (self.products == "scaled",)
         if not self.products:
             forms = tuple([sub.issued.form.of_weight for sub in self.subconvs])
@@ -140,10 +139,10 @@ class ConvPlan:
         return COST_MODELS[self.device.backend.cost_model](self)
 
     @property
-    def product_dtype(self) -> str:
-        """In which products are made: in float32, so that a sum of several is rounded once."""
+    def computing_dtype(self) -> str:
+        """The problem's. But products are in float32, so that a sum of several is rounded once."""
         dtype = self.problem.dtype
-        if ITEMSIZE[dtype] >= 4:
+        if not self.products or ITEMSIZE[dtype] >= 4:
             return dtype
         lone = all(taps <= 1 for axis in self.axes for _, taps in axis.block_sizes)
         rounds_once = self.device.backend.rounds_halves_once and self.products != "scaled"

@@ -71,7 +71,7 @@ def alone(spec, result, max_workspace=None):
     """The products of halves that may be: of a lone tap, on Metal, which sums them in float32."""
     asked = Compiled(Request("op", spec, "auto", device_for(None), max_workspace), None)
     made = asked.way(result).plan
-    if result == "w" or not made.products or made.product_dtype not in ("float16", "bfloat16"):
+    if result == "w" or not made.products or made.computing_dtype not in ("float16", "bfloat16"):
         return set()
     assert made.device.backend.rounds_halves_once
     assert made.n_taps == len(made.subconvs)

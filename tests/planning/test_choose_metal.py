@@ -109,11 +109,11 @@ def test_float32_is_not_rounded_to_tf32_unless_that_was_allowed():
 
 def test_halves_of_one_tap_are_multiplied_as_halves_by_accelerators():
     chosen = plan(replace(HEAVY, dtype="float16"), device=M5_MAX)
-    assert (chosen.method, chosen.product_dtype) == ("taps", "float16")
+    assert (chosen.method, chosen.computing_dtype) == ("taps", "float16")
     two = replace(transposed((1, 512, 1024), (1024, 4, 1024), stride=2), dtype="float16")
-    assert plan(two, "taps", device=M5_MAX).product_dtype == "float32"  # sums are rounded once
-    assert plan(two, "taps").product_dtype == "float32"
-    assert plan(replace(HEAVY, dtype="float16"), "taps").product_dtype == "float32"
+    assert plan(two, "taps", device=M5_MAX).computing_dtype == "float32"  # sums are rounded once
+    assert plan(two, "taps").computing_dtype == "float32"
+    assert plan(replace(HEAVY, dtype="float16"), "taps").computing_dtype == "float32"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
