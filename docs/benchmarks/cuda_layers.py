@@ -172,41 +172,6 @@ def _torch_layout(layer: Layer, given: Any, dtype: Any, last: bool) -> dict[str,
     return runs
 
 
-# Far above any stride. MLX gives a flipped kernel to cuDNN without the stride of the call.
-MARK = 2**30
-
-
-def marked(
-    x: mx.array, w: mx.array, steps: list[int], lo: list[int], hi: list[int], dilation: list[int]
-) -> mx.array:
-    """MLX's transposed op with one more axis of size 1, whose stride tells the input dilation.
-
-    It changes nothing but the key under which MLX keeps cuDNN's plan, which forgets that.
-    """
-    mark = MARK + sum(step << (10 * i) for i, step in enumerate(steps))
-    found = mx.conv_general(
-        *(mx.expand_dims(x, 1), mx.expand_dims(w, 1)),
-        [mark, *[1] * len(steps)],
-        ([0, *lo], [0, *hi]),
-        [1, *dilation],
-        [1, *steps],
-        flip=True,
-    )
-    return found.squeeze(1)
-
-
-def lifted(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
-    op, _, _, options = layer
-    x, w, _ = [mx.array(a).astype(getattr(mx, dtype)) for a in given]
-    mx.eval(x, w)
-    ndim = x.ndim - 2
-    if "transpose" not in op or ndim == 3:
-        return {}
-    lo = [k - 1 - options.get("padding", 0) for k in w.shape[1:-1]]
-    steps = [options["stride"]] * ndim
-    return {"mx fwd, one more axis": lambda: marked(x, w, steps, lo, lo, [1] * ndim)}
-
-
 def ways(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
     """Other ways to the weight's gradient of an ordinary convolution, or of its transpose."""
     op, _, _, options = layer
@@ -276,7 +241,7 @@ def row(name: str, layer: Layer, dtype: str, seconds: float, with_ways: bool) ->
     runs = {f"mx {k}": run for k, run in of_mlx(mx, layer, given, dtype).items()}
     runs |= {f"polyconv {k}": run for k, run in of_mlx(polyconv, layer, given, dtype).items()}
     if with_ways:
-        runs |= {**ways(layer, given, dtype), **lifted(layer, given, dtype)}
+        runs |= ways(layer, given, dtype)
     runs |= {f"torch {k}": run for k, run in of_torch(layer, given, dtype).items()}
     timings = interleaved(runs, rounds=15, seconds=seconds)
     told = {each.name: rounded(each.median) for each in timings}
@@ -289,7 +254,6 @@ def apart(runs: dict[str, Run]) -> dict[str, float]:
     """How far MLX's and polyconv's results are apart, over their scale."""
     found = {}
     pairs = [(f"mx {what}", f"polyconv {what}") for what in ("fwd", "dx", "dw")]
-    pairs += [("mx fwd", name) for name in runs if name == "mx fwd, one more axis"]
     pairs += [("dw by MLX's rule", name) for name in runs if name.startswith("dw by cuDNN")]
     for first, second in pairs:
         a, b = [runs[name]().astype(mx.float32) for name in (first, second)]

@@ -116,6 +116,10 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
         arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
         if with_mlx and rng.random() < 0.5:
             counts.update(_by_mlx(rng, options, arrays, right))
+            # A plan for more outputs writes behind the end of its own, and may hit these arrays.
+            if not all(np.array_equal(np.array(a), b) for a, b in zip(arrays, (x, w))):
+                counts["arrays damaged by MLX's own"] += 1
+                arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
         try:
             found = values(called(polyconv, options, ndim), *arrays)
         except Exception as error:  # told, and the next call goes on
@@ -127,35 +131,6 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
             ]
             if wrong:
                 failures.append(f"{x_shape}, {w_shape}, {options}: {', '.join(wrong)}")
-        counts["calls"] += 1
-    return {"counts": dict(counts), "failed": len(failures), "failures": failures[:40]}
-
-
-def marks(calls: int, seed: int, until: float) -> dict[str, Any]:
-    """Random transposed calls by `marked` of cuda_layers.py, MLX's own of other strides between."""
-    import cuda_layers
-
-    rng, counts = random.Random(seed), Counter[str]()
-    failures: list[str] = []
-    while counts["calls"] < calls and time.monotonic() < until:
-        x_shape, w_shape, options = drawn(rng)
-        ndim, numbers = len(x_shape) - 2, np.random.default_rng(rng.randrange(2**30))
-        if ndim > 2 or options["groups"] > 1 or not options["flip"] or options["stride"] > 1:
-            continue
-        x, w = [numbers.integers(-1, 2, shape).astype(np.float64) for shape in (x_shape, w_shape)]
-        general = {k: v if k in ("groups", "flip") else [v] * ndim for k, v in options.items()}
-        try:
-            right = reference.conv_general(x, w, **general)
-        except ValueError:
-            continue
-        if right.size == 0:
-            continue
-        arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
-        if rng.random() < 0.5:
-            counts.update(_by_mlx(rng, options, arrays, [right]))
-        steps = [general[name] for name in ("input_dilation", "lo", "hi", "kernel_dilation")]
-        if not np.array_equal(np.array(cuda_layers.marked(*arrays, *steps)), right):
-            failures.append(f"{x_shape}, {w_shape}, {options}")
         counts["calls"] += 1
     return {"counts": dict(counts), "failed": len(failures), "failures": failures[:40]}
 
@@ -188,7 +163,6 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--cases", type=int, default=2000, help="of each method and of gradients")
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--marks", type=int, default=0, help="calls by a key that tells strides")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=540)
     given = parser.parse_args()
@@ -201,10 +175,6 @@ def main() -> int:
         found[name]["seconds"] = round(time.monotonic() - start, 1)
         print(name, json.dumps(found[name], indent=1), flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
-    if given.marks:
-        found["marks"] = marks(given.marks, given.seed, until)
-        print("marks", json.dumps(found["marks"], indent=1), flush=True)
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
     if given.cases:
         import cuda
 
@@ -216,7 +186,6 @@ def main() -> int:
     failures = (
         found["alone"]["failed"]
         + found["mixed"]["failed"]
-        + found.get("marks", {}).get("failed", 0)
         + len(found.get("parity", {}).get("failures", []))
     )
     return int(bool(failures))

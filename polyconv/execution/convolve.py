@@ -79,9 +79,12 @@ def _convolution(sub: SubConv, pad_explicitly: bool) -> tuple[_Around, _Convolve
     elif form == AS_IT_STANDS:
         around = _AS_GIVEN
     else:
-        lo, hi = (0,) * spec.ndim, form.pad_hi or (0,) * spec.ndim
+        lo, hi = [side or (0,) * spec.ndim for side in (form.pad_lo, form.pad_hi)]
         if form.whole:
-            lo, hi = [tuple([min(n, 0) for n in side]) for side in padding_of(spec)]
+            lo, hi = [
+                tuple([min(n, 0) + more for n, more in zip(given, side, strict=True)])
+                for given, side in zip(padding_of(spec), (lo, hi), strict=True)
+            ]
         if form.lift == "frames":
             depth = spec.axes[0]
             lo, hi = (depth.padding_lo, *lo[1:]), (depth.padding_hi, *hi[1:])
@@ -117,6 +120,13 @@ def _as_plane(sub: SubConv, options: Sequence[object]) -> _Convolve:
     )
 
 
+def _as_marked(sub: SubConv, options: Sequence[object]) -> _Convolve:
+    """1D as 2D with the axis in front: `(N, 1, L, C)` with `(O, 1, K, C)`."""
+    return lambda x, taps: unpatched.conv_general(mx.expand_dims(x, 1), taps[0], *options).squeeze(
+        1
+    )
+
+
 def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
     """3D as a sum of 2D ones, one per tap in depth. The frames that a tap reads are its batch.
 
@@ -141,7 +151,12 @@ def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
     return convolve
 
 
-_LIFTS = {"none": _as_it_stands, "plane": _as_plane, "frames": _as_frames}
+_LIFTS = {
+    "none": _as_it_stands,
+    "plane": _as_plane,
+    "frames": _as_frames,
+    "marked": _as_marked,
+}
 
 
 def padding_of(spec: ConvSpec) -> Padding:

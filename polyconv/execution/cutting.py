@@ -70,6 +70,9 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
     if form.lift == "plane":
         out, taps, channels = recipe.shape
         recipe.reshape(out, taps, 1, channels)
+    if form.lift == "marked":
+        out, taps, channels = recipe.shape
+        recipe.reshape(out, 1, taps, channels)
     made = recipe.made()
     if form.lift != "frames":
         return lambda w: [made(w)]

@@ -17,7 +17,7 @@ import mlx.core as mx
 from polyconv.execution import unpatched
 from polyconv.execution.arrays import contiguous, cut, pad, pad_all, summed_in
 from polyconv.planning.plan import ConvPlan
-from polyconv.planning.weight_gradient import gradient_options
+from polyconv.planning.weight_gradient import as_convolution
 from polyconv.problem.spec import Axis
 
 
@@ -27,10 +27,11 @@ def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array],
     cuDNN sums halves in float32 and rounds once, so the result has the type of both. It is float32
     if these differ. None if a product is to be taken.
     """
-    options = gradient_options(plan)
-    if options is None:
+    found = as_convolution(plan)
+    if found is None:
         return None
-    is_line = plan.problem.ndim == 1
+    options, is_line = found.options, plan.problem.ndim == 1
+    front = [(0, 0), *[(zeros, 0) for zeros in found.front], (0, 0)] if found.front else []
 
     def turned(a: mx.array) -> mx.array:
         a = contiguous(a)  # or MLX copies it, and keeps cuDNN's plan by the wrong alignment
@@ -39,9 +40,10 @@ def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array],
     def gradient(x: mx.array, y: mx.array) -> mx.array:
         if x.dtype != y.dtype:
             x, y = x.astype(mx.float32), y.astype(mx.float32)
-        found = unpatched.conv_general(turned(x), turned(y), *options)
-        found = found.squeeze(1) if is_line else found  # (C, *K, O)
-        return found if exchanged else found.swapaxes(0, -1)
+        x = pad_all(x, front) if front else x
+        dw = unpatched.conv_general(turned(x), turned(y), *options)
+        dw = dw.squeeze(1) if is_line else dw  # (C, *K, O)
+        return dw if exchanged else dw.swapaxes(0, -1)
 
     return gradient
 

@@ -19,13 +19,21 @@ def has_float64(spec: ConvSpec) -> bool:
     return not is_dilated and (spec.groups == 1 or (spec.ndim == 1 and not spec.flip))
 
 
-def shares_plans(spec: ConvSpec) -> bool:
-    """Whether cuDNN's plan may be that of another stride, as for all transposed convolutions.
+def shares_plans(direct: ConvPlan) -> bool:
+    """Whether MLX's own op may run cuDNN's plan of another stride (`cudnn_plans.py`).
 
-    `Backend.shares_cudnn_plans` says why. A transposed convolution of stride 1 is among them, as it
-    is flipped like the others. polyconv's other calls on CUDA neither dilate nor flip.
+    It may for transposed convolutions that are not marked. One of stride 1 is flipped like the
+    others.
     """
-    return spec.is_input_dilated or spec.flip
+    is_safe = not (direct.problem.is_input_dilated or direct.problem.flip)
+    is_safe = is_safe or direct.first.issued.form.lift == "marked"
+    return direct.device.backend.shares_cudnn_plans and not is_safe
+
+
+def may_compete(spec: ConvSpec, device: Device) -> bool:
+    """Whether it is worth while to plan MLX's own op, as `stays_native` or `competes` may hold."""
+    backend = device.backend
+    return not spec.is_input_dilated or backend.predicts_kernels or backend.shares_cudnn_plans
 
 
 def stays_native(direct: ConvPlan) -> bool:
@@ -50,7 +58,7 @@ def competes(direct: ConvPlan) -> bool:
         return False
     backend = direct.device.backend
     if backend.shares_cudnn_plans:
-        return not shares_plans(direct.problem)
+        return not shares_plans(direct)
     if backend.predicts_kernels:
         spec = direct.problem
         if spec.is_input_dilated and (spec.ndim != 2 or spec.groups > 1):
@@ -80,7 +88,7 @@ def may_be_taken(plan: ConvPlan, allow_unfold: bool) -> bool:
     `auto` takes products there by itself.
     """
     backend = plan.device.backend
-    if plan.is_native and backend.shares_cudnn_plans and shares_plans(plan.problem):
+    if plan.is_native and shares_plans(plan):
         return False
     if backend.copies_windows:
         return True

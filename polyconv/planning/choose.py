@@ -9,6 +9,7 @@ from polyconv.planning.allowed import (
     competes,
     has_float64,
     is_by_taps_alone,
+    may_compete,
     stays_native,
     suits,
     takes_products,
@@ -55,8 +56,8 @@ def plan(
     Returns:
         ConvPlan: With ``"auto"`` the fastest, as far as is known: what the device's tuning found,
         where it knows the layer, or else what is estimated. MLX's own convolution takes part
-        where no axis has an input dilation, on CUDA only if nothing is flipped either. On Metal it
-        takes part wherever its kernel neither unfolds nor reads outside its input. Without dilation
+        where no axis has an input dilation. On CUDA transposed ones in 1D take part too, and no
+        other that is flipped (`cudnn_plans.py`). On Metal it takes part wherever its kernel neither unfolds nor reads outside its input. Without dilation
         and flip it is taken there at once. Of plans that are predicted to be equally fast on Metal,
         within `estimate.NEAR`, it is the one that allocates least.
 
@@ -76,8 +77,8 @@ def plan(
     if is_by_taps_alone(spec, device):
         return _in_float64(spec, device)
     direct: ConvPlan | Rejection | None = None
-    if reasons or not spec.is_input_dilated or device.backend.predicts_kernels:
-        direct = lower_native(spec, device)  # elsewhere a dilated one neither stays nor competes
+    if reasons or may_compete(spec, device):
+        direct = lower_native(spec, device)
     if isinstance(direct, ConvPlan) and stays_native(direct):
         return direct
     return _cheapest(spec, direct, op, device, reasons, packed)

@@ -75,12 +75,7 @@ class Backend:
     """
 
     shares_cudnn_plans: bool = False
-    """A convolution may be computed by cuDNN's plan for another input dilation.
-
-    MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip, not
-    by input dilation (mlx/backend/cuda/conv.cpp). Of two calls that differ in it alone the later
-    one runs the plan of the earlier one, whoever made it.
-    """
+    """A convolution may be computed by cuDNN's plan for another input dilation (`cudnn_plans.py`)."""
 
     misreads_steps: bool = False
     """cuDNN may be asked for another convolution that happens to have as many outputs.

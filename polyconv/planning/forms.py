@@ -17,12 +17,13 @@ from polyconv.metal.calls import fits_in, fits_out, up16
 from polyconv.metal.gpus import Gpu
 from polyconv.metal.kernels import RECORDED, KernelChoice, predict
 from polyconv.metal.seconds import Kernel, call_seconds
+from polyconv.planning import cudnn_plans
 from polyconv.planning.cached_property import cached_property
-from polyconv.planning.devices import Device, Metal
+from polyconv.planning.devices import Backend, Device, Metal
 from polyconv.planning.rates import Cost
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
-Lift: TypeAlias = Literal["none", "plane", "frames"]
+Lift: TypeAlias = Literal["none", "plane", "frames", "marked"]
 
 _UNIT = Axis(size=1, kernel_size=1)
 
@@ -32,10 +33,11 @@ class Form:
     """What is done to a convolution on its way to MLX.
 
     Each group gets `extra_in` and `extra_out` channels of zeros. The latter are taken off the
-    output. A copy, not the convolution, puts `pad_hi` zeros behind the input on each axis. With
-    `whole` it lies row by row in memory, without what negative padding crops. With the lift
-    "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "frames" a 3D one is the
-    sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
+    output. A copy, not the convolution, puts `pad_lo` and `pad_hi` zeros around the input on each
+    axis. With `whole` it lies row by row in memory, without what negative padding crops. With the
+    lift "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "marked" that axis
+    is in front, and its stride tells the input dilation (`cudnn_plans.py`). With "frames" a 3D one
+    is the sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
     """
 
     extra_in: int = 0
@@ -43,6 +45,7 @@ class Form:
     pad_hi: tuple[int, ...] = ()
     lift: Lift = "none"
     whole: bool = False
+    pad_lo: tuple[int, ...] = ()
 
     @property
     def of_weight(self) -> tuple[object, ...]:
@@ -114,7 +117,7 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     """
     if not device.backend.predicts_kernels:
         lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
-        return _issued(spec, Form(lift=lift, whole=device.backend.convolves_rows), device)
+        return _issued(spec, _unpredicted(spec, device.backend, lift), device)
     safe = []
     for form in _forms(spec):
         each = _issued(spec, form, device)
@@ -130,8 +133,20 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
 def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
     """A convolution as MLX's own op issues it, safe or not."""
     if not device.backend.predicts_kernels:
-        return _issued(spec, Form(whole=device.backend.convolves_rows), device)
+        is_marked = device.backend.shares_cudnn_plans and cudnn_plans.can_be_marked(spec)
+        lift: Lift = "marked" if is_marked else "none"
+        return _issued(spec, _unpredicted(spec, device.backend, lift), device)
     return _issued(spec, AS_IT_STANDS, device)
+
+
+def _unpredicted(spec: ConvSpec, backend: Backend, lift: Lift) -> Form:
+    """The form for a device whose kernels are not predicted."""
+    whole, front = backend.convolves_rows, [0] * spec.ndim
+    if backend.shares_cudnn_plans and not (spec.flip or spec.is_input_dilated):
+        front = [cudnn_plans.zeros_in_front(_cropped(axis)) for axis in spec.axes]
+    if lift == "frames":
+        front[0] = 0  # as the depth is padded anyway
+    return Form(lift=lift, whole=whole, pad_lo=tuple(front) if any(front) else ())
 
 
 def apply(spec: ConvSpec, form: Form) -> ConvSpec:
@@ -139,6 +154,11 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     if form is AS_IT_STANDS:
         return spec
     axes = tuple([_cropped(axis) for axis in spec.axes]) if form.whole else spec.axes
+    if form.pad_lo:
+        axes = tuple(
+            replace(axis, size=axis.size + front, padding_lo=axis.padding_lo - front)
+            for axis, front in zip(axes, form.pad_lo, strict=True)
+        )
     if form.pad_hi:
         axes = tuple(
             replace(axis, size=axis.size + behind, padding_hi=axis.padding_hi - behind)
@@ -152,6 +172,8 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     )
     if form.lift == "plane":
         return replace(spec, axes=(*axes, _UNIT))
+    if form.lift == "marked":
+        return replace(spec, axes=(cudnn_plans.marked(axes[0]), *axes))
     if form.lift == "frames":
         depth, *plane = axes
         batch = spec.batch * depth.output_size
@@ -203,8 +225,8 @@ def _issued(spec: ConvSpec, form: Form, device: Device) -> Issued:
     itemsize = ITEMSIZE[given.dtype]
     outputs, inputs = n_convs * given.n_outputs, given.n_inputs
     moved = n_convs * kernel.temporary_bytes if kernel else 0
-    n_copies = bool(form.extra_in) + bool(form.pad_hi) + bool(form.extra_out)
-    if form.extra_in or form.pad_hi:
+    n_copies = bool(form.extra_in) + bool(form.pad_lo or form.pad_hi) + bool(form.extra_out)
+    if form.extra_in or form.pad_lo or form.pad_hi:
         moved += itemsize * inputs
     if form.extra_out:
         moved += itemsize * outputs

@@ -32,7 +32,7 @@ def explained(
 
 def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
     backend = direct.device.backend
-    if backend.shares_cudnn_plans and shares_plans(direct.problem):
+    if shares_plans(direct):
         return "MLX on CUDA may compute it by cuDNN's plan for another input_dilation"
     if not backend.predicts_kernels and direct.cost.macs_in_loops:
         return "MLX computes it on the CPU by loops over single samples"

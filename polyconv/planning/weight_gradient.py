@@ -13,8 +13,10 @@ where both arrays are transposed views and the kernel is longer than the output
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import prod
 
+from polyconv.planning.cudnn_plans import zeros_in_front
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.spec import Axis, ConvSpec
 
@@ -25,16 +27,23 @@ _FEW_CHANNELS, _MOST_TAPS = 64, 3
 _MANY_FRAMES, _FURTHEST = 2**15, 24
 
 
-def gradient_options(plan: ConvPlan) -> tuple[object, ...] | None:
-    """The arguments of `mx.conv_general`, after both arrays, that give a weight's gradient.
+@dataclass(frozen=True, slots=True)
+class WeightGradient:
+    """A weight's gradient as one convolution of two axes. One axis gets one of size 1 in front.
 
-    They are for two axes. One axis gets one of size 1 in front.
+    `front` are the zeros to be put in front of each axis of the input, by a copy. `options` are the
+    arguments of `mx.conv_general` after both arrays.
+    """
+
+    front: tuple[int, ...]
+    options: tuple[object, ...]
+
+
+def as_convolution(plan: ConvPlan) -> WeightGradient | None:
+    """The gradient of a weight as one convolution. None if a product is to be taken.
 
     Args:
         plan (ConvPlan): MLX's own op for an ordinary convolution.
-
-    Returns:
-        tuple: None if a product is to be taken.
     """
     axes = plan.first.spec.axes
     # In 3D MLX could not map it by `mx.vmap`, whose rule is read even where ours is taken.
@@ -43,13 +52,23 @@ def gradient_options(plan: ConvPlan) -> tuple[object, ...] | None:
         return None
     if axes[-1].output_size <= axes[-1].kernel_size or _is_slow(plan.first.spec):
         return None
-    unit = (Axis(size=1, kernel_size=1),) if len(axes) == 1 else ()
-    axes = (*unit, *axes)
-    return (
-        tuple([axis.kernel_dilation for axis in axes]),
-        (tuple([a.padding_lo for a in axes]), tuple([a.padding_hi for a in axes])),
-        tuple([axis.stride for axis in axes]),
+    issued = [_exchanged(axis) for axis in axes]
+    front = [zeros_in_front(axis) for axis in issued]
+    unit = [Axis(size=1, kernel_size=1)] if len(axes) == 1 else []
+    lo = [0] * len(unit) + [a.padding_lo - zeros for a, zeros in zip(issued, front, strict=True)]
+    issued = [*unit, *issued]
+    options = (
+        tuple([axis.stride for axis in issued]),
+        (tuple(lo), tuple([axis.padding_hi for axis in issued])),
+        tuple([axis.kernel_dilation for axis in issued]),
     )
+    return WeightGradient(tuple(front) if any(front) else (), options)
+
+
+def _exchanged(axis: Axis) -> Axis:
+    """The axis of that convolution: its kernel are the frames of this one."""
+    steps = {"stride": axis.kernel_dilation, "kernel_dilation": axis.stride}
+    return replace(axis, kernel_size=axis.output_size, **steps)
 
 
 def _is_gradient(axis: Axis) -> bool:

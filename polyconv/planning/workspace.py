@@ -199,19 +199,20 @@ def _padded(plan: ConvPlan, most: int) -> int:
         issued, depth = sub.issued, sub.spec.axes[0]
         by_frames = issued.form.lift == "frames"
         around = (depth.padding_lo, depth.padding_hi) if by_frames else (0, 0)
-        pad_hi, extra = issued.form.pad_hi, issued.form.extra_in
+        pad_lo, pad_hi, extra = issued.form.pad_lo, issued.form.pad_hi, issued.form.extra_in
         crops = [(min(0, a.padding_lo), min(0, a.padding_hi)) for a in sub.spec.axes]
         crops = crops if issued.form.whole else []
-        steps = (extra > 0, any(pad_hi), any(around), any(map(any, crops)))
+        steps = (extra > 0, any(pad_lo + pad_hi), any(around), any(map(any, crops)))
         if not any(steps):
             continue
         shape = [axis.size for axis in sub.spec.axes]
-        shape = [n + behind for n, behind in zip(shape, pad_hi or [0] * len(shape), strict=True)]
+        for more in (pad_lo, pad_hi):
+            shape = [n + zeros for n, zeros in zip(shape, more or [0] * len(shape), strict=True)]
         if by_frames:
             shape[0] = depth.size + sum(around)
         channels = plan.problem.in_channels + plan.problem.groups * extra
         size = plan.problem.batch * prod(shape) * channels
-        sizes[around, pad_hi, extra, tuple(crops)] = size * sum(steps)
+        sizes[around, pad_lo, pad_hi, extra, tuple(crops)] = size * sum(steps)
     return ITEMSIZE[plan.problem.dtype] * sum(sizes.values())
 
 

@@ -90,7 +90,10 @@ def test_whose_gradient_is_taken(name):
     of_x, of_w = [Way(kind, Request(op, problem, "auto", CUDA)).plan for kind in "xw"]
     assert of_x.problem == adjoint(problem)
     assert not of_x.products
-    assert of_x.is_native == (whose == "adjoint")
+    # In 1D MLX's transposed convolution is taken too, where it can be marked.
+    is_marked = of_x.is_native and of_x.first.issued.form.lift == "marked"
+    assert is_marked == (name in ("plain", "with samples unread", "plain, dilated, groups"))
+    assert of_x.is_native == (whose == "adjoint" or is_marked)
     assert of_w.is_native == (whose != "")
     assert of_w.problem == (adjoint(problem) if whose == "adjoint" else problem)
 
@@ -177,7 +180,8 @@ def test_the_weight_s_gradient_is_one_convolution(name, dtype):
     ops = operations_of_dw(name, dtype)
     assert [each.reads for each in ops if each.name == "Convolution"] == [(dtype, dtype)]
     moves = {"Convolution", "Transpose", "ExpandDims", "Squeeze", "Broadcast", "Full", "AsType"}
-    assert {each.name for each in ops} <= moves
+    # Padded behind for the stride, it could run a plan that MLX keeps of another convolution.
+    assert {each.name for each in ops} - ({"Pad"} if name == "strided" else set()) <= moves
 
 
 @pytest.mark.parametrize("name", ["3D", "groups", "one side", "cropped"])

@@ -1,0 +1,55 @@
+"""Which calls may MLX answer by a plan of cuDNN's that was made for another call? No MLX.
+
+MLX 0.32.4 keeps cuDNN's plans by shapes, stride, padding, kernel dilation, groups and flip
+(mlx/backend/cuda/conv.cpp). The input dilation is missing, and so is the output's size. So a call
+runs the plan that one of another input dilation left there, whoever made it. Two kinds are safe.
+
+**Ordinary ones, if their padding in front is no longer than behind**, or little longer. An axis of
+n samples, window W and stride s has 1 + (n + padding_lo + padding_hi - W) // s outputs. Dilated it
+has as many or more. MLX tells cuDNN nothing of the dilation, and cuDNN checks the outputs:
+
+* For its convolution they must be as many as that. So it accepts no other plan than the ordinary.
+* For its gradient of a weight, which MLX tries next, MLX gives padding_lo for both ends. They may
+  be at most 1 + (n + 2 padding_lo - W) // s. Where that is no more, the plan is the ordinary again.
+
+**Transposed ones that are marked.** A flipped call is cuDNN's gradient of an input, to which MLX
+does not tell the stride of the call. So one more axis of size 1 can have any stride. A stride that
+no other call has, and that tells the input dilation, makes a key of its own.
+
+docs/benchmarks/cuda_proof.py runs both on a GPU, between calls of MLX's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from polyconv.problem.spec import Axis, ConvSpec
+
+# Far above any stride, and below any that int32 does not hold.
+MARK = 2**30
+
+
+def zeros_in_front(axis: Axis) -> int:
+    """How much of an ordinary convolution's padding in front must be copied, to be safe."""
+    alike = replace(axis, padding_hi=axis.padding_lo)
+    if axis.padding_hi >= axis.padding_lo or alike.output_size <= axis.output_size:
+        return 0
+    return axis.padding_lo - axis.padding_hi
+
+
+def marked(axis: Axis) -> Axis:
+    """The axis that marks a transposed convolution of this one."""
+    return Axis(size=1, kernel_size=1, stride=MARK + axis.input_dilation)
+
+
+def can_be_marked(spec: ConvSpec) -> bool:
+    """Whether it is a transposed convolution in 1D that cuDNN's gradient of an input computes.
+
+    This asks for the strided convolution whose gradient it is: one with a padding of at least 0,
+    and with as many outputs as there are samples here. For others MLX has a slow kernel.
+    """
+    (axis, *others) = spec.axes
+    if others or not spec.flip or axis.stride > 1 or not axis.input_dilation < MARK:
+        return False
+    reaches = 0 <= axis.padding_lo < axis.window
+    return reaches and 0 <= axis.padding_hi - axis.padding_lo < axis.input_dilation

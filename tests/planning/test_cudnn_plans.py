@@ -1,0 +1,108 @@
+"""No call runs a plan that MLX keeps of another: judged by what cuDNN is asked, counted anew."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import polyconv
+from polyconv.execution import unpatched
+from polyconv.planning.cudnn_plans import MARK, can_be_marked, zeros_in_front
+from polyconv.problem.spec import Axis, ConvSpec
+from tests.support import reference
+from tests.support.cases import integers
+
+
+def drawn(rng):
+    return Axis(
+        size=rng.randint(1, 9),
+        kernel_size=rng.randint(1, 4),
+        stride=rng.randint(1, 4),
+        kernel_dilation=rng.randint(1, 3),
+        padding_lo=rng.randint(0, 5),
+        padding_hi=rng.randint(0, 5),
+    )
+
+
+def is_left_by(outputs, axis):
+    """Whether cuDNN takes so many outputs for the axis: as a convolution, or a weight's gradient.
+
+    That is the convolution of the samples, with padding_lo at both ends, by the outputs. Its own
+    outputs must be the taps.
+    """
+    padded = axis.size + axis.padding_lo + axis.padding_hi
+    if outputs == len(range(0, padded - axis.window + 1, axis.stride)):
+        return True
+    reach = axis.stride * (outputs - 1) + 1
+    room = axis.size + 2 * axis.padding_lo - reach
+    return room >= 0 and room // axis.kernel_dilation + 1 == axis.kernel_size
+
+
+def test_no_other_input_dilation_leaves_a_plan_for_an_ordinary_convolution():
+    rng = random.Random(0)
+    at_risk = safe = 0
+    for _ in range(20000):
+        axis = drawn(rng)
+        if axis.output_size < 1:
+            continue
+        others = [replace(axis, input_dilation=t).output_size for t in (2, 3, 4)]
+        zeros = zeros_in_front(axis)
+        if any(n != axis.output_size and is_left_by(n, axis) for n in others):
+            assert zeros, axis
+            at_risk += 1
+        front = replace(axis, size=axis.size + zeros, padding_lo=axis.padding_lo - zeros)
+        assert front.output_size == axis.output_size
+        assert not zeros_in_front(front)
+        for t in (2, 3, 4):
+            n = replace(front, input_dilation=t).output_size
+            assert n == front.output_size or not is_left_by(n, front), (axis, t)
+        safe += not zeros
+    assert at_risk > 200 and safe > 5000
+
+
+def test_what_is_marked_is_the_gradient_of_the_input_of_a_strided_convolution():
+    """cuDNN is asked for that one with the padding turned round, and the samples as outputs."""
+    rng, marks = random.Random(0), 0
+    for _ in range(5000):
+        axis = replace(drawn(rng), stride=1, input_dilation=rng.randint(1, 4))
+        if axis.output_size < 1 or not can_be_marked(ConvSpec(1, 1, 1, (axis,), flip=True)):
+            continue
+        marks += 1
+        padding = axis.window - 1 - axis.padding_lo
+        assert padding >= 0
+        room = axis.output_size + 2 * padding - axis.window
+        assert room // axis.input_dilation + 1 == axis.size
+    assert marks > 300
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_each_stride_has_a_mark_of_its_own(groups, monkeypatch):
+    x, w = integers(2, 9, 4), integers(4, 5, 4 // groups, seed=1)
+    given = []
+    own = unpatched.conv_general
+    monkeypatch.setattr(unpatched, "conv_general", lambda *a: given.append(a) or own(*a))
+    with polyconv.planning_for("cuda"):
+        for stride in (1, 2, 3, 7):
+            got = polyconv.conv_transpose1d(x, w, stride, 2, groups=groups)
+            lo = hi = [2]
+            right = reference.conv_general(
+                *[np.array(a, dtype=np.float64) for a in (x, w)],
+                **{"stride": [1], "lo": lo, "hi": hi, "kernel_dilation": [1]},
+                **{"input_dilation": [stride], "groups": groups, "flip": True},
+            )
+            assert np.array_equal(np.array(got), right)
+    assert [options[0] for _, _, *options in given] == [(MARK + n, 1) for n in (1, 2, 3, 7)]
+    assert {(a.shape, b.shape) for a, b, *_ in given} == {((2, 1, 9, 4), (4, 1, 5, 4 // groups))}
+
+
+def test_padding_that_is_longer_in_front_is_copied():
+    x, w = integers(2, 13, 1), integers(1, 3, 1, seed=1)
+    with polyconv.planning_for("cuda"):
+        chosen = polyconv.conv_general(x, w, padding=([2], [0]))
+    right = reference.conv_general(
+        *[np.array(a, dtype=np.float64) for a in (x, w)],
+        **{"stride": [1], "lo": [2], "hi": [0], "kernel_dilation": [1], "input_dilation": [1]},
+        **{"groups": 1, "flip": False},
+    )
+    assert np.array_equal(np.array(chosen), right)
