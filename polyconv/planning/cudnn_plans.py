@@ -46,10 +46,14 @@ def can_be_marked(spec: ConvSpec) -> bool:
     """Whether it is a transposed convolution in 1D that cuDNN's gradient of an input computes.
 
     This asks for the strided convolution whose gradient it is: one with a padding of at least 0,
-    and with as many outputs as there are samples here. For others MLX has a slow kernel.
+    and with as many outputs as there are samples here. For others MLX has a slow kernel. Of groups
+    MLX copies the weight to a place that it does not keep until the kernel has run, so that other
+    results may be written there. It copies nothing where each group is one channel.
     """
     (axis, *others) = spec.axes
     if others or not spec.flip or axis.stride > 1 or not axis.input_dilation < MARK:
+        return False
+    if spec.groups > 1 and not spec.groups == spec.in_channels == spec.out_channels:
         return False
     reaches = 0 <= axis.padding_lo < axis.window
     return reaches and 0 <= axis.padding_hi - axis.padding_lo < axis.input_dilation

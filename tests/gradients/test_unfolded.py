@@ -92,7 +92,7 @@ def test_whose_gradient_is_taken(name):
     assert not of_x.products
     # In 1D MLX's transposed convolution is taken too, where it can be marked.
     is_marked = of_x.is_native and of_x.first.issued.form.lift == "marked"
-    assert is_marked == (name in ("plain", "with samples unread", "plain, dilated, groups"))
+    assert is_marked == (name in ("plain", "with samples unread"))
     assert of_x.is_native == (whose == "adjoint" or is_marked)
     assert of_w.is_native == (whose != "")
     assert of_w.problem == (adjoint(problem) if whose == "adjoint" else problem)
