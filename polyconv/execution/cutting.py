@@ -71,8 +71,7 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
         out, taps, channels = recipe.shape
         recipe.reshape(out, taps, 1, channels)
     if form.lift == "marked":
-        out, taps, channels = recipe.shape
-        recipe.reshape(out, 1, taps, channels)
+        _with_axis_in_front(recipe, form.turned)
     made = recipe.made()
     if form.lift != "frames":
         return lambda w: [made(w)]
@@ -84,6 +83,17 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
         return [contiguous(cut(wide, 1, t, t + 1, 1).squeeze(1)) for t in range(n_taps)]
 
     return by_depth
+
+
+def _with_axis_in_front(recipe: Recipe, turned: bool) -> None:
+    """To `(O, 1, K, C)`. If it is to be turned, it is a view of `(C, 1, K, O)`."""
+    out, taps, channels = recipe.shape
+    if not turned:
+        recipe.reshape(out, 1, taps, channels)
+        return
+    recipe.then(lambda w: contiguous(w.swapaxes(0, -1)), (channels, taps, out))
+    recipe.reshape(channels, 1, taps, out)
+    recipe.then(lambda w: w.swapaxes(0, -1), (out, 1, taps, channels))
 
 
 def _with_more_outputs(recipe: Recipe, groups: int, extra: int) -> None:

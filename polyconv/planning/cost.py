@@ -57,6 +57,11 @@ def by_convolutions(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     )
 
 
+# cuDNN's gradient of an input was so much slower where each number is a longer sum than this
+# (docs/benchmarks/cuda.json: DAC up 1 and 2, DCGAN 1).
+_SLOWER, _LONGEST_SUM = 16, 1024
+
+
 def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
     """cuDNN's convolutions, which unfold nothing. What is issued counts, and what is copied.
 
@@ -70,8 +75,12 @@ def on_cuda(spec: ConvSpec, axes: Sequence[AxisPlan]) -> Cost:
         depthwise = spec.groups > 1 and spec.groups == spec.in_channels
         if not depthwise:
             macs = _in_panels(macs, spec, axes, frames, spec.in_channels // spec.groups)
-        macs //= prod(axis.axis.input_dilation for axis in axes)
-        return Cost(macs, 1, 0, **{"backward_macs" if spec.flip else "panel_macs": macs})
+        steps = prod(axis.axis.input_dilation for axis in axes)
+        macs //= steps
+        if not spec.flip:
+            return Cost(macs, 1, 0, panel_macs=macs)
+        sums = spec.in_channels // spec.groups * n_taps / steps
+        return Cost(macs, 1, 0, backward_macs=macs * (_SLOWER if sums > _LONGEST_SUM else 1))
     outputs = frames * spec.out_channels * prod(axis.n_phases for axis in axes)
     copies = n_copies(spec, axes)
     moved = outputs * copies + n_packed(weights, axes)

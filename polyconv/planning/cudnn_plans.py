@@ -25,8 +25,10 @@ from dataclasses import replace
 
 from polyconv.problem.spec import Axis, ConvSpec
 
-# Far above any stride, and below any that int32 does not hold.
-MARK = 2**30
+# Far above any stride, and below any that int32 does not hold. MLX counts the alignment of the
+# weight as it is given, but prepares the plan for its copy. A weight whose channels lie exchanged
+# in memory is not copied, and so has a mark of its own.
+MARK, TURNED = 2**30, 2**29
 
 
 def zeros_in_front(axis: Axis) -> int:
@@ -37,9 +39,9 @@ def zeros_in_front(axis: Axis) -> int:
     return axis.padding_lo - axis.padding_hi
 
 
-def marked(axis: Axis) -> Axis:
-    """The axis that marks a transposed convolution of this one."""
-    return Axis(size=1, kernel_size=1, stride=MARK + axis.input_dilation)
+def marked(axis: Axis, turned: bool) -> Axis:
+    """The axis that marks a transposed convolution of this one, by a weight that is turned or not."""
+    return Axis(size=1, kernel_size=1, stride=MARK + TURNED * turned + axis.input_dilation)
 
 
 def can_be_marked(spec: ConvSpec) -> bool:
@@ -51,7 +53,7 @@ def can_be_marked(spec: ConvSpec) -> bool:
     results may be written there. It copies nothing where each group is one channel.
     """
     (axis, *others) = spec.axes
-    if others or not spec.flip or axis.stride > 1 or not axis.input_dilation < MARK:
+    if others or not spec.flip or axis.stride > 1 or not axis.input_dilation < TURNED:
         return False
     if spec.groups > 1 and not spec.groups == spec.in_channels == spec.out_channels:
         return False

@@ -36,8 +36,9 @@ class Form:
     output. A copy, not the convolution, puts `pad_lo` and `pad_hi` zeros around the input on each
     axis. With `whole` it lies row by row in memory, without what negative padding crops. With the
     lift "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "marked" that axis
-    is in front, and its stride tells the input dilation (`cudnn_plans.py`). With "frames" a 3D one
-    is the sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
+    is in front, and its stride tells the input dilation (`cudnn_plans.py`). If it is `turned`, the
+    weight's channels lie exchanged in memory, as cuDNN reads them. With "frames" a 3D one is the
+    sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
     """
 
     extra_in: int = 0
@@ -46,11 +47,12 @@ class Form:
     lift: Lift = "none"
     whole: bool = False
     pad_lo: tuple[int, ...] = ()
+    turned: bool = False
 
     @property
     def of_weight(self) -> tuple[object, ...]:
         """What is done to the weight."""
-        return self.extra_in, self.extra_out, self.lift
+        return self.extra_in, self.extra_out, self.lift, self.turned
 
 
 AS_IT_STANDS = Form()
@@ -130,13 +132,13 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     return min(safe, key=lambda each: call_seconds(each.kernels_on(gpu), gpu, parameters))
 
 
-def as_it_stands(spec: ConvSpec, device: Device) -> Issued:
-    """A convolution as MLX's own op issues it, safe or not."""
-    if not device.backend.predicts_kernels:
-        is_marked = device.backend.shares_cudnn_plans and cudnn_plans.can_be_marked(spec)
-        lift: Lift = "marked" if is_marked else "none"
-        return _issued(spec, _unpredicted(spec, device.backend, lift), device)
-    return _issued(spec, AS_IT_STANDS, device)
+def as_it_stands(spec: ConvSpec, device: Device, turned: bool = False) -> Issued:
+    """A convolution as MLX's own op issues it, safe or not. `turned` says how its weight lies."""
+    if device.backend.predicts_kernels:
+        return _issued(spec, AS_IT_STANDS, device)
+    is_marked = device.backend.shares_cudnn_plans and cudnn_plans.can_be_marked(spec)
+    form = _unpredicted(spec, device.backend, "marked" if is_marked else "none")
+    return _issued(spec, replace(form, turned=turned and is_marked and spec.groups == 1), device)
 
 
 def _unpredicted(spec: ConvSpec, backend: Backend, lift: Lift) -> Form:
@@ -173,7 +175,7 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     if form.lift == "plane":
         return replace(spec, axes=(*axes, _UNIT))
     if form.lift == "marked":
-        return replace(spec, axes=(cudnn_plans.marked(axes[0]), *axes))
+        return replace(spec, axes=(cudnn_plans.marked(axes[0], form.turned), *axes))
     if form.lift == "frames":
         depth, *plane = axes
         batch = spec.batch * depth.output_size

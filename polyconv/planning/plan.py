@@ -45,11 +45,14 @@ class SubConv:
     device: Device
     is_native: bool
     is_zero: bool
+    turned: bool = False
 
     @cached_property
     def issued(self) -> Issued:
         """How MLX is given it."""
-        return (as_it_stands if self.is_native else issue)(self.spec, self.device)
+        if self.is_native:
+            return as_it_stands(self.spec, self.device, self.turned)
+        return issue(self.spec, self.device)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class ConvPlan:
     The convolutions are called with `flip`. Where it differs from the problem's, the weights are
     flipped beforehand. `device` is what the plan is made for. With `products` each convolution is
     one matrix product per tap instead. `rejected` says why `auto` did not take the other methods,
-    where it had a choice, and `tuned` by which times it chose, where it did by tuning.
+    where it had a choice, and `tuned` by which times it chose, where it did by tuning. With
+    `turned` the weight may be kept as `Form.turned` says, or lies so already.
     """
 
     problem: ConvSpec
@@ -70,6 +74,7 @@ class ConvPlan:
     products: Products = ""
     rejected: tuple[Rejection, ...] = ()
     tuned: str = ""
+    turned: bool = False
 
     @property
     def label(self) -> str:
@@ -165,7 +170,8 @@ class ConvPlan:
         sizes = (whole.batch, whole.in_channels, outputs)
         spec = ConvSpec(*sizes, axes, whole.groups, self.flip, whole.dtype)
         is_zero = any(min(a.padding_lo, a.padding_hi) <= -a.size for a in axes)
-        return SubConv(blocks, n_phases, spec, self.device, self.is_native, is_zero)
+        native = self.is_native
+        return SubConv(blocks, n_phases, spec, self.device, native, is_zero, self.turned)
 
 
 # The work of a plan's convolutions, by `Backend.cost_model`.

@@ -46,7 +46,7 @@ CUDA_RATES = Rates(
     per_byte_moved=1 / 1e12,
     per_panel_mac=1 / 180e12,
     per_product=30e-6,
-    per_backward_mac=1 / 80e12,
+    per_backward_mac=1 / 120e12,
 )
 
 

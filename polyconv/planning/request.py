@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from typing import Literal, TypeAlias
@@ -117,7 +117,8 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
     backend = device.backend
     if backend.takes_gradient_plans and not backend.spares_operations and reads_in_lines(spec):
         return plan_for_gradients(spec, device)
-    return _planned(adjoint(spec), "auto", op, device)
+    # The weight's channels are exchanged for it, so they lie exchanged already.
+    return _turned(_planned(adjoint(spec), "auto", op, device))
 
 
 def _plan_for_weight(request: Request) -> ConvPlan:
@@ -146,6 +147,12 @@ def _planned(
 
 def _plan_of(request: Request) -> ConvPlan:
     try:
-        return _planned(request.spec, request.method, request.op, request.device, request.packed)
+        found = _planned(request.spec, request.method, request.op, request.device, request.packed)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
-        return _planned(request.spec, "auto", request.op, request.device, request.packed)
+        found = _planned(request.spec, "auto", request.op, request.device, request.packed)
+    return _turned(found) if request.packed else found
+
+
+def _turned(found: ConvPlan) -> ConvPlan:
+    is_marked = found.is_native and found.first.issued.form.lift == "marked"
+    return replace(found, turned=True) if is_marked else found

@@ -3,12 +3,13 @@
 import random
 from dataclasses import replace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 import polyconv
 from polyconv.execution import unpatched
-from polyconv.planning.cudnn_plans import MARK, can_be_marked, zeros_in_front
+from polyconv.planning.cudnn_plans import MARK, TURNED, can_be_marked, zeros_in_front
 from polyconv.problem.spec import Axis, ConvSpec
 from tests.support import reference
 from tests.support.cases import integers
@@ -115,3 +116,27 @@ def test_groups_of_several_channels_are_not_marked():
         spec = ConvSpec(2, channels, channels, (axis,), groups, flip=True)
         assert can_be_marked(spec) == is_marked
     assert not can_be_marked(ConvSpec(2, 4, 8, (axis,), 4, flip=True))
+
+
+def test_a_packed_weight_lies_as_cudnn_reads_it_and_has_a_mark_of_its_own(monkeypatch):
+    """So MLX copies nothing of it, and a plan that was prepared for a copy is not run."""
+    x, w = integers(2, 9, 4), integers(6, 5, 4, seed=1)
+    right = polyconv.conv_transpose1d(x, w, 2, 1)
+    given = []
+    own = unpatched.conv_general
+    monkeypatch.setattr(unpatched, "conv_general", lambda *a: given.append(a) or own(*a))
+    with polyconv.planning_for("cuda"):
+        packed = polyconv.pack(w)
+        for weight in (w, packed, packed):
+            assert np.array_equal(np.array(polyconv.conv_transpose1d(x, weight, 2, 1)), right)
+        plain = polyconv.conv1d(x, w)
+        given.clear()
+        dx = mx.vjp(lambda x: polyconv.conv1d(x, w), [x], [plain])[1][0]
+    marks = [options[0][0] for _, _, *options in given if options[-1]]
+    assert marks == [MARK + TURNED + 1]
+    (weight,) = [b for _, b, *options in given if options[-1]]
+    exchanged = weight.swapaxes(0, -1)
+    mx.eval(exchanged)
+    assert memoryview(exchanged).c_contiguous
+    assert mx.array_equal(exchanged.squeeze(1), w)
+    assert mx.array_equal(dx, mx.vjp(lambda x: mx.conv1d(x, w), [x], [plain])[1][0])
