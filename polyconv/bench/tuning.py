@@ -69,6 +69,7 @@ def _runs(
 
 def prepared(plan: ConvPlan, x: mx.array, w: mx.array, packed: bool) -> Callable[[], mx.array]:
     """What computes a plan for given arrays, once its weight is packed if it is to be."""
+    plan = plan.with_turned_weight() if packed else plan
     cut, execute = cutter(plan), executor(plan, pads_explicitly())
     if not packed:
         return lambda: execute(x, cut(w))

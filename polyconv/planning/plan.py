@@ -7,7 +7,7 @@ A plan of rank N is the product of the plans of its axes (`axis_plan.py`). `meth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -162,6 +162,11 @@ class ConvPlan:
     def n_copies(self) -> int:
         """How often weaving copies the output."""
         return n_copies(self.problem, self.axes)
+
+    def with_turned_weight(self) -> ConvPlan:
+        """The plan for a weight that is packed or lies exchanged: another one if it is marked."""
+        is_marked = self.is_native and self.first.issued.form.lift == "marked"
+        return replace(self, turned=True) if is_marked else self
 
     def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
         whole, n_phases = self.problem, tuple([len(block.phases) for block in blocks])

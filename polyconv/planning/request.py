@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import Literal, TypeAlias
@@ -118,7 +118,7 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
     if backend.takes_gradient_plans and not backend.spares_operations and reads_in_lines(spec):
         return plan_for_gradients(spec, device)
     # The weight's channels are exchanged for it, so they lie exchanged already.
-    return _turned(_planned(adjoint(spec), "auto", op, device))
+    return _planned(adjoint(spec), "auto", op, device).with_turned_weight()
 
 
 def _plan_for_weight(request: Request) -> ConvPlan:
@@ -150,9 +150,4 @@ def _plan_of(request: Request) -> ConvPlan:
         found = _planned(request.spec, request.method, request.op, request.device, request.packed)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
         found = _planned(request.spec, "auto", request.op, request.device, request.packed)
-    return _turned(found) if request.packed else found
-
-
-def _turned(found: ConvPlan) -> ConvPlan:
-    is_marked = found.is_native and found.first.issued.form.lift == "marked"
-    return replace(found, turned=True) if is_marked else found
+    return found.with_turned_weight() if request.packed else found
