@@ -62,7 +62,7 @@ def again(call: dict[str, Any], packed: bool, seconds: float, seed: int) -> dict
     problem = problem_of_call(call)
     x, w = [mx.random.normal(call[name]) for name in ("input", "weight")]
     mx.eval(x, w)
-    runs = {each.label: tuning.prepared(each, x, w, packed) for each in plans(problem)}
+    runs = {each.label: tuning.prepared(each, x, w, packed) for each in plans(problem, packed)}
     known = {"op", "input", "weight"}
     options = {name: value for name, value in call.items() if name not in known}
     own, ours = getattr(mx, call["op"]), getattr(polyconv, call["op"])
@@ -86,8 +86,8 @@ def again(call: dict[str, Any], packed: bool, seconds: float, seed: int) -> dict
     return found
 
 
-def plans(problem: ConvSpec) -> list[ConvPlan]:
-    return tuning.plans_of(problem, allow_unfold=False)
+def plans(problem: ConvSpec, packed: bool) -> list[ConvPlan]:
+    return tuning.plans_of(problem, allow_unfold=False, packed=packed)
 
 
 def measured(calls: list[dict[str, Any]], path: Path, seconds: float) -> list[dict[str, Any]]:

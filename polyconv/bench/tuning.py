@@ -27,12 +27,12 @@ _ROUNDS, _FAR, _NEAR = 5, 2.5, 1.25
 _TIMES_SEEN, _SAME = 3, 1.03
 
 
-def plans_of(problem: ConvSpec, allow_unfold: bool) -> list[ConvPlan]:
+def plans_of(problem: ConvSpec, allow_unfold: bool, packed: bool = False) -> list[ConvPlan]:
     """What is timed of a convolution: all that `auto` may take and that fits without tiles."""
     where = device_for(None)
     return [
         each
-        for each in candidates(problem, where, allow_unfold)
+        for each in candidates(problem, where, allow_unfold, packed)
         if not each.is_zero
         and each.cost.n_convs <= _MOST_CONVS
         and each.cost.macs_in_loops <= _MOST_MACS_IN_LOOPS
@@ -49,7 +49,7 @@ def milliseconds(
     are much slower than the fastest have few rounds. On a GPU several calls are in flight, as in a
     model.
     """
-    runs = _runs(problem, plans_of(problem, allow_unfold), packed)
+    runs = _runs(problem, plans_of(problem, allow_unfold, packed), packed)
     return _raced(runs, rounds, seconds)
 
 
@@ -69,7 +69,6 @@ def _runs(
 
 def prepared(plan: ConvPlan, x: mx.array, w: mx.array, packed: bool) -> Callable[[], mx.array]:
     """What computes a plan for given arrays, once its weight is packed if it is to be."""
-    plan = plan.with_turned_weight() if packed else plan
     cut, execute = cutter(plan), executor(plan, pads_explicitly())
     if not packed:
         return lambda: execute(x, cut(w))

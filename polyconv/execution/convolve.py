@@ -121,7 +121,7 @@ def _as_plane(sub: SubConv, options: Sequence[object]) -> _Convolve:
 
 
 def _as_marked(sub: SubConv, options: Sequence[object]) -> _Convolve:
-    """1D as 2D with the axis in front: `(N, 1, L, C)` with `(O, 1, K, C)`."""
+    """With one more axis in front: `(N, 1, *S, C)` with `(O, 1, *K, C)`."""
     return lambda x, taps: unpatched.conv_general(mx.expand_dims(x, 1), taps[0], *options).squeeze(
         1
     )

@@ -86,14 +86,14 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
 
 
 def _with_axis_in_front(recipe: Recipe, turned: bool) -> None:
-    """To `(O, 1, K, C)`. If it is to be turned, it is a view of `(C, 1, K, O)`."""
-    out, taps, channels = recipe.shape
+    """To `(O, 1, *K, C)`. If it is to be turned, it is a view of `(C, 1, *K, O)`."""
+    out, *taps, channels = recipe.shape
     if not turned:
-        recipe.reshape(out, 1, taps, channels)
+        recipe.reshape(out, 1, *taps, channels)
         return
-    recipe.then(lambda w: contiguous(w.swapaxes(0, -1)), (channels, taps, out))
-    recipe.reshape(channels, 1, taps, out)
-    recipe.then(lambda w: w.swapaxes(0, -1), (out, 1, taps, channels))
+    recipe.then(lambda w: contiguous(w.swapaxes(0, -1)), (channels, *taps, out))
+    recipe.reshape(channels, 1, *taps, out)
+    recipe.then(lambda w: w.swapaxes(0, -1), (out, 1, *taps, channels))
 
 
 def _with_more_outputs(recipe: Recipe, groups: int, extra: int) -> None:

@@ -9,7 +9,9 @@ from polyconv.planning.plan import ConvPlan
 from polyconv.problem.spec import ConvSpec
 
 
-def candidates(spec: ConvSpec, device: Device, allow_unfold: bool = False) -> list[ConvPlan]:
+def candidates(
+    spec: ConvSpec, device: Device, allow_unfold: bool = False, packed: bool = False
+) -> list[ConvPlan]:
     """All that tuning compares: each form of each method, and MLX's own op where it is right.
 
     Unless `allow_unfold` none of them unfolds on a GPU.
@@ -20,6 +22,8 @@ def candidates(spec: ConvSpec, device: Device, allow_unfold: bool = False) -> li
     if not is_by_taps_alone(spec, device):
         lowered += [lower(spec, device) for name, lower in METHODS.items() if name != "taps"]
     plans = [each for each in lowered if isinstance(each, ConvPlan)]
+    if packed:
+        plans = [each.with_turned_weight() for each in plans]
     return [each for each in plans if may_be_taken(each, allow_unfold)]
 
 
@@ -32,6 +36,6 @@ def tuned_plan(spec: ConvSpec, device: Device, packed: bool) -> ConvPlan | None:
     entry = None if tuning is None else tuning.nearest(spec, packed)
     if tuning is None or entry is None:
         return None
-    known = {each.label: each for each in candidates(spec, device, tuning.allow_unfold)}
+    known = {each.label: each for each in candidates(spec, device, tuning.allow_unfold, packed)}
     found = next((known[label] for label in entry.labels if label in known), None)
     return None if found is None or found.is_zero else found

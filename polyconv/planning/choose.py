@@ -67,7 +67,8 @@ def plan(
     if spec.dtype == "float64" and not device.backend.keeps_float64:  # no GPU has it
         refuse(op, "x must be float16, bfloat16 or float32 here, as for MLX", spec.dtype)
     if method != "auto":
-        return _forced(spec, method, op, device)
+        forced = _forced(spec, method, op, device)
+        return forced.with_turned_weight() if packed else forced
     tuned = tuned_plan(spec, device, packed)
     if tuned is not None and reasons:
         other = plan(spec, method, op, replace(device, tuning=None), reasons=False)
@@ -79,6 +80,8 @@ def plan(
     direct: ConvPlan | Rejection | None = None
     if reasons or may_compete(spec, device):
         direct = lower_native(spec, device)
+    if isinstance(direct, ConvPlan) and packed:
+        direct = direct.with_turned_weight()
     if isinstance(direct, ConvPlan) and stays_native(direct):
         return direct
     return _cheapest(spec, direct, op, device, reasons, packed)

@@ -21,6 +21,7 @@ docs/benchmarks/cuda_proof.py runs both on a GPU, between calls of MLX's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from polyconv.problem.spec import Axis, ConvSpec
@@ -28,7 +29,7 @@ from polyconv.problem.spec import Axis, ConvSpec
 # Far above any stride, and below any that int32 does not hold. MLX counts the alignment of the
 # weight as it is given, but prepares the plan for its copy. A weight whose channels lie exchanged
 # in memory is not copied, and so has a mark of its own.
-MARK, TURNED = 2**30, 2**29
+MARK, TURNED, _BITS = 2**30, 2**29, 14
 
 
 def zeros_in_front(axis: Axis) -> int:
@@ -39,23 +40,30 @@ def zeros_in_front(axis: Axis) -> int:
     return axis.padding_lo - axis.padding_hi
 
 
-def marked(axis: Axis, turned: bool) -> Axis:
-    """The axis that marks a transposed convolution of this one, by a weight that is turned or not."""
-    return Axis(size=1, kernel_size=1, stride=MARK + TURNED * turned + axis.input_dilation)
+def marked(axes: Sequence[Axis], turned: bool) -> Axis:
+    """The axis that marks a transposed convolution of these, by a weight that is turned or not."""
+    told = sum(axis.input_dilation << (_BITS * i) for i, axis in enumerate(axes))
+    return Axis(size=1, kernel_size=1, stride=MARK + TURNED * turned + told)
 
 
-def can_be_marked(spec: ConvSpec) -> bool:
-    """Whether it is a transposed convolution in 1D that cuDNN's gradient of an input computes.
+def can_be_marked(spec: ConvSpec, turned: bool) -> bool:
+    """Whether it is one in 1D or 2D that cuDNN's gradient of an input computes.
 
     This asks for the strided convolution whose gradient it is: one with a padding of at least 0,
     and with as many outputs as there are samples here. For others MLX has a slow kernel. Of groups
     MLX copies the weight to a place that it does not keep until the kernel has run, so that other
     results may be written there. It copies nothing where each group is one channel.
     """
-    (axis, *others) = spec.axes
-    if others or not spec.flip or axis.stride > 1 or not axis.input_dilation < TURNED:
+    # In 2D it becomes one in 3D, where MLX has no groups. These `mx.vmap` needs for a weight that is
+    # mapped, which no packed weight is.
+    if spec.ndim > (2 if turned else 1) or not spec.flip:
         return False
-    if spec.groups > 1 and not spec.groups == spec.in_channels == spec.out_channels:
+    depthwise = spec.ndim == 1 and spec.groups == spec.in_channels == spec.out_channels
+    return (spec.groups == 1 or depthwise) and all(map(_is_gradient, spec.axes))
+
+
+def _is_gradient(axis: Axis) -> bool:
+    if axis.stride > 1 or not axis.input_dilation < 1 << _BITS:
         return False
     reaches = 0 <= axis.padding_lo < axis.window
     return reaches and 0 <= axis.padding_hi - axis.padding_lo < axis.input_dilation

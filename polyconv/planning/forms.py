@@ -35,8 +35,8 @@ class Form:
     Each group gets `extra_in` and `extra_out` channels of zeros. The latter are taken off the
     output. A copy, not the convolution, puts `pad_lo` and `pad_hi` zeros around the input on each
     axis. With `whole` it lies row by row in memory, without what negative padding crops. With the
-    lift "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "marked" that axis
-    is in front, and its stride tells the input dilation (`cudnn_plans.py`). If it is `turned`, the
+    lift "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "marked" such an
+    axis is in front, in 2D too, and its stride tells the input dilation (`cudnn_plans.py`). If it is `turned`, the
     weight's channels lie exchanged in memory, as cuDNN reads them. With "frames" a 3D one is the
     sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
     """
@@ -136,7 +136,7 @@ def as_it_stands(spec: ConvSpec, device: Device, turned: bool = False) -> Issued
     """A convolution as MLX's own op issues it, safe or not. `turned` says how its weight lies."""
     if device.backend.predicts_kernels:
         return _issued(spec, AS_IT_STANDS, device)
-    is_marked = device.backend.shares_cudnn_plans and cudnn_plans.can_be_marked(spec)
+    is_marked = device.backend.shares_cudnn_plans and cudnn_plans.can_be_marked(spec, turned)
     form = _unpredicted(spec, device.backend, "marked" if is_marked else "none")
     return _issued(spec, replace(form, turned=turned and is_marked and spec.groups == 1), device)
 
@@ -175,7 +175,7 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     if form.lift == "plane":
         return replace(spec, axes=(*axes, _UNIT))
     if form.lift == "marked":
-        return replace(spec, axes=(cudnn_plans.marked(axes[0], form.turned), *axes))
+        return replace(spec, axes=(cudnn_plans.marked(axes, form.turned), *axes))
     if form.lift == "frames":
         depth, *plane = axes
         batch = spec.batch * depth.output_size

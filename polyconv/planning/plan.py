@@ -165,8 +165,10 @@ class ConvPlan:
 
     def with_turned_weight(self) -> ConvPlan:
         """The plan for a weight that is packed or lies exchanged: another one if it is marked."""
-        is_marked = self.is_native and self.first.issued.form.lift == "marked"
-        return replace(self, turned=True) if is_marked else self
+        if not (self.is_native and self.device.backend.shares_cudnn_plans):
+            return self
+        found = replace(self, turned=True)
+        return found if found.first.issued.form.lift == "marked" else self
 
     def _subconv(self, blocks: tuple[Block, ...]) -> SubConv:
         whole, n_phases = self.problem, tuple([len(block.phases) for block in blocks])

@@ -118,7 +118,8 @@ def _plan_for(kind: Kind, request: Request) -> ConvPlan:
     if backend.takes_gradient_plans and not backend.spares_operations and reads_in_lines(spec):
         return plan_for_gradients(spec, device)
     # The weight's channels are exchanged for it, so they lie exchanged already.
-    return _planned(adjoint(spec), "auto", op, device).with_turned_weight()
+    found = _planned(adjoint(spec), "auto", op, device)
+    return found.with_turned_weight() if spec.ndim == 1 else found  # in 2D it may be mapped
 
 
 def _plan_for_weight(request: Request) -> ConvPlan:
@@ -147,7 +148,6 @@ def _planned(
 
 def _plan_of(request: Request) -> ConvPlan:
     try:
-        found = _planned(request.spec, request.method, request.op, request.device, request.packed)
+        return _planned(request.spec, request.method, request.op, request.device, request.packed)
     except ValueError:  # the forced method cannot take what `mx.vmap` made of the call
-        found = _planned(request.spec, "auto", request.op, request.device, request.packed)
-    return found.with_turned_weight() if request.packed else found
+        return _planned(request.spec, "auto", request.op, request.device, request.packed)

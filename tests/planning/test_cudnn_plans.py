@@ -9,10 +9,11 @@ import pytest
 
 import polyconv
 from polyconv.execution import unpatched
-from polyconv.planning.cudnn_plans import MARK, TURNED, can_be_marked, zeros_in_front
+from polyconv.planning.cudnn_plans import MARK, TURNED, can_be_marked, marked, zeros_in_front
 from polyconv.problem.spec import Axis, ConvSpec
 from tests.support import reference
 from tests.support.cases import integers
+from tests.support.trace import traced
 
 
 def drawn(rng):
@@ -67,7 +68,7 @@ def test_what_is_marked_is_the_gradient_of_the_input_of_a_strided_convolution():
     rng, marks = random.Random(0), 0
     for _ in range(5000):
         axis = replace(drawn(rng), stride=1, input_dilation=rng.randint(1, 4))
-        if axis.output_size < 1 or not can_be_marked(ConvSpec(1, 1, 1, (axis,), flip=True)):
+        if axis.output_size < 1 or not can_be_marked(ConvSpec(1, 1, 1, (axis,), flip=True), False):
             continue
         marks += 1
         padding = axis.window - 1 - axis.padding_lo
@@ -114,8 +115,41 @@ def test_groups_of_several_channels_are_not_marked():
     axis = Axis(size=9, kernel_size=5, input_dilation=2, padding_lo=2, padding_hi=2)
     for channels, groups, is_marked in ((4, 1, True), (4, 4, True), (4, 2, False)):
         spec = ConvSpec(2, channels, channels, (axis,), groups, flip=True)
-        assert can_be_marked(spec) == is_marked
-    assert not can_be_marked(ConvSpec(2, 4, 8, (axis,), 4, flip=True))
+        assert can_be_marked(spec, False) == can_be_marked(spec, True) == is_marked
+    assert not can_be_marked(ConvSpec(2, 4, 8, (axis,), 4, flip=True), True)
+
+
+def test_no_two_have_the_same_mark():
+    steps = [1, 2, 3, 4, 2**14 - 1]
+    axes = [Axis(size=2, kernel_size=2, input_dilation=step) for step in steps]
+    kinds = [(axis,) for axis in axes] + [(a, b) for a in axes for b in axes]
+    for ndim in (1, 2):
+        alike = [each for each in kinds if len(each) == ndim]
+        marks = {marked(each, turned).stride for each in alike for turned in (False, True)}
+        assert len(marks) == 2 * len(alike)
+        assert 2**30 < min(marks) and max(marks) < 2**31
+    too_far = Axis(size=2, kernel_size=2, input_dilation=2**14, padding_lo=1, padding_hi=1)
+    assert not can_be_marked(ConvSpec(1, 1, 1, (too_far,), flip=True), False)
+
+
+def test_in_2d_a_packed_weight_alone_is_marked():
+    """It becomes 3D, in which MLX cannot map the weight by `mx.vmap`. A packed one is not mapped."""
+    x, w = integers(2, 5, 4, 6), integers(3, 3, 2, 6, seed=1)
+    call = lambda x, w: polyconv.conv_transpose2d(x, w, (2, 1), 1)  # noqa: E731
+    right = call(x, w)
+    with polyconv.planning_for("cuda"), traced() as calls:
+        packed = polyconv.pack(w)
+        for weight in (w, packed):
+            assert np.array_equal(np.array(call(x, weight)), right)
+        mapped = mx.vmap(lambda x: call(x, packed))(mx.stack([x, 2 * x]))
+        assert np.array_equal(np.array(mapped), np.array(mx.stack([right, 2 * right])))
+        mx.eval(mx.vmap(call)(mx.stack([x, x]), mx.stack([w, w])))
+        dx = mx.vjp(lambda x: call(x, packed), [x], [right])[1][0]
+    plain, of_packed, *_ = calls
+    assert (plain.ndim, of_packed.ndim) == (2, 3)
+    assert of_packed.axes[0] == marked(of_packed.axes[1:], turned=True)
+    assert [axis.input_dilation for axis in of_packed.axes] == [1, 2, 1]
+    assert mx.array_equal(dx, mx.vjp(lambda x: call(x, w), [x], [right])[1][0])
 
 
 def test_a_packed_weight_lies_as_cudnn_reads_it_and_has_a_mark_of_its_own(monkeypatch):
