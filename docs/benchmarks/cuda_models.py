@@ -74,6 +74,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     ),
     "3D decoder 8^3 -> 128^3": (decoder_3d(), (1, 8, 8, 8, 256), ()),
 }
+# What is timed of a model, whether it is converted, and whether its weights are packed.
+CONVERTED = (("MLX", False, False), ("polyconv", True, False), ("polyconv packed", True, True))
 TRAINED = {"train step HiFi-GAN V1, 4 x 32": 4, "train step HiFi-GAN V1, 16 x 32": 16}
 
 
@@ -102,13 +104,13 @@ class Chain(nn.Module):
         return x
 
 
-def mlx_model(what: Any, ndim: int, dtype: str, ours: bool) -> nn.Module:
+def mlx_model(what: Any, ndim: int, dtype: str, ours: bool, packed: bool = False) -> nn.Module:
     mx.random.seed(0)
     model = Generator(VARIANTS[what]) if isinstance(what, str) else Chain(what, ndim)
     model.set_dtype(getattr(mx, dtype))
     mx.eval(model.parameters())
     if ours:
-        polyconv.convert(model)
+        polyconv.convert(model, packed=packed)
     return model
 
 
@@ -116,8 +118,8 @@ def mlx_runs(what: Any, inputs: list[np.ndarray], dtype: str) -> dict[str, Run]:
     arrays = [mx.array(a).astype(getattr(mx, dtype)) for a in inputs]
     mx.eval(arrays)
     runs: dict[str, Run] = {}
-    for name, ours in (("MLX", False), ("polyconv", True)):
-        model = mlx_model(what, arrays[0].ndim - 2, dtype, ours)
+    for name, ours, packed in CONVERTED:
+        model = mlx_model(what, arrays[0].ndim - 2, dtype, ours, packed)
         compiled = mx.compile(lambda *a, model=model: model(*a))
         runs[name] = lambda model=model: model(*arrays)
         runs[f"{name} compiled"] = lambda compiled=compiled: compiled(*arrays)
@@ -318,7 +320,7 @@ def row(
 
 
 def rows(only: str, seconds: float, small: bool) -> Any:
-    until, each = time.monotonic() + seconds, seconds / 30
+    until, each = time.monotonic() + seconds, max(2.0, seconds / 30)
     has_torch = True
     try:
         import torch  # noqa: F401
