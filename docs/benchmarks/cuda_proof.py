@@ -7,7 +7,8 @@ First random calls in one process: few shapes with many strides in random order,
 of cuDNN's plans, which forgets the input dilation, meets equal keys. A quarter as many run without
 MLX's own op; then before each call that op of the same shapes and its gradients may run, with
 another stride. Of each, the output, both gradients and those of a gradient penalty must equal
-float64. MLX's own are counted, not judged.
+float64, and with a packed weight the output and the input's gradient. MLX's own are counted, not
+judged.
 Then, in several processes, generated cases of every method and of both gradients.
 """
 
@@ -82,6 +83,14 @@ def values(call: Any, x: mx.array, w: mx.array) -> list[mx.array]:
     return found
 
 
+def packed(call: Any, x: mx.array, w: mx.array, y: np.ndarray) -> list[mx.array]:
+    """The output, and the input's gradient with cotangent `y`, of a weight that is packed."""
+    weight = polyconv.pack(w)
+    (found,), (dx,) = mx.vjp(lambda x: call(x, weight), [x], [mx.array(y.astype(np.float32))])
+    mx.eval(found, dx)
+    return [found, dx]
+
+
 def exact(x: np.ndarray, w: np.ndarray, options: dict[str, Any]) -> list[np.ndarray]:
     """The same in float64, by the definition and the chain rule."""
     ndim = x.ndim - 2
@@ -125,7 +134,10 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
         except Exception as error:  # told, and the next call goes on
             failures.append(f"{x_shape}, {w_shape}, {options}: {type(error).__name__}: {error}")
         else:
+            found += packed(called(polyconv, options, ndim), *arrays, 2 * right[0])
+            right = [*right, *right[:2]]
             names = ("output", "dx", "dw", "second order of x", "second order of w")
+            names = (*names, "packed output", "packed dx")
             wrong = [
                 n for n, a, b in zip(names, found, right) if not np.array_equal(np.array(a), b)
             ]

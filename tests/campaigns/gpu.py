@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "MLX_CUDA_CONV_CACHE_SIZE": "8192",
     "MLX_CUDA_GRAPH_CACHE_SIZE": "8192",
     "MLX_CUDA_FFT_CACHE_SIZE": "1024",
+    "MLX_MAX_MB_PER_BUFFER": "100",  # what runs as one graph, and is kept for it; 1000 by default
     "COLUMNS": "400",  # or pytest cuts reasons off
 }
 

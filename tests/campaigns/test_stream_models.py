@@ -11,8 +11,8 @@ from polyconv.streaming import nodes
 from polyconv.streaming.convolution_node import Convolution
 from tests.campaigns.stream_models import campaign, reason_of, try_model
 
-# On a GPU each stream has functions compiled for it: as many as 100 take minutes.
-SHARE = 100 if is_on_cpu(None) else 25
+# On a GPU each stream has functions compiled for it: as many as 25 take minutes.
+SHARE = 100 if is_on_cpu(None) else 5
 
 
 @pytest.mark.parametrize("n", [SHARE, pytest.param(2_000, marks=pytest.mark.slow)])
