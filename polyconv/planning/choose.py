@@ -56,10 +56,11 @@ def plan(
     Returns:
         ConvPlan: With ``"auto"`` the fastest, as far as is known: what the device's tuning found,
         where it knows the layer, or else what is estimated. MLX's own convolution takes part
-        where no axis has an input dilation. On CUDA transposed ones in 1D take part too, and no
-        other that is flipped (`cudnn_plans.py`). On Metal it takes part wherever its kernel neither unfolds nor reads outside its input. Without dilation
-        and flip it is taken there at once. Of plans that are predicted to be equally fast on Metal,
-        within `estimate.NEAR`, it is the one that allocates least.
+        where no axis has an input dilation. On CUDA it does where it can be kept right, and else
+        only if nothing is flipped either (`cudnn_plans.py`). On Metal it takes part wherever its
+        kernel neither unfolds nor reads outside its input. Without dilation and flip it is taken
+        there at once. Of plans that are predicted to be equally fast on Metal, within
+        `estimate.NEAR`, it is the one that allocates least.
 
     Raises:
         ValueError: If `method` is unknown or cannot compute `spec`.

@@ -54,8 +54,8 @@ def can_be_marked(spec: ConvSpec, turned: bool) -> bool:
     MLX copies the weight to a place that it does not keep until the kernel has run, so that other
     results may be written there. It copies nothing where each group is one channel.
     """
-    # In 2D it becomes one in 3D, where MLX has no groups. These `mx.vmap` needs for a weight that is
-    # mapped, which no packed weight is.
+    # In 2D it becomes one in 3D, where MLX has no groups. `mx.vmap` needs these for a weight that
+    # is mapped, which no packed weight is.
     if spec.ndim > (2 if turned else 1) or not spec.flip:
         return False
     depthwise = spec.ndim == 1 and spec.groups == spec.in_channels == spec.out_channels

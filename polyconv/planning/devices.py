@@ -75,7 +75,10 @@ class Backend:
     """
 
     shares_cudnn_plans: bool = False
-    """A convolution may be computed by cuDNN's plan for another input dilation (`cudnn_plans.py`)."""
+    """A convolution may be computed by cuDNN's plan for another input dilation.
+
+    `cudnn_plans.py` says which, and how to avoid it.
+    """
 
     misreads_steps: bool = False
     """cuDNN may be asked for another convolution that happens to have as many outputs.
