@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -36,6 +37,20 @@ def is_traced(arrays: Sequence[mx.array]) -> bool:
     return False
 
 
+# Whether handles stand for the objects that they are of.
+_BY_HANDLES: ContextVar[bool] = ContextVar("by_handles", default=False)
+
+
+@contextmanager
+def by_handles() -> Iterator[None]:
+    """Inside, an array is recognised by its numbers alone: handles stand where objects did."""
+    token = _BY_HANDLES.set(True)
+    try:
+        yield
+    finally:
+        _BY_HANDLES.reset(token)
+
+
 class Held:
     """An array as it is now, to be recognised after objects were exchanged or changed in place."""
 
@@ -47,7 +62,7 @@ class Held:
 
         While the handle lives, nothing else can lie where its numbers do.
         """
-        if array is not self._object:
+        if array is not self._object and not (_BY_HANDLES.get() and isinstance(array, mx.array)):
             return False
         kept = self.array
         if (array.shape, array.dtype) != (kept.shape, kept.dtype):
@@ -59,7 +74,7 @@ class Held:
 
     def is_of(self, array: Any) -> bool:
         """Whether it is this very object, for who has just asked whether it `holds`."""
-        return array is self._object
+        return array is self._object or (_BY_HANDLES.get() and self.holds(array))
 
     def __getstate__(self) -> dict[str, Any]:
         """The object is pickled and copied along, unless it has changed."""

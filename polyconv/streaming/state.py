@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from polyconv.execution.identity import handle_of, is_traced
+from polyconv.execution.identity import by_handles, handle_of, is_traced
 
 # Objects of these are no part of a model: locks, files, arrays.
 _OTHERS = {*sys.stdlib_module_names, "mlx", "numpy", "polyconv"}
@@ -84,7 +84,8 @@ class Kept:
         with _left([each for each, _ in self._containers]):
             for container, then in self._containers:
                 _fill(container, then)
-            yield
+            with by_handles():
+                yield
 
 
 def _containers_of(roots: list[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from collections import OrderedDict, defaultdict, deque
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_map
 
 import polyconv
 from polyconv.streaming.state import _fill
@@ -241,3 +242,21 @@ def test_lazy_weights_stay_lazy_or_are_evaluated_but_are_the_same(check):
     polyconv.stream(model, X, check=check)
     assert model.layers[0].weight is weight
     assert mx.array_equal(weight, integers(4, 3, 4) * 2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_converted_model_streams_without_a_warning(packed, recwarn):
+    """Its weights stand in by handles while it is traced and proved: they were not replaced."""
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.ConvTranspose1d(4, 2, 4, stride=2, padding=1))
+    model.update(tree_map(lambda a: integers(*a.shape, seed=a.size), model.parameters()))
+    polyconv.convert(model, packed=packed)
+    stream = polyconv.stream(model, X)
+    found = mx.concatenate([*[stream.step(X[:, i : i + 5]) for i in range(0, 20, 5)]], 1)
+    whole = model(X)
+    assert mx.array_equal(found, whole[:, : found.shape[1]])
+    assert not recwarn.list
+    model.layers[1].weight = 2 * model.layers[1].weight
+    if packed:
+        with pytest.warns(UserWarning, match="its packed weight was replaced or changed"):
+            changed = polyconv.stream(model, X).step(X)
+        assert not mx.array_equal(changed, whole[:, : changed.shape[1]])
