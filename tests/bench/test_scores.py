@@ -33,3 +33,11 @@ def test_scores_are_geometric_means_and_worst_rows():
     assert found["memory"][:2] == pytest.approx((3.0, 3.0))
     assert found["errors"][:2] == pytest.approx((2.0, 2.0))
     assert scores.summary(rows)[0].endswith("geometric mean 1 over 2 rows, worst 0.5 (b)")
+
+
+def test_a_call_that_adds_nothing_to_the_peak_is_in_no_mean_of_memory():
+    """Its buffers may lie in MLX's cache."""
+    rows = [row_of("a", packed=[1], mx=[2]), row_of("cached", packed=[1], mx=[2])]
+    rows[1]["timings"]["packed"]["peak_bytes"] = 0
+    assert scores.scores(rows)["memory"] == pytest.approx((3.0, 3.0, "a", 1))
+    assert "memory" not in scores.scores(rows[1:])
