@@ -94,6 +94,9 @@ Each row is a way to compute the same output. The arrow marks what `auto` takes.
 `native as 2D` is MLX's own op, given one more axis of size 1. In 1D that reaches the 2D kernel that
 skips zeros, in one line of code. It is no method of polyconv's.
 
+Whether polyconv gains is said below the table, in the line that begins with "MLX's own op, native". It compares the
+predicted times. If the bounds behind it contain 1, the gain is not sure: time the call on your Mac.
+
 ## Where the numbers come from
 
 Kernels and bytes come from a model of MLX's dispatch code (`polyconv/metal/kernels.py`). Times come from [a model of

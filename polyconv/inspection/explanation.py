@@ -7,6 +7,7 @@ Nothing is run, and no time is measured. Standard library only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from polyconv.inspection import report
@@ -58,7 +59,7 @@ def explain_problem(
         chosen.method,
         tuple(axis.n_phases for axis in chosen.axes),
         lines,
-        (*_notes(problem, lines[0], metal), *_tuned(chosen), *tiles, *notes),
+        (*_notes(problem, lines, chosen.method, metal), *_tuned(chosen), *tiles, *notes),
     )
 
 
@@ -171,7 +172,7 @@ def _lifted(problem: ConvSpec, native: ConvPlan | Rejection, least: int, metal: 
     time = predicted(work.convolution(lifted, kernel, metal.gpu), metal.gpu, metal.parameters)
     return Line(
         name,
-        "it is MLX's own op with another call, no method of polyconv's",
+        "it is no method of polyconv's, but a call of MLX's own op that you can write",
         n_convs=1,
         taps=tuple(axis.kernel_size for axis in lifted.axes),
         macs=spent,
@@ -198,8 +199,11 @@ def _given_bytes(problem: ConvSpec) -> int:
     return ITEMSIZE[problem.dtype] * (problem.n_inputs + problem.n_weights + problem.n_outputs)
 
 
-def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
-    notes = []
+def _notes(problem: ConvSpec, lines: Sequence[Line], chosen: str, metal: Metal) -> list[str]:
+    notes, native = [], lines[0]
+    taken = next(line for line in lines if line.method == chosen)
+    if taken is not native and native.time and taken.time:
+        notes.append(report.gain(native, taken))
     if metal.gpu.is_assumed:
         notes.append(report.assumed(metal))
     if native.kernels and native.unfold_bytes:

@@ -31,6 +31,26 @@ HEADINGS = (
     "peak",
 )
 
+
+def gain(native: Line, taken: Line) -> str:
+    """How MLX's own op compares with what is taken."""
+    assert native.time is not None
+    assert taken.time is not None
+    ratio = native.time.seconds / taken.time.seconds
+    if ratio < 1:
+        return f"{taken.method} is predicted to take {_times(1 / ratio)} times as long as native."
+    least, most = native.time.least / taken.time.most, native.time.most / taken.time.least
+    return (
+        f"MLX's own op, native, is predicted to take {_times(ratio)} times as long as "
+        f"{taken.method}, {_times(least)} to {_times(most)} times by the bounds of both."
+    )
+
+
+def _times(ratio: float) -> str:
+    """Two digits of it, without an exponent."""
+    return f"{float(f'{ratio:.2g}'):,g}"
+
+
 NO_GAIN = (
     "MLX's own 2D kernel unfolds nothing here and skips the zeros itself: no memory is gained."
 )

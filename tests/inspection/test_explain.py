@@ -189,3 +189,25 @@ def test_as_a_module():
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "-> stacked" in ran.stdout
+
+
+def test_the_gain_over_mlx_is_told_with_its_bounds():
+    """By the times in the table: the quotient of both, and of their bounds crosswise."""
+    call = {"stride": 8, "padding": 4}
+    told = polyconv.explain("conv_transpose1d", (1, 128, 512), (256, 16, 512), device="m2", **call)
+    times = {line.method: line.time for line in told.lines}
+    native, taken = times["native"], times[told.chosen]
+    ratio = native.seconds / taken.seconds
+    assert ratio > 2
+    (note,) = [each for each in told.notes if each.startswith("MLX's own op, native")]
+    assert f"take {ratio:.2g} times as long as {told.chosen}" in note
+    assert f"{native.least / taken.most:.2g} to {native.most / taken.least:.2g} times" in note
+
+
+def test_a_loss_and_a_large_gain_are_told_without_an_exponent():
+    told = polyconv.explain("conv_transpose1d", (1, 4, 8), (8, 3, 8), device="m2", stride=2)
+    assert any("stacked is predicted to take 1.2 times as long as native." in n for n in told.notes)
+    long = polyconv.explain("conv_transpose1d", (1, 5158, 1), (1, 4096, 1), stride=1024)
+    (note,) = [each for each in long.notes if each.startswith("MLX's own op, native")]
+    assert ",000 times as long as stacked" in note
+    assert "e+" not in note
