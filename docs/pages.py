@@ -80,7 +80,7 @@ Each row is a way to compute the same output. The arrow marks what `auto` takes.
 
 | column | says |
 |---|---|
-| predicted | the time of one call with a plain weight, between bounds that hold nine times in ten; with a packed weight below |
+| predicted | the least and the most time of one call whose weight is not packed; nine times in ten it lies between them; the text below tells it for a packed weight |
 | timings | how many published timings the least tested of its kernels rests on: under five tell little |
 | launches | the kernels that run |
 | convs, taps | how many convolutions MLX is given, and how large the largest kernel among them is; `16x1` is a 2D one |
@@ -92,10 +92,11 @@ Each row is a way to compute the same output. The arrow marks what `auto` takes.
 | peak | input, weight, output and all of that, if nothing were freed on the way |
 
 `native as 2D` is MLX's own op, given one more axis of size 1. In 1D that reaches the 2D kernel that
-skips zeros, in one line of code. It is no method of polyconv's.
+skips zeros, in a line that you can write: `mx.conv_transpose2d(x[:, :, None], w[:, :, None], (stride, 1), ...)[:, :, 0]`.
+It is no method of polyconv's.
 
-Whether polyconv gains is said below the table, in the line that begins with "MLX's own op, native". It compares the
-predicted times. If the bounds behind it contain 1, the gain is not sure: time the call on your Mac.
+Whether polyconv gains is said in the first line below the table. It compares the predicted times of `native` and of
+what is taken. If its bounds contain 1, the gain is not sure: time the call on your Mac.
 
 ## Where the numbers come from
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from polyconv.bench import cases, running
 from polyconv.bench import command as benching
+from polyconv.inspection import blas, report, terminal
 from polyconv.inspection import explain as inspection
-from polyconv.inspection import report, terminal
 from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
@@ -22,6 +22,7 @@ from polyconv.problem.arguments import one_line, refuse
 from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
+_SLOW = "timed on the slow BLAS of MLX's wheel; on a fast one by: polyconv run -m polyconv"
 _OPTIONS = (
     "stride",
     "padding",
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"polyconv {args.command}: {one_line(str(reason), _LONGEST)}", file=sys.stderr)
         return 2
+    if args.command in ("bench", "tune") and blas.is_slow():
+        print(f"polyconv {args.command}: {_SLOW} {args.command} ...", file=sys.stderr)
     args.then(args)
     return 0
 
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=[None],
         metavar="NAMES",
-        help="such as m2 or m2,m4-max; default: this Mac",
+        help="such as m2 or m2,m4-max; default: this Mac, elsewhere an M4 Max",
     )
     explain.add_argument(
         "--max-workspace", type=int, metavar="BYTES", help="besides arguments and result"
@@ -229,6 +232,7 @@ def _explain(args: argparse.Namespace) -> None:
         if len(told) == 1:
             if args.plot:
                 terminal.draw(told[0], args.plot)
+                print(f"drawn: {args.plot}", file=sys.stderr)
             terminal.show(told[0], args.json)
         elif args.json:
             print(json.dumps([each.to_dict() for each in told]))

@@ -41,7 +41,8 @@ def add(command: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> None:
     """Loads the BLAS and sets the limit. To load a BLAS it starts Python anew."""
     if not args.module and not Path(args.program).exists():
-        refuse("run", "program must be a file that is there", shown(args.program))
+        must = "program must be a file that is there, or a module behind -m, as in -m polyconv"
+        refuse("run", must, shown(args.program))
     given = args.cache_limit
     limit = _default_limit() if given is None else integer("run", "--cache-limit", given)
     if limit < 0:

@@ -7,6 +7,7 @@ that the process has loaded for all (`LD_PRELOAD`) is taken before it. Macs have
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -15,17 +16,25 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import mlx.core as mx
+
 from polyconv.execution.loaded_blas import in_force
 from polyconv.inspection.elf import without_prefix
 from polyconv.problem.arguments import refuse, shown
 
-__all__ = ["INSTALL", "find", "in_force", "preloaded"]
+__all__ = ["INSTALL", "find", "in_force", "is_slow", "preloaded"]
 
 INSTALL = "pip install scipy-openblas32"
 _WHEEL, _PREFIX = "scipy-openblas32", b"scipy_"
 # Where Linux distributions and conda put an OpenBLAS that computes on several threads.
 _FOLDERS = ("/usr/lib/*/openblas-pthread", "/usr/lib64", "/usr/lib", "/usr/lib/*")
 _NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+
+
+def is_slow() -> bool:
+    """Whether products are computed by the BLAS of MLX's Linux wheel."""
+    is_on_cpu = mx.default_device().type == mx.cpu
+    return platform.system() == "Linux" and is_on_cpu and not in_force()
 
 
 def find() -> Path | None:

@@ -7,7 +7,6 @@ Nothing is run, and no time is measured. Standard library only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 from polyconv.inspection import report
@@ -59,7 +58,7 @@ def explain_problem(
         chosen.method,
         tuple(axis.n_phases for axis in chosen.axes),
         lines,
-        (*_notes(problem, lines, chosen.method, metal), *_tuned(chosen), *tiles, *notes),
+        (*_notes(problem, lines[0], metal), *_tuned(chosen), *tiles, *notes),
     )
 
 
@@ -199,11 +198,8 @@ def _given_bytes(problem: ConvSpec) -> int:
     return ITEMSIZE[problem.dtype] * (problem.n_inputs + problem.n_weights + problem.n_outputs)
 
 
-def _notes(problem: ConvSpec, lines: Sequence[Line], chosen: str, metal: Metal) -> list[str]:
-    notes, native = [], lines[0]
-    taken = next(line for line in lines if line.method == chosen)
-    if taken is not native and native.time and taken.time:
-        notes.append(report.gain(native, taken))
+def _notes(problem: ConvSpec, native: Line, metal: Metal) -> list[str]:
+    notes = []
     if metal.gpu.is_assumed:
         notes.append(report.assumed(metal))
     if native.kernels and native.unfold_bytes:

@@ -32,18 +32,19 @@ HEADINGS = (
 )
 
 
-def gain(native: Line, taken: Line) -> str:
-    """How MLX's own op compares with what is taken."""
-    assert native.time is not None
-    assert taken.time is not None
+def _gain(told: Explanation) -> list[str]:
+    """How MLX's own op compares with what is taken, if another is."""
+    native = next(line for line in told.lines if line.method == "native")
+    taken = next(line for line in told.lines if line.method == told.chosen)
+    if taken is native or not (native.time and taken.time):
+        return []
     ratio = native.time.seconds / taken.time.seconds
-    if ratio < 1:
-        return f"{taken.method} is predicted to take {_times(1 / ratio)} times as long as native."
     least, most = native.time.least / taken.time.most, native.time.most / taken.time.least
-    return (
-        f"MLX's own op, native, is predicted to take {_times(ratio)} times as long as "
-        f"{taken.method}, {_times(least)} to {_times(most)} times by the bounds of both."
-    )
+    sure = "" if least > 1 or most < 1 else ", which is not sure"
+    return [
+        f"Gain over MLX's own op: {_times(ratio)} times, by the bounds of both {_times(least)} to "
+        f"{_times(most)} times{sure}."
+    ]
 
 
 def _times(ratio: float) -> str:
@@ -131,7 +132,7 @@ def table(cells: Sequence[tuple[str, ...]]) -> list[str]:
 def notes(told: Explanation) -> list[str]:
     """What a phase is; of each method its kernel, and why it is not taken; what this rests on."""
     phases = prod(told.n_phases)
-    said = []
+    said = _gain(told)
     if phases > 1:
         equal = len(set(told.n_phases)) == 1
         each = _ordinal(told.n_phases[0]) if equal else ", ".join(map(_ordinal, told.n_phases))

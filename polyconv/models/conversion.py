@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from polyconv.models.dispatching import Count
 
@@ -58,4 +59,9 @@ class Conversion(tuple[Converted, ...]):
         return [each for each in self if each.is_not_reached]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "nothing converted"
+        """A line for each. A note that several have stands once, below."""
+        counts = Counter(each.note for each in self if each.note)
+        often = {note: n for note, n in counts.items() if n > 1}
+        lines = [str(replace(each, note="") if each.note in often else each) for each in self]
+        lines += [f"{n} of these: {note}" for note, n in often.items()]
+        return "\n".join(lines) or "nothing converted"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
@@ -41,8 +41,8 @@ Predicate: TypeAlias = "Callable[[str, nn.Module], bool]"
 
 _EXCLUDED = "the predicate says so"
 _PACKED = (
-    "what it holds as a weight is packed for inference; under a gradient of the weight, or if it "
-    "is exchanged, it is computed unpacked, with a warning"
+    "a weight that it holds and calls with is packed for inference; under a gradient of the "
+    "weight, or if it is exchanged, it is computed unpacked, with a warning"
 )
 
 
@@ -260,7 +260,7 @@ def _saving(module: nn.Module) -> float | None:
     return float(prod(strides))
 
 
-def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: Iterable[nn.Module]) -> None:
+def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: list[nn.Module]) -> None:
     kinds = Counter(type(module).__name__ for module in modules)
     most = ", ".join(f"{n} {name}" for name, n in kinds.most_common(5))
     why = "; ".join(f"{each.path}: {each.left_alone}" for each in left)
@@ -269,4 +269,6 @@ def _warn_of_nothing(model: nn.Module, left: list[Converted], modules: Iterable[
             f"none of its {sum(kinds.values())} modules ({most}) is a transposed convolution that "
             "is not polyconv's already, or calls one itself; `patched()` reaches calls by functions"
         )
+        if any(is_plain(type(module)) for module in modules):
+            why += ", and `cpu_convs=True` converts ordinary convolutions too"
     warnings.warn(f"[convert] nothing of {type(model).__name__} converted: {why}", stacklevel=3)

@@ -54,6 +54,8 @@ def text(seen: Collection[Site], metal: Metal, columns: int | None, blocks: bool
         f"MACs and bytes unfolded are predicted for {metal.name}. The time is of here; its share "
         "is of that of all transposed convolutions."
     )
+    if any(site.seconds is None for site in sites):
+        about += " A dash: polyconv's own calls are not timed, nor what mx.compile traced."
     rows = [_HEAD + _PREDICTED, *[one + other for one, other in zip(called, predicted)]]
     lines = report.table(rows)
     if columns is None or max(map(len, lines)) <= columns:

@@ -245,6 +245,7 @@ def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
 
 
 def _with_memory(name: object) -> object:
-    """A device's whole name, of one that does not tell the memory."""
+    """A device's whole name, of one that does not tell the memory, or has capitals."""
+    name = name.lower() if isinstance(name, str) else name
     chips = {known.rpartition("-")[0]: known for known in reversed(DEVICES) if known[-2:] == "gb"}
     return chips.get(name, name) if isinstance(name, str) and name not in DEVICES else name

@@ -40,6 +40,9 @@ def _not_native(direct: ConvPlan, best: ConvPlan) -> str:
         return _dearer(direct, best)
     if direct.first.issued.is_safe:
         return _dearer(direct, best)
+    kernel = direct.first.issued.kernel
+    if kernel is not None and not (kernel.is_explicit or kernel.hazard):
+        return "its kernel was read from MLX's binaries; those that were recorded unfold"
     if direct.problem.is_input_dilated:
         return "MLX's fast kernels need input_dilation 1, no zeros between the samples"
     return "its kernel unfolds or reads outside its input"

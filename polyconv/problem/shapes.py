@@ -32,7 +32,7 @@ def check_shapes(
     check_groups(op, channels, w_shape[0], groups)
     if w_shape[-1] != channels // groups:
         must = f"weight's last axis must be {channels} input channels / {groups} groups"
-        must = f"{must} = {channels // groups}, {_WEIGHT_LAYOUTS[ndim]}"
+        must = f"{must} = {channels // groups}, channels last, {_WEIGHT_LAYOUTS[ndim]}"
         refuse(op, must, f"shape {w_shape} with x of shape {x_shape}")
     if 0 in w_shape[1:-1]:
         refuse(op, "weight must have at least one tap on every axis", f"shape {w_shape}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from polyconv.__main__ import main
 from polyconv.bench import running
 from polyconv.inspection import blas
 from polyconv.inspection.elf import without_prefix
@@ -155,7 +156,12 @@ def test_a_program_that_fails_fails_as_by_python(tmp_path):
 
 
 REFUSED = [
-    (["missing.py"], {}, "[run] program must be a file that is there; got 'missing.py'"),
+    (
+        ["missing.py"],
+        {},
+        "[run] program must be a file that is there, or a module behind -m, as in -m polyconv; "
+        "got 'missing.py'",
+    ),
     (["--cache-limit", "-1", __file__], {}, "[run] --cache-limit must be at least 0; got -1"),
     (
         ["--cache-limit", "9" * 30, __file__],
@@ -199,3 +205,14 @@ def test_a_library_that_ends_the_process_is_not_taken(tmp_path, library, monkeyp
     monkeypatch.setattr(blas, "_FOLDERS", (str(tmp_path),))
     monkeypatch.setattr(blas.sys, "prefix", str(tmp_path))
     assert blas._of_system() is None
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_bench_says_behind_its_times_that_they_are_of_the_slow_blas(is_slow, monkeypatch, capsys):
+    monkeypatch.setattr(blas, "is_slow", lambda: is_slow)
+    call = ["conv_transpose1d", "--input", "1,4,2", "--weight", "2,4,2", "--stride", "2"]
+    assert main(["bench", *call, "--rounds", "2"]) == 0
+    told = capsys.readouterr()
+    assert "mx" in told.out
+    expected = "polyconv bench: timed on the slow BLAS of MLX's wheel; on a fast one by: "
+    assert told.err == (f"{expected}polyconv run -m polyconv bench ...\n" if is_slow else "")

@@ -233,6 +233,7 @@ def test_the_random_state_of_a_program_stays(watches):
 
 
 def test_the_command_line_tunes_a_call_a_model_and_cases(watches, path, capsys, monkeypatch):
+    monkeypatch.setattr("polyconv.inspection.blas.is_slow", lambda: False)
     out = ["--out", str(path)]
     shapes = ["--input", "2,24,8", "--weight", "4,6,8", "--stride", "3"]
     assert main(["tune", "conv_transpose1d", *shapes, "--packed", *out]) == 0

@@ -33,8 +33,8 @@ ERRORS = [
     (lambda: G(ones(2, 4), W1), "[conv_general] x must have 3, 4 or 5 dimensions, (N, *S, C); got shape (2, 4)"),
     (lambda: G(ones(1, 2, 2, 2, 2, 4), W1), "[conv_general] x must have 3, 4 or 5 dimensions, (N, *S, C); got shape (1, 2, 2, 2, 2, 4)"),
     # channels and groups
-    (lambda: T1(X1, ones(2, 3, 5)), "[conv_transpose1d] weight's last axis must be 4 input channels / 1 groups = 4, (O, K, C / groups); got shape (2, 3, 5) with x of shape (1, 6, 4)"),
-    (lambda: T1(X1, W1, groups=2), "[conv_transpose1d] weight's last axis must be 4 input channels / 2 groups = 2, (O, K, C / groups); got shape (2, 3, 4) with x of shape (1, 6, 4)"),
+    (lambda: T1(X1, ones(2, 3, 5)), "[conv_transpose1d] weight's last axis must be 4 input channels / 1 groups = 4, channels last, (O, K, C / groups); got shape (2, 3, 5) with x of shape (1, 6, 4)"),
+    (lambda: T1(X1, W1, groups=2), "[conv_transpose1d] weight's last axis must be 4 input channels / 2 groups = 2, channels last, (O, K, C / groups); got shape (2, 3, 4) with x of shape (1, 6, 4)"),
     (lambda: T1(X1, W1, groups=3), "[conv_transpose1d] channels of x must be divisible by groups=3; got 4"),
     (lambda: T1(X1, ones(3, 3, 2), groups=2), "[conv_transpose1d] output channels of weight must be divisible by groups=2; got 3"),
     (lambda: T1(X1, W1, groups=0), "[conv_transpose1d] groups must be at least 1; got 0"),
