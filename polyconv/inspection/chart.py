@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from polyconv.inspection.report import Explanation, Line, interval
+from polyconv.inspection.report import Explanation, Line, gain, interval
 from polyconv.planning.rates import si
 
 # In units of the drawing, of which a phone shows about one a pixel.
@@ -58,7 +58,8 @@ def svg(told: Explanation) -> str:
         ("Bytes beside arguments and result", (("waste", "unfold"), ("good", "other")), _bytes),
         ("Multiply-accumulates", (("good", "needed"), ("waste", "on zeros")), _macs),
     )
-    drawn, y = _texts(f"{told.call} -> {told.output_shape}", MARGIN)
+    on = f"{told.call} -> {told.output_shape}, on {told.device}. "
+    drawn, y = _texts(on + " ".join(gain(told)), MARGIN)
     for title, legend, bar_of in panels:
         drawn.append(_title(title, legend, y + _ROW))
         y += _ROW + 8
@@ -69,7 +70,8 @@ def svg(told: Explanation) -> str:
             y += _ROW
     about = (
         f"All is predicted for {told.device} by the rules of {told.rule_set}; nothing is measured. "
-        "Nine times in ten a time lies between its bounds. The arrow marks what auto takes."
+        "Nine times in ten a time lies between its bounds; the bar is its middle. The arrow marks "
+        "what auto takes. Unfold are copies of all windows, other are all other buffers."
     )
     lines, y = _texts(about, y + 6)
     return _document([*drawn, *lines], y + MARGIN, told)
@@ -99,6 +101,7 @@ def _document(drawn: Sequence[str], height: int, told: Explanation) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
             f'width="100%" style="max-width: {2 * WIDTH}px" role="img">',
             f"<title>{name}</title>",
+            f"<desc>{escape(' '.join(gain(told)))}</desc>",
             f"<style>{_STYLE}</style>",
             f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
             *drawn,

@@ -32,7 +32,7 @@ HEADINGS = (
 )
 
 
-def _gain(told: Explanation) -> list[str]:
+def gain(told: Explanation) -> list[str]:
     """How MLX's own op compares with what is taken, if another is."""
     native = next(line for line in told.lines if line.method == "native")
     taken = next(line for line in told.lines if line.method == told.chosen)
@@ -132,7 +132,7 @@ def table(cells: Sequence[tuple[str, ...]]) -> list[str]:
 def notes(told: Explanation) -> list[str]:
     """What a phase is; of each method its kernel, and why it is not taken; what this rests on."""
     phases = prod(told.n_phases)
-    said = _gain(told)
+    said = gain(told)
     if phases > 1:
         equal = len(set(told.n_phases)) == 1
         each = _ordinal(told.n_phases[0]) if equal else ", ".join(map(_ordinal, told.n_phases))

@@ -227,10 +227,14 @@ DEVICES = {
     "m3-ultra-256gb": DeviceLimits(167_503_724_544, 223_338_299_392, "d"),
 }
 
+# The first device of each chip, by the name of the chip.
+_CHIPS = {each.rpartition("-")[0]: each for each in reversed(DEVICES) if each[-2:] == "gb"}
+_CHIPS = dict(reversed(_CHIPS.items()))
+
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
     """As `device`, also one of `HOSTS`."""
-    known = choice(op, "device", _with_memory(name), (*HOSTS, *DEVICES))
+    known = choice(op, "device", _with_memory(name), (*HOSTS, *DEVICES, *_CHIPS))
     return HOSTS[known] if known in HOSTS else device(op, known, rules)
 
 
@@ -239,7 +243,7 @@ def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
 
     Of an M5 it rounds products, as MLX does by default.
     """
-    known = choice(op, "device", _with_memory(name), DEVICES)
+    known = choice(op, "device", _with_memory(name), (*DEVICES, *_CHIPS))
     rounds = gpu_of(known).has_accelerators
     return Metal(known, DEVICES[known], rules, rounds_products=rounds)
 
@@ -247,5 +251,4 @@ def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
 def _with_memory(name: object) -> object:
     """A device's whole name, of one that does not tell the memory, or has capitals."""
     name = name.lower() if isinstance(name, str) else name
-    chips = {known.rpartition("-")[0]: known for known in reversed(DEVICES) if known[-2:] == "gb"}
-    return chips.get(name, name) if isinstance(name, str) and name not in DEVICES else name
+    return _CHIPS.get(name, name) if isinstance(name, str) and name not in DEVICES else name

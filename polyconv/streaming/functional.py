@@ -220,7 +220,7 @@ def check_reset(op: str, reset: Any, batch: int) -> None:
         got = (
             f"{reset.dtype} {reset.shape}" if isinstance(reset, mx.array) else type(reset).__name__
         )
-        arguments.refuse(op, f"reset must be an array of {batch} booleans", got)
+        arguments.refuse(op, f"reset must be an mx.array of {batch} booleans", got)
 
 
 def _check_moment(state: StreamState, reset: mx.array) -> None:

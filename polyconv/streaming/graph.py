@@ -41,6 +41,9 @@ class StreamedModel:
         made._came, made._given = self._came, self._given
         return made
 
+    def __repr__(self) -> str:
+        return f"StreamedModel(axis={self._axis}, behind={self.behind})"
+
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         must = "cannot be pickled, as it holds the model's functions"
         raise TypeError(f"[StreamedModel] {must}; pickle the model, and stream that")

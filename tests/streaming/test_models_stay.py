@@ -260,3 +260,10 @@ def test_a_converted_model_streams_without_a_warning(packed, recwarn):
         with pytest.warns(UserWarning, match="its packed weight was replaced or changed"):
             changed = polyconv.stream(model, X).step(X)
         assert not mx.array_equal(changed, whole[:, : changed.shape[1]])
+
+
+def test_a_stream_prints_how_far_it_is_behind():
+    stream = polyconv.stream(nn.Conv1d(4, 2, 3, padding=1), X)
+    assert repr(stream) == "StreamedModel(axis=1, behind=0)"
+    stream.step(X[:, :7])
+    assert repr(stream) == "StreamedModel(axis=1, behind=1)"

@@ -301,7 +301,7 @@ def test_wrong_resets_are_refused():
     streamed.step(x)
     for wrong in (True, [True, False], mx.array([1, 0]), mx.array([True]), mx.array(True)):
         with pytest.raises(
-            ValueError, match=r"^\[stream\] reset must be an array of 2 booleans; got"
+            ValueError, match=r"^\[stream\] reset must be an mx.array of 2 booleans; got"
         ):
             streamed.step(x, reset=wrong)
     one = polyconv.stream(nn.relu, x[0], axis=0)
