@@ -234,7 +234,7 @@ _CHIPS = dict(reversed(_CHIPS.items()))
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
     """As `device`, also one of `HOSTS`."""
-    known = choice(op, "device", _with_memory(name), (*HOSTS, *DEVICES, *_CHIPS))
+    known = choice(op, "device", _with_memory(name), (*HOSTS, *DEVICES))
     return HOSTS[known] if known in HOSTS else device(op, known, rules)
 
 
@@ -243,7 +243,7 @@ def device(op: str, name: object, rules: RuleSet = NEWEST) -> Metal:
 
     Of an M5 it rounds products, as MLX does by default.
     """
-    known = choice(op, "device", _with_memory(name), (*DEVICES, *_CHIPS))
+    known = choice(op, "device", _with_memory(name), DEVICES)
     rounds = gpu_of(known).has_accelerators
     return Metal(known, DEVICES[known], rules, rounds_products=rounds)
 
