@@ -229,7 +229,6 @@ DEVICES = {
 
 # The first device of each chip, by the name of the chip.
 _CHIPS = {each.rpartition("-")[0]: each for each in reversed(DEVICES) if each[-2:] == "gb"}
-_CHIPS = dict(reversed(_CHIPS.items()))
 
 
 def any_device(op: str, name: object, rules: RuleSet = NEWEST) -> Device:
