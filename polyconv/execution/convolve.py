@@ -113,18 +113,17 @@ def _as_it_stands(sub: SubConv, options: Sequence[object]) -> _Convolve:
     return lambda x, taps: unpatched.conv_general(x, taps[0], *options)
 
 
-def _as_plane(sub: SubConv, options: Sequence[object]) -> _Convolve:
-    """1D as 2D: `(N, L, 1, C)` with `(O, K, 1, C)`."""
-    return lambda x, taps: unpatched.conv_general(mx.expand_dims(x, -2), taps[0], *options).squeeze(
-        -2
-    )
+def _with_axis(at: int) -> Callable[[SubConv, Sequence[object]], _Convolve]:
+    """With one more axis of size 1, which the taps have already."""
 
+    def lifted(sub: SubConv, options: Sequence[object]) -> _Convolve:
+        def convolve(x: mx.array, taps: Sequence[mx.array]) -> mx.array:
+            y = unpatched.conv_general(mx.expand_dims(x, at), taps[0], *options)
+            return y.squeeze(at)
 
-def _as_marked(sub: SubConv, options: Sequence[object]) -> _Convolve:
-    """With one more axis in front: `(N, 1, *S, C)` with `(O, 1, *K, C)`."""
-    return lambda x, taps: unpatched.conv_general(mx.expand_dims(x, 1), taps[0], *options).squeeze(
-        1
-    )
+        return convolve
+
+    return lifted
 
 
 def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
@@ -153,9 +152,9 @@ def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
 
 _LIFTS = {
     "none": _as_it_stands,
-    "plane": _as_plane,
+    "plane": _with_axis(-2),  # (N, L, 1, C) with (O, K, 1, C)
+    "marked": _with_axis(1),  # (N, 1, *S, C) with (O, 1, *K, C)
     "frames": _as_frames,
-    "marked": _as_marked,
 }
 
 

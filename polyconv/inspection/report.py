@@ -239,20 +239,16 @@ def newer(running: str) -> str:
 
 
 def form(given: Form) -> str:
-    """What is done to a convolution on its way to MLX."""
+    """What is done to a convolution on its way to MLX, on a Mac."""
     said = []
     if given.lift == "plane":
         said.append("issued as 2D with an axis of 1")
-    if given.lift == "marked":
-        said.append("issued as 2D with an axis of 1, whose stride tells the input dilation")
     if given.lift == "frames":
         said.append("issued as 2D, a tap in depth at a time")
     if given.extra_in:
         said.append(f"{given.extra_in} input channels of zeros added per group")
     if given.extra_out:
         said.append(f"{given.extra_out} output channels of zeros added per group")
-    if any(given.pad_lo):
-        said.append("padded in front by a copy")
     if any(given.pad_hi):
         said.append("padded behind by a copy")
     return ", ".join(said)

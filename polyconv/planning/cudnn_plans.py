@@ -40,6 +40,11 @@ def zeros_in_front(axis: Axis) -> int:
     return axis.padding_lo - axis.padding_hi
 
 
+def behind_zeros(axis: Axis, zeros: int) -> Axis:
+    """What is left to be padded once a copy has put so many zeros in front."""
+    return replace(axis, size=axis.size + zeros, padding_lo=axis.padding_lo - zeros)
+
+
 def marked(axes: Sequence[Axis], turned: bool) -> Axis:
     """The axis that marks a transposed convolution of these, by a weight that is turned or not."""
     told = sum(axis.input_dilation << (_BITS * i) for i, axis in enumerate(axes))

@@ -157,10 +157,7 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
         return spec
     axes = tuple([_cropped(axis) for axis in spec.axes]) if form.whole else spec.axes
     if form.pad_lo:
-        axes = tuple(
-            replace(axis, size=axis.size + front, padding_lo=axis.padding_lo - front)
-            for axis, front in zip(axes, form.pad_lo, strict=True)
-        )
+        axes = tuple(map(cudnn_plans.behind_zeros, axes, form.pad_lo))
     if form.pad_hi:
         axes = tuple(
             replace(axis, size=axis.size + behind, padding_hi=axis.padding_hi - behind)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from polyconv.planning.cudnn_plans import zeros_in_front
+from polyconv.planning.cudnn_plans import behind_zeros, zeros_in_front
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.spec import Axis, ConvSpec
 
@@ -55,11 +55,10 @@ def as_convolution(plan: ConvPlan) -> WeightGradient | None:
     issued = [_exchanged(axis) for axis in axes]
     front = [zeros_in_front(axis) for axis in issued]
     unit = [Axis(size=1, kernel_size=1)] if len(axes) == 1 else []
-    lo = [0] * len(unit) + [a.padding_lo - zeros for a, zeros in zip(issued, front, strict=True)]
-    issued = [*unit, *issued]
+    issued = [*unit, *map(behind_zeros, issued, front)]
     options = (
         tuple([axis.stride for axis in issued]),
-        (tuple(lo), tuple([axis.padding_hi for axis in issued])),
+        (tuple([a.padding_lo for a in issued]), tuple([a.padding_hi for a in issued])),
         tuple([axis.kernel_dilation for axis in issued]),
     )
     return WeightGradient(tuple(front) if any(front) else (), options)

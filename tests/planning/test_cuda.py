@@ -87,6 +87,7 @@ def test_auto_still_takes_what_was_measured_but_mlx_s_own_op_where_it_can_be_mar
         if ndim == 1 and groups in (1, row["input"][-1]) and "mx" in row["timings"]:
             ms["native"] = row["timings"]["mx"]["ms"]
         assert taken != "native" or taken in ms, row["name"]
+        assert ndim == 1 or taken == row["auto_takes"] or row["auto_takes"] == "native", row["name"]
         assert taken not in ms or ms[taken] <= 1.2 * min(ms.values()), row["name"]
     assert 0 < changed < len(RECORDED["rows"])
 

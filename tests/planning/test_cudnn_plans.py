@@ -9,7 +9,14 @@ import pytest
 
 import polyconv
 from polyconv.execution import unpatched
-from polyconv.planning.cudnn_plans import MARK, TURNED, can_be_marked, marked, zeros_in_front
+from polyconv.planning.cudnn_plans import (
+    MARK,
+    TURNED,
+    behind_zeros,
+    can_be_marked,
+    marked,
+    zeros_in_front,
+)
 from polyconv.problem.spec import Axis, ConvSpec
 from tests.support import reference
 from tests.support.cases import integers
@@ -53,7 +60,7 @@ def test_no_other_input_dilation_leaves_a_plan_for_an_ordinary_convolution():
         if any(n != axis.output_size and is_left_by(n, axis) for n in others):
             assert zeros, axis
             at_risk += 1
-        front = replace(axis, size=axis.size + zeros, padding_lo=axis.padding_lo - zeros)
+        front = behind_zeros(axis, zeros)
         assert front.output_size == axis.output_size
         assert not zeros_in_front(front)
         for t in (2, 3, 4):
