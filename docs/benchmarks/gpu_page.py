@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("mixed", "parity", "seeds", "suite", "again", "later", "layers", "models", "memory")
-PARTS += ("tuned", "ranks")
+PARTS = (
+    *("mixed", "parity", "seeds", "suite", "again", "later", "layers", "models", "memory"),
+    *("tuned", "tried", "ranks"),
+)
 RESULTS = ("PASSED", "SKIPPED", "FAILED")
 
 ABOUT = """# On NVIDIA GPUs: proof, gradients, whole models, several GPUs
@@ -41,14 +43,15 @@ from `gpu.json`. [Layers alone, forward](cuda.md), are on a page of their own.
 * **Parity** of each method with float64, by `==` on integers: {parity}; {parity_failed} differ.
 * **The suite with a GPU as default device** (`make test-gpu`): {suite}. These failures were then
   mended. Files that were run again: {again}. After the last changes of plans, the files on plans,
-  gradients, execution and ops: {later}. What failed counted cuts of a plan that is another now.
-  Two tests of streams did not end in their 85 seconds. They prepare a convolution for each length.
+  gradients, execution and ops: {later}. What failed counted cuts of a plan that is
+  another now. Two tests of streams did not end in their 85 seconds. They prepare a convolution for
+  each length.
 
 ## Gradients
 
-Milliseconds of one evaluated call. *both* is forward and both gradients. *over MLX* and *over
-PyTorch* are MLX's and PyTorch's time over polyconv's: above 1 polyconv is faster. PyTorch's is the
-faster of its two layouts, float32 by TF32 for all three.
+Milliseconds of a call, several in flight. *both* is forward and both gradients. *over MLX* and
+*over PyTorch* are MLX's and PyTorch's time over polyconv's: above 1 polyconv is faster. PyTorch's
+is the faster of its two layouts, float32 by TF32 for all three.
 
 {layers}
 
@@ -82,6 +85,14 @@ so a limit of it changes no peak.
 {tuned_most:.2f} times as long as the fastest plan timed without Python. Against MLX's own op, where
 that is right, it took {own_least:.2f} to {own_most:.2f} times as long. What is lost is the time of
 Python in calls of 0.1 ms.
+
+## Tried
+
+A mark that cuDNN sees made ordinary convolutions of float32 {mark_least:.2f} to {mark_most:.2f}
+times as slow, so they have none: a kernel dilation or a stride of an axis of size 1, over the same
+axis without it, of {mark_layers} layers. By a trace the kernels of the 2D U-Net decoder keep the
+GPU busy for {busy_ours} us by polyconv with plain weights, and for {busy_mlx} us by MLX. So the
+rest of its time in the table is not spent in kernels.
 
 ## Several GPUs
 
@@ -117,6 +128,7 @@ def page(found: Mapping[str, Any]) -> str:
         memory_model=found["memory"]["model"],
         memory=table(MEMORY_HEAD, map(_memory, found["memory"]["rows"])),
         **_tuned(found["tuned"]["rows"]),
+        **_tried(found["tried"]),
         ranks=table(RANK_HEAD, _ranks(found["ranks"])),
     )
 
@@ -229,6 +241,23 @@ def _seeds(found: Mapping[str, Any]) -> dict[str, int]:
         "alone_failed": sum(each["failed"] for each in alone),
         "packed_calls": packed["counts"]["calls"] + packed["alone"],
         "packed_failed": packed["failed"],
+    }
+
+
+def _tried(found: Mapping[str, Any]) -> dict[str, float]:
+    """What marks that cuDNN sees cost, and how long kernels of a decoder take."""
+    marks, kernels = found.values()
+    ratios = [
+        each["ms"][kind] / each["ms"]["one more axis"]
+        for each in marks
+        for kind in ("axis with a kernel dilation", "axis with a stride")
+    ]
+    return {
+        "mark_least": min(ratios),
+        "mark_most": max(ratios),
+        "mark_layers": len(marks),
+        "busy_ours": kernels["polyconv"],
+        "busy_mlx": kernels["MLX"],
     }
 
 
