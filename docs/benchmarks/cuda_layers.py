@@ -2,9 +2,10 @@
 
     python docs/benchmarks/cuda_layers.py [--out cuda_layers.json] [--dtype float32] [--seconds 240]
 
-Milliseconds of the forward pass, each gradient alone, and all together, calls in flight, in
-interleaved rounds. The layers are those of HiFi-GAN V1 in training, DCGAN, 2D and 3D decoders. With
-`--ways` also other ways to compute the gradient of the weight, by which a rule was chosen.
+Milliseconds of the forward pass, each gradient alone, and all together, also compiled and by
+PyTorch's captured graph, calls in flight, in interleaved rounds. The layers are those of HiFi-GAN
+V1 in training, DCGAN, 2D and 3D decoders. With `--ways` also other ways to compute the gradient of
+the weight, by which a rule was chosen.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from cuda_models import captured
 
 import polyconv
 from polyconv.bench.frameworks import Run
@@ -106,25 +109,31 @@ def of_mlx(lib: Any, layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
     mx.eval(x, w, dy)
     call = lambda x, w: getattr(lib, op)(x, w, **options)  # noqa: E731
 
-    def both() -> mx.array:
-        (y,), (dx, dw) = mx.vjp(call, [x, w], [dy])
-        mx.async_eval(y, dx, dw)
-        return dw
+    def step(x: mx.array, w: mx.array, dy: mx.array) -> list[mx.array]:
+        (y,), gradients = mx.vjp(call, [x, w], [dy])
+        return [y, *gradients]
+
+    def all_of(step: Callable[..., list[mx.array]]) -> Run:
+        def run() -> mx.array:
+            found = step(x, w, dy)
+            mx.async_eval(found)
+            return found[-1]
+
+        return run
 
     return {
         "fwd": lambda: call(x, w),
         "dx": lambda: mx.vjp(lambda x: call(x, w), [x], [dy])[1][0],
         "dw": lambda: mx.vjp(lambda w: call(x, w), [w], [dy])[1][0],
-        "both": both,
+        "both": all_of(step),
+        "both compiled": all_of(mx.compile(step)),
     }
 
 
 def of_torch(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
     """The same in PyTorch, contiguous and channels last; in 1D the latter as a picture."""
-    try:
-        import torch
-    except ImportError:
-        return {}
+    import torch
+
     torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
     runs: dict[str, Run] = {}
@@ -169,6 +178,8 @@ def _torch_layout(layer: Layer, given: Any, dtype: Any, last: bool) -> dict[str,
             return function(x, w, **more)
 
     runs = {"fwd": forward, "both": gradients("x", "w")}
+    if x.is_cuda:
+        runs["both graph"] = captured(runs["both"])
     return runs
 
 
@@ -236,13 +247,16 @@ def row_of_ways(name: str, layer: Layer, dtype: str, seconds: float) -> dict[str
     return {"name": name, "dtype": dtype, "ms": told}
 
 
-def row(name: str, layer: Layer, dtype: str, seconds: float, with_ways: bool) -> dict[str, Any]:
+def row(
+    name: str, layer: Layer, dtype: str, seconds: float, with_ways: bool, has_torch: bool
+) -> dict[str, Any]:
     given = arrays(layer, dtype)
     runs = {f"mx {k}": run for k, run in of_mlx(mx, layer, given, dtype).items()}
     runs |= {f"polyconv {k}": run for k, run in of_mlx(polyconv, layer, given, dtype).items()}
     if with_ways:
         runs |= ways(layer, given, dtype)
-    runs |= {f"torch {k}": run for k, run in of_torch(layer, given, dtype).items()}
+    if has_torch:
+        runs |= {f"torch {k}": run for k, run in of_torch(layer, given, dtype).items()}
     timings = interleaved(runs, rounds=15, seconds=seconds)
     told = {each.name: rounded(each.median) for each in timings}
     peaks = {each.name: each.peak_bytes for each in timings if each.peak_bytes}
@@ -269,7 +283,9 @@ def main() -> None:
     parser.add_argument("--ways", action="store_true")
     parser.add_argument("--residual", action="store_true", help="other layers, the weight's alone")
     parser.add_argument("--small", action="store_true", help="an item of each batch, as a trial")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
     given = parser.parse_args()
+    has_torch = not given.alone and find_spec("torch") is not None
     gpu = mx.device_info(mx.gpu).get("device_name") if mx.default_device() == mx.gpu else None
     rows: list[dict[str, Any]] = []
     until = time.monotonic() + given.seconds
@@ -282,7 +298,7 @@ def main() -> None:
         if given.residual:
             rows.append(row_of_ways(name, layer, given.dtype, each))
         else:
-            rows.append(row(name, layer, given.dtype, each, given.ways))
+            rows.append(row(name, layer, given.dtype, each, given.ways, has_torch))
         what = [*explain.doctor().splitlines(), f"GPU: {gpu}"]
         lines = ",\n".join(f"  {json.dumps(each)}" for each in rows)
         head = json.dumps({"what": what}, indent=1)[:-2]

@@ -1,6 +1,6 @@
 """Whole models on an NVIDIA GPU: MLX, polyconv, both compiled, PyTorch eager and as a graph.
 
-    python docs/benchmarks/cuda_models.py [--out cuda_models.json] [--seconds 500] [--only NAME]
+    python docs/benchmarks/cuda_models.py [--out cuda_models.json] [--seconds 500] [--only NAME ...]
 
 Milliseconds of a call, calls in flight, medians of interleaved rounds, and the peak of memory
 beyond weights and inputs. The networks are alike in both frameworks, with random weights. PyTorch
@@ -127,12 +127,14 @@ def mlx_runs(what: Any, inputs: list[np.ndarray], dtype: str) -> dict[str, Run]:
 
 
 def mlx_steps(batch: int) -> dict[str, Run]:
-    """A step of Adam on a mean of squares, for HiFi-GAN."""
+    """A step of Adam on a mean of squares, for HiFi-GAN with all its convolutions converted."""
     x, target = mx.random.normal((batch, 32, 80)), mx.random.normal((batch, 8192, 1))
     runs: dict[str, Run] = {}
     for name, ours in (("MLX", False), ("polyconv", True)):
         for compiled in (False, True):
-            model = mlx_model("v1", 1, "float32", ours)
+            model = mlx_model("v1", 1, "float32", False)
+            if ours:
+                polyconv.convert(model, cpu_convs=True)
             adam = optim.Adam(1e-4)
             gradient = nn.value_and_grad(model, lambda m, x, y: ((m(x) - y) ** 2).mean())
             runs[name + " compiled" * compiled] = _step(model, adam, gradient, x, target, compiled)
@@ -182,7 +184,7 @@ def torch_runs(what: Any, inputs: list[np.ndarray], dtype: str) -> dict[str, Run
 
         runs[name] = run
         if device == "cuda":
-            runs[f"{name} graph"] = _captured(run)
+            runs[f"{name} graph"] = captured(run)
     return runs
 
 
@@ -212,7 +214,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _captured(run: Run) -> Run:
+def captured(run: Run) -> Run:
     """The same, replayed from one CUDA graph."""
     import torch
 
@@ -319,17 +321,12 @@ def row(
     return {"name": name, "dtype": dtype, "ms": told, "peak_mib": mib}
 
 
-def rows(only: str, seconds: float, small: bool) -> Any:
+def rows(only: list[str], seconds: float, small: bool, has_torch: bool) -> Any:
     until, each = time.monotonic() + seconds, max(2.0, seconds / 30)
-    has_torch = True
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        has_torch = False
     rng = np.random.default_rng(0)
     for name, (what, shape, skips) in MODELS.items():
         for dtype in ("float32", "float16"):
-            if only not in name or time.monotonic() > until:
+            if not _asked(only, name) or time.monotonic() > until:
                 continue
             n = min(shape[1], 16) if small and isinstance(what, str) else shape[1]
             shapes = [(1 if small else shape[0], n, *shape[2:])]
@@ -339,27 +336,36 @@ def rows(only: str, seconds: float, small: bool) -> Any:
             yield row(name, dtype, mlx_runs(what, inputs, dtype), theirs, each)
             mx.clear_cache()
     for name, batch in TRAINED.items():
-        if only in name and time.monotonic() < until:
+        if _asked(only, name) and time.monotonic() < until:
             theirs = torch_steps(batch) if has_torch else {}
             yield row(name, "float32", mlx_steps(batch), theirs, each)
             mx.clear_cache()
+
+
+def _asked(only: list[str], name: str) -> bool:
+    return not only or any(each in name for each in only)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "cuda_models.json")
     parser.add_argument("--seconds", type=float, default=500)
-    parser.add_argument("--only", default="", help="models whose name holds this")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="parts of names of models"
+    )
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--small", action="store_true", help="one item of few samples, as a trial")
     given = parser.parse_args()
     gpu = mx.device_info(mx.gpu).get("device_name") if mx.default_device() == mx.gpu else None
     what = [*explain.doctor().splitlines(), f"GPU: {gpu}"]
+    has_torch = False
     with contextlib.suppress(ImportError):
         import torch
 
         what.append(f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
+        has_torch = not given.alone
     found: list[dict[str, Any]] = []
-    for each in rows(given.only, given.seconds, given.small):
+    for each in rows(given.only, given.seconds, given.small, has_torch):
         found.append(each)
         lines = ",\n".join(f"  {json.dumps(each)}" for each in found)
         head = json.dumps({"what": what}, indent=1)[:-2]

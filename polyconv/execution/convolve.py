@@ -126,6 +126,16 @@ def _with_axis(at: int) -> Callable[[SubConv, Sequence[object]], _Convolve]:
     return lifted
 
 
+def _as_points(sub: SubConv, options: Sequence[object]) -> _Convolve:
+    """3D with a single tap, as a convolution in 1D of all points."""
+    shape = sub.spec.output_shape
+
+    def convolve(x: mx.array, taps: Sequence[mx.array]) -> mx.array:
+        return unpatched.conv_general(x.flatten(1, -2), taps[0], *options).reshape(shape)
+
+    return convolve
+
+
 def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
     """3D as a sum of 2D ones, one per tap in depth. The frames that a tap reads are its batch.
 
@@ -154,6 +164,7 @@ _LIFTS = {
     "none": _as_it_stands,
     "plane": _with_axis(-2),  # (N, L, 1, C) with (O, K, 1, C)
     "marked": _with_axis(1),  # (N, 1, *S, C) with (O, 1, *K, C)
+    "points": _as_points,
     "frames": _as_frames,
 }
 

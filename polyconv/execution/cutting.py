@@ -70,6 +70,8 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
     if form.lift == "plane":
         out, taps, channels = recipe.shape
         recipe.reshape(out, taps, 1, channels)
+    if form.lift == "points":
+        recipe.reshape(recipe.shape[0], 1, recipe.shape[-1])
     if form.lift == "marked":
         _with_axis_in_front(recipe, form.turned)
     made = recipe.made()

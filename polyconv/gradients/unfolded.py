@@ -31,7 +31,8 @@ def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array],
     if found is None:
         return None
     options, is_line = found.options, plan.problem.ndim == 1
-    front = [(0, 0), *[(zeros, 0) for zeros in found.front], (0, 0)] if found.front else []
+    taps = [slice(axis.kernel_size) for axis in plan.first.spec.axes]
+    kept = (slice(None), *taps) if found.is_longer else None
 
     def turned(a: mx.array) -> mx.array:
         a = contiguous(a)  # or MLX copies it, and keeps cuDNN's plan by the wrong alignment
@@ -40,9 +41,9 @@ def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array],
     def gradient(x: mx.array, y: mx.array) -> mx.array:
         if x.dtype != y.dtype:
             x, y = x.astype(mx.float32), y.astype(mx.float32)
-        x = pad_all(x, front) if front else x
         dw = unpatched.conv_general(turned(x), turned(y), *options)
         dw = dw.squeeze(1) if is_line else dw  # (C, *K, O)
+        dw = dw[kept] if kept else dw
         return dw if exchanged else dw.swapaxes(0, -1)
 
     return gradient

@@ -143,6 +143,7 @@ def _new_class(cls: type, is_answered: bool) -> type:
     members |= {"_weight_and_groups": _weight_and_groups} if ranked else {}
     if registered is None and own is not None:
         members |= {"_runs_methods": False, "_weight_and_groups": _weight_and_groups}
+        members |= {"_is_packed": property(_is_packed)}
         return _made((_Unseen, own), own, members)
     # polyconv's layer stands right behind the class, where its `super()` finds it.
     bases = (_Unseen, cls, *([ranked] if ranked and registered is None else []))
@@ -216,6 +217,10 @@ def _weight_and_groups(self: Any) -> tuple[mx.array | PackedWeight, int]:
         if (groups == 1 or known.n_blocks == 1) and known.is_of(weight):
             return known.stand_in(weight), max(groups, known.n_blocks)
     return weight, groups
+
+
+def _is_packed(self: nn.Module) -> bool:
+    return any(known.is_packed for known in vars(self).get(_KNOWN, []))
 
 
 def _count_of(module: nn.Module) -> Count:

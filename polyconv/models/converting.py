@@ -79,8 +79,9 @@ def convert(
             It takes memory beside the weight. A weight that was replaced or changed later, also by
             training, is computed unpacked, with a warning. Default: ``False``.
         cpu_convs (bool, optional): Convert `mlx.nn.Conv1d/2d/3d` too. On a CPU polyconv computes
-            them from then on, on a GPU MLX. MLX's CPU is slow where a kernel is dilated.
-            Default: ``False``.
+            them from then on, as MLX is slow there where a kernel is dilated. On an NVIDIA GPU it
+            does so in training mode, as the gradient of a weight is slow in MLX. All others are
+            left to MLX. Default: ``False``.
 
     Returns:
         Conversion: What was done, by layer.

@@ -16,7 +16,7 @@ class KnownWeight:
     """A weight as it was when its layer was converted: its blocks, and whether it is packed."""
 
     def __init__(self, weight: mx.array, n_blocks: int, is_packed: bool) -> None:
-        self._held, self.n_blocks, self._is_packed = Held(weight), n_blocks, is_packed
+        self._held, self.n_blocks, self.is_packed = Held(weight), n_blocks, is_packed
         self._packed: PackedWeight | None = None
         if is_packed:
             self.stand_in(weight)
@@ -40,7 +40,7 @@ class KnownWeight:
         if self._packed is not None:
             return self._packed
         blocks = diagonal(weight, self.n_blocks) if self.n_blocks > 1 else weight
-        if not self._is_packed:
+        if not self.is_packed:
             return blocks
         self._packed = packed = pack(blocks)
         return packed

@@ -59,6 +59,9 @@ class Backend:
     convolves_for_weights: bool = False
     """Its convolutions compute that product, too, and copy nothing (`weight_gradient.py`)."""
 
+    gathers_points: bool = False
+    """A convolution in 3D of a single tap is slower than one in 1D of as many points."""
+
     keeps_float64: bool = False
     """Matrix products of float64 are computed in float64; convolutions nowhere are."""
 
@@ -110,6 +113,7 @@ BACKENDS: dict[str, Backend] = {
         takes_gradient_plans=True,
         spares_operations=True,
         convolves_for_weights=True,
+        gathers_points=True,
         convolves_rows=True,
         shares_cudnn_plans=True,
         misreads_steps=True,

@@ -23,7 +23,7 @@ from polyconv.planning.devices import Backend, Device, Metal
 from polyconv.planning.rates import Cost
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
-Lift: TypeAlias = Literal["none", "plane", "frames", "marked"]
+Lift: TypeAlias = Literal["none", "plane", "points", "frames", "marked"]
 
 _UNIT = Axis(size=1, kernel_size=1)
 
@@ -37,8 +37,10 @@ class Form:
     axis. With `whole` it lies row by row in memory, without what negative padding crops. With the
     lift "plane" a 1D convolution is issued as a 2D one with an axis of 1. With "marked" such an
     axis is in front, in 2D too, and its stride tells the input dilation (`cudnn_plans.py`). If it
-    is `turned`, the weight's channels lie exchanged in memory, as cuDNN reads them. With "frames" a
-    3D one is the sum of one 2D convolution per tap in depth, the frames in the batch, in float32.
+    is `turned`, the weight's channels lie exchanged in memory, as cuDNN reads them. With "points" a
+    3D one of a single tap is issued in 1D, as it does not matter where its points lie. With
+    "frames" a 3D one is the sum of one 2D convolution per tap in depth, the frames in the batch, in
+    float32.
     """
 
     extra_in: int = 0
@@ -118,8 +120,7 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     tiles, and every hazard needs padding behind.
     """
     if not device.backend.predicts_kernels:
-        lift: Lift = "frames" if spec.ndim == 3 and spec.groups > 1 else "none"
-        return _issued(spec, _unpredicted(spec, device.backend, lift), device)
+        return _issued(spec, _unpredicted(spec, device.backend, _lift(spec, device)), device)
     safe = []
     for form in _forms(spec):
         each = _issued(spec, form, device)
@@ -130,6 +131,18 @@ def issue(spec: ConvSpec, device: Device) -> Issued:
     assert isinstance(device, Metal)  # as kernels are predicted
     gpu, parameters = device.gpu, device.parameters
     return min(safe, key=lambda each: call_seconds(each.kernels_on(gpu), gpu, parameters))
+
+
+def _lift(spec: ConvSpec, device: Device) -> Lift:
+    """How a convolution is lifted on a device whose kernels are not predicted."""
+    if spec.ndim == 3 and spec.groups > 1:
+        return "frames"
+    has_points = device.backend.gathers_points and spec.ndim == 3
+    return "points" if has_points and all(map(_is_pointwise, spec.axes)) else "none"
+
+
+def _is_pointwise(axis: Axis) -> bool:
+    return axis.kernel_size == axis.stride == 1 and max(axis.padding_lo, axis.padding_hi) <= 0
 
 
 def as_it_stands(spec: ConvSpec, device: Device, turned: bool = False) -> Issued:
@@ -171,6 +184,8 @@ def apply(spec: ConvSpec, form: Form) -> ConvSpec:
     )
     if form.lift == "plane":
         return replace(spec, axes=(*axes, _UNIT))
+    if form.lift == "points":
+        return replace(spec, axes=(replace(_UNIT, size=prod(axis.size for axis in axes)),))
     if form.lift == "marked":
         return replace(spec, axes=(cudnn_plans.marked(axes, form.turned), *axes))
     if form.lift == "frames":

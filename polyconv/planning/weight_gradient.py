@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from polyconv.planning.cudnn_plans import behind_zeros, zeros_in_front
+from polyconv.planning.cudnn_plans import zeros_in_front
 from polyconv.planning.plan import ConvPlan
 from polyconv.problem.spec import Axis, ConvSpec
 
@@ -31,12 +31,12 @@ _MANY_FRAMES, _FURTHEST = 2**15, 24
 class WeightGradient:
     """A weight's gradient as one convolution of two axes. One axis gets one of size 1 in front.
 
-    `front` are the zeros to be put in front of each axis of the input, by a copy. `options` are the
-    arguments of `mx.conv_general` after both arrays.
+    `options` are the arguments of `mx.conv_general` after both arrays. Of each axis of its result
+    the first samples are the gradient. With `is_longer` there are others behind.
     """
 
-    front: tuple[int, ...]
     options: tuple[object, ...]
+    is_longer: bool
 
 
 def as_convolution(plan: ConvPlan) -> WeightGradient | None:
@@ -48,35 +48,42 @@ def as_convolution(plan: ConvPlan) -> WeightGradient | None:
     axes = plan.first.spec.axes
     # In 3D MLX could not map it by `mx.vmap`, whose rule is read even where ours is taken.
     suits = plan.device.backend.convolves_for_weights and plan.problem.groups == 1
-    if not suits or len(axes) > 2 or not all(map(_is_gradient, axes)):
-        return None
-    if axes[-1].output_size <= axes[-1].kernel_size or _is_slow(plan.first.spec):
+    if not suits or len(axes) > 2 or _is_slow(plan.first.spec):
         return None
     issued = [_exchanged(axis) for axis in axes]
-    front = [zeros_in_front(axis) for axis in issued]
-    unit = [Axis(size=1, kernel_size=1)] if len(axes) == 1 else []
-    issued = [*unit, *map(behind_zeros, issued, front)]
+    if not all(map(_is_gradient, axes, issued)):
+        return None
+    if issued[-1].kernel_size <= issued[-1].output_size:
+        return None  # MLX would not ask for cuDNN's gradient
+    is_longer = any(new.output_size > old.kernel_size for new, old in zip(issued, axes))
+    issued = [*[Axis(size=1, kernel_size=1)] * (2 - len(axes)), *issued]
     options = (
         tuple([axis.stride for axis in issued]),
         (tuple([a.padding_lo for a in issued]), tuple([a.padding_hi for a in issued])),
         tuple([axis.kernel_dilation for axis in issued]),
     )
-    return WeightGradient(tuple(front) if any(front) else (), options)
+    return WeightGradient(options, is_longer)
 
 
 def _exchanged(axis: Axis) -> Axis:
-    """The axis of that convolution: its kernel are the frames of this one."""
+    """The axis of that convolution: its kernel are the frames of this one.
+
+    It is padded behind as in front where cuDNN might else run the plan of another call
+    (`cudnn_plans.py`). That adds outputs behind, and costs less than zeros copied in front.
+    """
     steps = {"stride": axis.kernel_dilation, "kernel_dilation": axis.stride}
-    return replace(axis, kernel_size=axis.output_size, **steps)
+    found = replace(axis, kernel_size=axis.output_size, **steps)
+    return replace(found, padding_hi=found.padding_lo) if zeros_in_front(found) else found
 
 
-def _is_gradient(axis: Axis) -> bool:
+def _is_gradient(axis: Axis, exchanged: Axis) -> bool:
     """Whether cuDNN's gradient is taken for it.
 
     MLX gives cuDNN the padding in front for both ends, which must lead to as many frames.
     """
-    more = axis.padding_lo - axis.padding_hi
-    return axis.padding_hi >= 0 and 0 <= more < axis.stride
+    lo, hi = axis.padding_lo, axis.padding_hi
+    given = replace(axis, kernel_size=exchanged.output_size, padding_hi=lo)
+    return hi >= 0 and 0 <= lo - hi < axis.stride and given.output_size == axis.output_size
 
 
 def _is_slow(spec: ConvSpec) -> bool:

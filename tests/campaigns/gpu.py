@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# These take minutes, so they begin first.
+_LONGEST = ("streaming/test_graph.py", "campaigns/test_stream_models.py")
+_LONGEST += ("streaming/test_restarts.py", "streaming/test_models_as_they_are.py")
 _ENDS = 5  # times that a file may end its process
 # MLX prepares a convolution anew for each shape, and takes a process that has met twice as many
 # shapes as it keeps for one that thrashes its cache: by default after 256, as of 0.32.4. Of graphs,
@@ -110,10 +113,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="for all together")
     parser.add_argument("-m", default="not slow and not memory", help="as of pytest")
     given = parser.parse_args()
-    found_files = sorted(
-        (ROOT / "tests").glob("*/test_*.py"), key=lambda each: -each.stat().st_size
-    )
-    files = given.files or [str(each.relative_to(ROOT)) for each in found_files]
+    files = given.files or _in_order()
     until = time.monotonic() + given.seconds
     found: list[Told] = []
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -128,6 +128,14 @@ def main() -> int:
     ended = sum([len(each.ended) for each in found])
     print(f"{dict(total)}, processes that ended: {ended}")
     return int(bool(ended or total["FAILED"] or total["ERROR"]))
+
+
+def _in_order() -> list[str]:
+    """All files of tests, the longest first."""
+    longest = [ROOT / "tests" / each for each in _LONGEST]
+    others = set((ROOT / "tests").glob("*/test_*.py")) - set(longest)
+    found = [*longest, *sorted(others, key=lambda each: -each.stat().st_size)]
+    return [str(each.relative_to(ROOT)) for each in found]
 
 
 def _tell(told: Told) -> None:

@@ -268,6 +268,22 @@ def test_plain_layers_are_computed_by_polyconv_on_a_cpu(monkeypatch):
     assert len(asked) == 1
 
 
+def test_plain_layers_are_trained_by_polyconv_on_cuda(monkeypatch):
+    """Its gradients are faster there. MLX computes the rest, and all on Metal."""
+    monkeypatch.setattr(plain_layers, "is_on_cpu", lambda stream: False)
+    layer, x, asked = PLAIN[1](), integers(1, 9, 6), []
+    polyconv.convert(layer, cpu_convs=True)
+    monkeypatch.setitem(plain_layers.OPS, 1, lambda *given: asked.append(given) or x[..., :4])
+    for device, is_trained, n in (("m4-max", True, 0), ("cuda", False, 0), ("cuda", True, 1)):
+        with polyconv.planning_for(device):
+            layer.train(is_trained)(x)
+        assert len(asked) == n
+    polyconv.convert(layer, cpu_convs=True, packed=True)  # for inference
+    with polyconv.planning_for("cuda"):
+        layer(x)
+    assert len(asked) == 1
+
+
 def test_the_gradient_of_a_plain_layer_is_mlx_s():
     layer, x = PLAIN[1](), integers(1, 9, 6)
     layer.weight, layer.bias = integers(*layer.weight.shape), integers(4)

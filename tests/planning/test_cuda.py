@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_convolutions_on_cuda_are_given_no_negative_padding():
             chosen = plan(problem, method, device=CUDA)
             for sub in chosen.subconvs:
                 assert min(min(a.padding_lo, a.padding_hi) for a in sub.issued.spec.axes) >= 0
+
+
+@pytest.mark.parametrize(("taps", "lift"), [(2, "points"), (3, "none")])
+def test_in_3d_a_single_tap_is_issued_in_1d(taps, lift):
+    x, w = integers(2, 3, 4, 5, 6), integers(4, *[taps] * 3, 6, seed=1)
+    options = {"stride": 2, "padding": 1}
+    problem = problem_of("conv_transpose3d", x.shape, w.shape, "float32", options)
+    assert {sub.issued.form.lift for sub in plan(problem, "stacked", device=CUDA).subconvs} == {
+        lift
+    }
+    expected = mx.conv_transpose3d(x, w, **options)
+    for method in ("stacked", "per_phase"):
+        call = partial(polyconv.conv_transpose3d, method=method, **options)
+        with polyconv.planning_for("cuda"):
+            assert mx.array_equal(call(x, w), expected)
+            if lift == "points":  # 3D itself cannot be mapped over both
+                assert mx.array_equal(mx.vmap(call)(x[None], w[None])[0], expected)
 
 
 def test_one_filter_for_all_channels_is_cudnn_s_depthwise_convolution():
