@@ -350,9 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "cuda_models.json")
     parser.add_argument("--seconds", type=float, default=500)
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="parts of names of models"
-    )
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of models")
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
     parser.add_argument("--small", action="store_true", help="one item of few samples, as a trial")
     given = parser.parse_args()
