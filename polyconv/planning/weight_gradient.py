@@ -9,6 +9,12 @@ This is a convolution of x by the kernel y, with stride d and kernel dilation s.
 change places, as it sums over the batch. cuDNN has an operation of its own for it. MLX asks for it
 where both arrays are transposed views and the kernel is longer than the output
 (mlx/backend/cuda/conv.cpp).
+
+Else it is a product of y and all windows, which are copied. In 1D these overlap. A run of n frames
+reads a window of K + s (n - 1) samples. So to take the frames of a run for n times as many channels
+copies a fraction of that. What is found is the gradient of a longer kernel. The part of the frame j
+of a run lies s j taps behind the first's, and their sum is the gradient. With a kernel dilation d
+every d-th sample is a signal of its own, as are the frames that read it.
 """
 
 from __future__ import annotations
@@ -25,6 +31,9 @@ from polyconv.problem.spec import Axis, ConvSpec
 # windows that reach further.
 _FEW_CHANNELS, _MOST_TAPS = 64, 3
 _MANY_FRAMES, _FURTHEST = 2**15, 24
+
+# To copy a number takes as long as so many multiply-accumulates of a product by TF32 on an H200.
+_COPY, _RUNS = 240, (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,37 @@ def as_convolution(plan: ConvPlan) -> WeightGradient | None:
         tuple([axis.kernel_dilation for axis in issued]),
     )
     return WeightGradient(options, is_longer)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """So many frames of a line, taken at once, and the taps of the window that they read."""
+
+    frames: int
+    taps: int
+
+
+def run_of(plan: ConvPlan) -> Run | None:
+    """The run that costs least in the product of all windows. None if frames are taken singly.
+
+    Of each channel that is read, a frame costs its part of a copied window, and products.
+    """
+    spec = plan.problem
+    if spec.ndim > 1 or spec.groups > 1:
+        return None
+    (axis,) = plan.first.spec.axes
+    step, dilation = axis.stride, axis.kernel_dilation
+    if axis.kernel_size <= step or (dilation > 1 and step > 1):
+        return None
+
+    def price(run: Run) -> float:
+        in_phases = 2 * _COPY if run.frames > 1 and dilation > 1 else 0
+        return run.taps * (_COPY / run.frames + spec.out_channels) + in_phases
+
+    # Zeros fill up the last run of dilated ones, whose signals are of different lengths anyway.
+    whole = [n for n in _RUNS if dilation > 1 or axis.output_size % n == 0]
+    best = min([Run(n, axis.kernel_size + step * (n - 1)) for n in whole], key=price)
+    return best if best.frames > 1 else None
 
 
 def _exchanged(axis: Axis) -> Axis:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from math import prod
 
 from polyconv.planning.plan import ConvPlan, SubConv
+from polyconv.planning.weight_gradient import run_of
 from polyconv.problem.phases import phase_stride
 from polyconv.problem.spec import ITEMSIZE, ConvSpec
 
@@ -109,14 +110,18 @@ def _unfolded(plan: ConvPlan) -> int:
         max(0, a.padding_lo) + max(0, a.padding_hi) + min(a.stride, a.kernel_size) for a in axes
     ]
     size = [axis.size + more for axis, more in zip(axes, around, strict=True)]
-    found = 3 * spec.batch * prod(size) * spec.in_channels + 2 * spec.n_outputs
+    run = run_of(plan)
+    found = 3 * spec.batch * prod(size) * spec.in_channels + 3 * spec.n_outputs
+    weights = spec.n_weights
+    if run:
+        weights = spec.out_channels * spec.in_channels * run.frames * run.taps
     taps = 1
     for i in reversed(range(spec.ndim)):  # the windows of the last axes, axis by axis
         taps *= axes[i].kernel_size
         size[i] = axes[i].output_size
         copies = 2 if spec.groups > 1 and i == 0 else 1
         found += copies * spec.batch * prod(size) * taps * spec.in_channels
-    return max(ITEMSIZE[spec.dtype], 4) * (found + 3 * spec.n_weights)
+    return max(ITEMSIZE[spec.dtype], 4) * (found + 3 * weights)
 
 
 def _windows(spec: ConvSpec) -> int:
