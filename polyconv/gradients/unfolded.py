@@ -84,26 +84,14 @@ def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) 
 
 def _in_runs(read: mx.array, y: mx.array, axis: Axis, run: Run, exchanged: bool) -> mx.array:
     """The gradient in 1D by runs of frames: `(O, K, C)` (`weight_gradient.py`)."""
-    kernel, step, dilation, out = axis.kernel_size, axis.stride, axis.kernel_dilation, y.shape[-1]
-    n, taps = run.frames, run.taps
-    if dilation > 1:
-        frames = -(-axis.output_size // (dilation * n)) * n
-        y = _in_phases(y, dilation, frames)
-        read = _in_phases(read, dilation, frames + kernel - 1)
-    of_runs = Axis(size=read.shape[-2], kernel_size=taps, stride=step * n)
-    windows = _windows(read, read.ndim - 2, of_runs)
+    n, taps, step, out = run.frames, run.taps, axis.stride, y.shape[-1]
+    windows = _windows(read, 1, Axis(size=read.shape[1], kernel_size=taps, stride=step * n))
     product = y.reshape(-1, n * out).T @ windows.reshape(-1, windows.shape[-1])
     # The sum over j of each (j, step * j + k). With `step` rows more to each j they lie in columns.
     skewed = product.reshape(n, out, taps, -1).swapaxes(1, 2).flatten(0, 1)
     skewed = pad(skewed, 0, 0, n * step).reshape(n, taps + step, out, -1)
-    found = cut(skewed, 1, 0, kernel, 1).sum(0)  # K, O, C
+    found = cut(skewed, 1, 0, axis.kernel_size, 1).sum(0)  # K, O, C
     return found.transpose(2, 0, 1) if exchanged else found.swapaxes(0, 1)
-
-
-def _in_phases(a: mx.array, n: int, size: int) -> mx.array:
-    """Every n-th sample of a line as a signal of this size: `(N, n, size, C)`."""
-    a = pad_all(a, [(0, 0), (0, n * size - a.shape[1]), (0, 0)])
-    return a.reshape(a.shape[0], size, n, -1).swapaxes(1, 2)
 
 
 def _blocks(x: mx.array, axes: Sequence[Axis]) -> mx.array:

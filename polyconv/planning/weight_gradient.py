@@ -13,8 +13,7 @@ where both arrays are transposed views and the kernel is longer than the output
 Else it is a product of y and all windows, which are copied. In 1D these overlap. A run of n frames
 reads a window of K + s (n - 1) samples. So to take the frames of a run for n times as many channels
 copies a fraction of that. What is found is the gradient of a longer kernel. The part of the frame j
-of a run lies s j taps behind the first's, and their sum is the gradient. With a kernel dilation d
-every d-th sample is a signal of its own, as are the frames that read it.
+of a run lies s j taps behind the first's, and their sum is the gradient.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from polyconv.planning.plan import ConvPlan
 from polyconv.problem.spec import Axis, ConvSpec
 
 # By docs/benchmarks/cuda_layers.py --residual on an H200. The product of all windows, copied, is
-# faster where few channels meet more taps to a stride than these, and where many frames meet
-# windows that reach further.
+# faster where few channels meet more taps to a stride than these, and where many channels and
+# frames meet windows that reach further.
 _FEW_CHANNELS, _MOST_TAPS = 64, 3
-_MANY_FRAMES, _FURTHEST = 2**15, 24
+_MANY_CHANNELS, _MANY_FRAMES, _FURTHEST = 128, 2**15, 24
 
 # To copy a number takes as long as so many multiply-accumulates of a product by TF32 on an H200.
 _COPY, _RUNS = 240, (1, 2, 4, 8, 16)
@@ -91,17 +90,11 @@ def run_of(plan: ConvPlan) -> Run | None:
     if spec.ndim > 1 or spec.groups > 1:
         return None
     (axis,) = plan.first.spec.axes
-    step, dilation = axis.stride, axis.kernel_dilation
-    if axis.kernel_size <= step or (dilation > 1 and step > 1):
+    if axis.kernel_size <= axis.stride or axis.kernel_dilation > 1:
         return None
-
-    def price(run: Run) -> float:
-        in_phases = 2 * _COPY if run.frames > 1 and dilation > 1 else 0
-        return run.taps * (_COPY / run.frames + spec.out_channels) + in_phases
-
-    # Zeros fill up the last run of dilated ones, whose signals are of different lengths anyway.
-    whole = [n for n in _RUNS if dilation > 1 or axis.output_size % n == 0]
-    best = min([Run(n, axis.kernel_size + step * (n - 1)) for n in whole], key=price)
+    whole = [n for n in _RUNS if axis.output_size % n == 0]
+    runs = [Run(n, axis.kernel_size + axis.stride * (n - 1)) for n in whole]
+    best = min(runs, key=lambda run: run.taps * (_COPY / run.frames + spec.out_channels))
     return best if best.frames > 1 else None
 
 
@@ -128,8 +121,9 @@ def _is_gradient(axis: Axis, exchanged: Axis) -> bool:
 
 def _is_slow(spec: ConvSpec) -> bool:
     """Whether cuDNN was measured to be slower than a product."""
-    is_narrow = min(spec.in_channels, spec.out_channels) < _FEW_CHANNELS
-    is_long = spec.batch * prod(spec.output_sizes) >= _MANY_FRAMES
+    channels = min(spec.in_channels, spec.out_channels)
+    is_narrow = channels < _FEW_CHANNELS
+    is_long = spec.batch * prod(spec.output_sizes) >= _MANY_FRAMES and channels >= _MANY_CHANNELS
     return any(
         (is_narrow and axis.kernel_size > _MOST_TAPS * axis.stride)
         or (is_long and axis.window > _FURTHEST * axis.stride)

@@ -111,7 +111,7 @@ def _unfolded(plan: ConvPlan) -> int:
     ]
     size = [axis.size + more for axis, more in zip(axes, around, strict=True)]
     run = run_of(plan)
-    found = 3 * spec.batch * prod(size) * spec.in_channels + 3 * spec.n_outputs
+    found = 3 * spec.batch * prod(size) * spec.in_channels + 2 * spec.n_outputs
     weights = spec.n_weights
     if run:
         weights = spec.out_channels * spec.in_channels * run.frames * run.taps

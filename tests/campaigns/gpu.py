@@ -3,7 +3,9 @@
     python -m tests.campaigns.gpu [--jobs 8] [--json told.json] [--seconds 500] [FILE ...]
 
 Needs MLX's CUDA backend. Whatever ends a process is told, with the test in which it ended; the rest
-of the file is then run without that test. Exits with 1 if a test failed or a process ended.
+of the file is then run without that test. Files in which a process ended, or found no memory, are
+run again alone: others may have filled the GPU. Exits with 1 if then a test failed or a process
+ended.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _ENDS = 5  # times that a file may end its process
 # shapes as it keeps for one that thrashes its cache: by default after 256, as of 0.32.4. Of graphs,
 # which take memory of the GPU, it keeps its 400, and may drop the oldest.
 _ENVIRONMENT = {
-    "MLX_CUDA_CONV_CACHE_SIZE": "8192",
+    "MLX_CUDA_CONV_CACHE_SIZE": "1024",
     "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
     "MLX_CUDA_FFT_CACHE_SIZE": "1024",
     "MLX_MAX_MB_PER_BUFFER": "100",  # what runs as one graph, and is kept for it; 1000 by default
@@ -114,20 +116,34 @@ def main() -> int:
     parser.add_argument("-m", default="not slow and not memory", help="as of pytest")
     given = parser.parse_args()
     files = given.files or _in_order()
-    until = time.monotonic() + given.seconds
-    found: list[Told] = []
-    with ThreadPoolExecutor(given.jobs) as pool:
-        for told in pool.map(lambda file: run(file, ["-m", given.m], until), files):
-            found.append(told)
-            _tell(told)
-            if given.json:
-                given.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+    found = _results(files, given.jobs, ["-m", given.m], time.monotonic() + given.seconds)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
     total: Counter[str] = Counter()
     for told in found:
         total.update(told.counts)
     ended = sum([len(each.ended) for each in found])
     print(f"{dict(total)}, processes that ended: {ended}")
     return int(bool(ended or total["FAILED"] or total["ERROR"]))
+
+
+def _results(files: list[str], jobs: int, options: list[str], until: float) -> list[Told]:
+    """What became of all files, as it is told."""
+    found: list[Told] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for told in pool.map(lambda file: run(file, options, until), files):
+            found.append(told)
+            _tell(told)
+    for i, told in enumerate(found):
+        if _may_have_lacked_memory(told):
+            print("again, alone:", flush=True)
+            found[i] = run(told.file, options, until)
+            _tell(found[i])
+    return found
+
+
+def _may_have_lacked_memory(told: Told) -> bool:
+    return bool(told.ended) or any("out of memory" in why for why in told.failed.values())
 
 
 def _in_order() -> list[str]:

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 import polyconv
-from polyconv.execution import run_tiled
+from polyconv.execution import arrays, run_tiled
 from polyconv.gradients import maps
+from polyconv.gradients.unfolded import unfolded
 from polyconv.planning.devices import CUDA
+from polyconv.planning.methods import lower_ordinary
 from polyconv.planning.request import Request, Way
+from polyconv.planning.weight_gradient import run_of
 from polyconv.problem.signatures import problem_of
 from polyconv.problem.spec import adjoint
 from tests.support.cases import integers
@@ -202,3 +205,27 @@ def test_gradients_of_a_weight_for_each_item(ndim):
         found = mx.vmap(gradient, in_axes=(None, 0))(w, xs)
     for each, x in zip(found, xs, strict=True):
         assert mx.array_equal(each, gradient(w, x))
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize(
+    ("length", "kernel", "stride", "padding"),
+    [
+        (32, 5, 1, (0, 0)),
+        (12, 3, 1, (2, 2)),
+        (36, 4, 3, (0, 1)),
+        (36, 7, 2, (-1, -1)),
+        (6, 5, 1, (2, 2)),
+    ],
+)
+def test_runs_of_frames_give_the_sum_over_frames(length, kernel, stride, padding, exchanged):
+    options = {"stride": stride, "padding": ([padding[0]], [padding[1]])}
+    problem = problem_of("conv_general", (2, length, 3), (5, kernel, 3), "float32", options)
+    found = lower_ordinary(problem, CUDA)
+    assert run_of(found)
+    x, y = integers(2, length, 3), integers(*problem.output_shape, seed=1)
+    read = np.array(arrays.pad_all(x, [(0, 0), padding, (0, 0)]))
+    frames = [read[:, stride * m : stride * m + kernel] for m in range(y.shape[1])]
+    expected = np.einsum("nmo,mnkc->okc", np.array(y), np.stack(frames))
+    expected = expected.transpose(2, 1, 0) if exchanged else expected
+    assert np.array_equal(np.array(unfolded(found, x, y, exchanged)), expected)

@@ -7,7 +7,7 @@ import pytest
 
 from polyconv.planning.devices import CPU, CUDA
 from polyconv.planning.methods import lower_ordinary
-from polyconv.planning.weight_gradient import as_convolution
+from polyconv.planning.weight_gradient import Run, as_convolution, run_of
 from polyconv.problem.spec import Axis, ConvSpec
 
 
@@ -96,7 +96,8 @@ def test_where_it_is_taken(axis, is_taken):
         (32, 8192, 3, 5, True),
         (64, 4096, 11, 1, True),
         (128, 2048, 7, 3, True),
-        (128, 2048, 11, 3, False),  # many frames, and windows that reach far
+        (128, 2048, 11, 3, False),  # many channels and frames, and windows that reach far
+        (64, 4096, 11, 3, True),
         (256, 256, 11, 5, True),
     ],
 )
@@ -104,3 +105,20 @@ def test_layers_of_a_vocoder_have_what_was_faster(channels, size, kernel, dilati
     padding = dilation * (kernel - 1) // 2
     axis = Axis(size, kernel, 1, 1, dilation, padding, padding)
     assert (found_for(axis, sizes=(16, channels, channels)) is not None) == is_taken
+
+
+@pytest.mark.parametrize(
+    ("axis", "run"),
+    [
+        (Axis(size=8202, kernel_size=11), Run(8, 18)),
+        (Axis(size=8201, kernel_size=11), None),  # of 8191 frames, an odd number
+        (Axis(size=74, kernel_size=11, stride=2), Run(8, 25)),
+        (Axis(size=64, kernel_size=2, stride=2), None),  # no sample is read twice
+        (Axis(size=64, kernel_size=3, kernel_dilation=2), None),
+    ],
+)
+def test_runs_are_of_frames_that_share_samples(axis, run):
+    plan = lower_ordinary(ConvSpec(16, 32, 32, (axis,)), CUDA)
+    assert run_of(plan) == run
+    for spec in (ConvSpec(16, 32, 32, (axis,), 2), ConvSpec(16, 32, 32, (axis, axis))):
+        assert run_of(lower_ordinary(spec, CUDA)) is None

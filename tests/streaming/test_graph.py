@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import polyconv
 from tests.support.cases import integers
 from tests.support.models import Louder, Trimmed, WeightNorm
+from tests.support.refusals import skip_where_mlx_finds_no_memory
 from tests.support.streams import assert_streams, chunks, whole_numbers
 
 
@@ -65,6 +66,8 @@ def test_layers_with_weight_norm_and_subclasses(converted):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_hifi_gan_generator_streams_unedited(variant):
+    if variant == "v2":  # one of its convolutions
+        skip_where_mlx_finds_no_memory("conv1d", (1, 192, 64), (64, 7, 64), padding=3)
     generator = Generator(VARIANTS[variant], polyconv.PolyConvTranspose1d, PolyConv1d)
     seed_weights(generator)
     before = {id(module): type(module) for module in generator.modules()}
