@@ -8,6 +8,7 @@ processes on one stretch at a time, with an exchange in each layer.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -91,6 +92,17 @@ class Rank:
         # All ranks together, at a time.
         self._stretch = group.size() * arguments.chunk
 
+    @functools.cached_property
+    def _stream(self) -> Any:
+        """A stream of the generator, prepared once."""
+        return polyconv.stream(make_generator(self._arguments))
+
+    @functools.cached_property
+    def _pieces(self) -> tuple[Generator, Pieces]:
+        """The generator with layers of pieces, prepared once."""
+        generator = make_generator(self._arguments)
+        return generator, in_pieces(generator)
+
     def chunks(self, done: int) -> Iterator[tuple[int, int, Samples]]:
         """Sound as it is made: what will then be done, the place of the first sample, samples.
 
@@ -107,7 +119,8 @@ class Rank:
         start = min(own + done, stop)
         lead = self._mel.part(max(own, start - self._margin), start)
         lead = mx.concatenate([before, lead], 1)[:, -self._margin :]
-        stream = polyconv.stream(make_generator(self._arguments))
+        stream = self._stream
+        stream.reset_state()
         at = (start - lead.shape[1]) * HOP
         for chunk in self._inputs(lead, start, stop, behind):
             y = np.array((stream.flush() if chunk is None else stream.step(chunk))[0, :, 0])
@@ -143,8 +156,8 @@ class Rank:
 
     def _in_stretches(self, done: int) -> Iterator[tuple[int, int, Samples]]:
         """A stretch of all ranks after the other, in which each layer exchanges its halo."""
-        generator = make_generator(self._arguments)
-        pieces, rank, frames = in_pieces(generator), self._group.rank(), self.sharding.size
+        generator, pieces = self._pieces
+        rank, frames = self._group.rank(), self.sharding.size
         for number in range(done, -(-frames // self._stretch)):
             start = number * self._stretch
             stop = min(start + self._stretch, frames)
