@@ -57,3 +57,14 @@ def test_the_doctor_says_what_is_here(capsys):
     assert f"MLX {mx.__version__}" in text
     assert "kernel rules in force: mlx 0." in text
     assert ("BLAS: " in text) == sys.platform.startswith("linux")
+
+
+def test_the_doctor_says_on_cuda_what_to_try(monkeypatch):
+    monkeypatch.setattr(explain.device, "present", lambda: None)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(explain, "_backend", lambda: "CUDA")
+    monkeypatch.delenv("MLX_USE_CUDA_GRAPHS", raising=False)
+    monkeypatch.setattr(explain, "_cache", list)
+    assert "GPU: CUDA\n  try MLX_USE_CUDA_GRAPHS=0" in polyconv.doctor()
+    monkeypatch.setenv("MLX_USE_CUDA_GRAPHS", "0")
+    assert "try MLX_USE" not in polyconv.doctor()
