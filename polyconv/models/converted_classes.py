@@ -143,7 +143,7 @@ def _new_class(cls: type, is_answered: bool) -> type:
     members |= {"_weight_and_groups": _weight_and_groups} if ranked else {}
     if registered is None and own is not None:
         members |= {"_runs_methods": False, "_weight_and_groups": _weight_and_groups}
-        members |= {"_is_packed": property(_is_packed)}
+        members |= {"_is_packed": property(_is_packed)} if cls in _PLAIN else {}
         return _made((_Unseen, own), own, members)
     # polyconv's layer stands right behind the class, where its `super()` finds it.
     bases = (_Unseen, cls, *([ranked] if ranked and registered is None else []))
@@ -220,7 +220,7 @@ def _weight_and_groups(self: Any) -> tuple[mx.array | PackedWeight, int]:
 
 
 def _is_packed(self: nn.Module) -> bool:
-    return any(known.is_packed for known in vars(self).get(_KNOWN, []))
+    return any(known.is_packed for known in _known(self))
 
 
 def _count_of(module: nn.Module) -> Count:

@@ -16,10 +16,14 @@ class KnownWeight:
     """A weight as it was when its layer was converted: its blocks, and whether it is packed."""
 
     def __init__(self, weight: mx.array, n_blocks: int, is_packed: bool) -> None:
-        self._held, self.n_blocks, self.is_packed = Held(weight), n_blocks, is_packed
+        self._held, self.n_blocks, self._is_packed = Held(weight), n_blocks, is_packed
         self._packed: PackedWeight | None = None
         if is_packed:
             self.stand_in(weight)
+
+    @property
+    def is_packed(self) -> bool:
+        return self._is_packed
 
     @property
     def if_changed(self) -> str:
@@ -40,7 +44,7 @@ class KnownWeight:
         if self._packed is not None:
             return self._packed
         blocks = diagonal(weight, self.n_blocks) if self.n_blocks > 1 else weight
-        if not self.is_packed:
+        if not self._is_packed:
             return blocks
         self._packed = packed = pack(blocks)
         return packed

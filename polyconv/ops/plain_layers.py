@@ -27,13 +27,18 @@ class PlainConv(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         # Another thread may `revert` the layer meanwhile.
         if not (is_on_cpu(None) or _is_trained_by_polyconv(self)):
-            y: mx.array = _LAYERS[len(self.weight.shape) - 2].__call__(self, x)
+            y: mx.array = _LAYERS[_ndim(self)].__call__(self, x)
             return y
         own: Any = getattr(self, "_weight_and_groups", None)
         weight, groups = own() if own else (self.weight, getattr(self, "groups", 1))
         options = (self.stride, self.padding, self.dilation, groups)
-        y = OPS[len(weight.shape) - 2](x, weight, *options)
+        y = OPS[_ndim(self)](x, weight, *options)
         return add_bias(y, self.bias) if "bias" in self else y
+
+
+def _ndim(layer: nn.Module) -> int:
+    """By its class: the weight may be another by now, and is checked where it is convolved."""
+    return next(ndim for ndim, kind in _LAYERS.items() if isinstance(layer, kind))
 
 
 def _is_trained_by_polyconv(layer: nn.Module) -> bool:

@@ -113,11 +113,11 @@ def options_of(spec: ConvSpec) -> tuple[object, ...]:
 
 @lru_cache(4096)
 def issue(spec: ConvSpec, device: Device) -> Issued:
-    """The fastest safe form of an undilated convolution; the plainest if no kernel is predicted.
+    """The fastest safe form of an undilated convolution, where its kernel is predicted.
 
-    A form is safe if its kernel unfolds nothing and has no hazard, by the rules of the device and
-    by those that were recorded. There always is one: channels can be padded until they fill the
-    tiles, and every hazard needs padding behind.
+    Elsewhere it is as `_lift` tells. A form is safe if its kernel unfolds nothing and has no
+    hazard, by the rules of the device and by those that were recorded. There always is one:
+    channels can be padded until they fill the tiles, and every hazard needs padding behind.
     """
     if not device.backend.predicts_kernels:
         return _issued(spec, _unpredicted(spec, device.backend, _lift(spec, device)), device)

@@ -106,15 +106,18 @@ def _unfolded(plan: ConvPlan) -> int:
     """What `unfolded` of `polyconv/gradients` allocates: what each output reads, tap by tap."""
     spec = plan.problem
     axes = plan.first.spec.axes
+    run = run_of(plan)
+    fills = [min(axis.stride, axis.kernel_size) * (run.frames if run else 1) for axis in axes]
     around = [
-        max(0, a.padding_lo) + max(0, a.padding_hi) + min(a.stride, a.kernel_size) for a in axes
+        max(0, a.padding_lo) + max(0, a.padding_hi) + zeros
+        for a, zeros in zip(axes, fills, strict=True)
     ]
     size = [axis.size + more for axis, more in zip(axes, around, strict=True)]
-    run = run_of(plan)
     found = 3 * spec.batch * prod(size) * spec.in_channels + 2 * spec.n_outputs
     weights = spec.n_weights
-    if run:
-        weights = spec.out_channels * spec.in_channels * run.frames * run.taps
+    if run:  # that of the longer kernel, with rows of zeros
+        rows = run.frames * (run.taps + axes[0].stride)
+        weights += spec.out_channels * spec.in_channels * rows
     taps = 1
     for i in reversed(range(spec.ndim)):  # the windows of the last axes, axis by axis
         taps *= axes[i].kernel_size

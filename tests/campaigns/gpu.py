@@ -3,9 +3,9 @@
     python -m tests.campaigns.gpu [--jobs 8] [--json told.json] [--seconds 500] [FILE ...]
 
 Needs MLX's CUDA backend. Whatever ends a process is told, with the test in which it ended; the rest
-of the file is then run without that test. Files in which a process ended, or found no memory, are
-run again alone: others may have filled the GPU. Exits with 1 if then a test failed or a process
-ended.
+of the file is then run without that test. A file that failed for want of memory, and for nothing
+else, is run again alone, since others may have filled the GPU. Exits with 1 if then a test failed
+or a process ended.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ class Told:
     failed: dict[str, str] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    alone: bool = False  # run again, with nothing beside it
 
 
 def run(file: str, options: list[str], until: float) -> Told:
@@ -116,34 +118,48 @@ def main() -> int:
     parser.add_argument("-m", default="not slow and not memory", help="as of pytest")
     given = parser.parse_args()
     files = given.files or _in_order()
-    found = _results(files, given.jobs, ["-m", given.m], time.monotonic() + given.seconds)
-    if given.json:
-        given.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+    until = time.monotonic() + given.seconds
+    found = _results(files, given.jobs, ["-m", given.m], until, given.json)
     total: Counter[str] = Counter()
     for told in found:
         total.update(told.counts)
     ended = sum([len(each.ended) for each in found])
-    print(f"{dict(total)}, processes that ended: {ended}")
+    alone = sum(told.alone for told in found)
+    print(f"{dict(total)}, processes that ended: {ended}, files run again alone: {alone}")
     return int(bool(ended or total["FAILED"] or total["ERROR"]))
 
 
-def _results(files: list[str], jobs: int, options: list[str], until: float) -> list[Told]:
-    """What became of all files, as it is told."""
+def _results(
+    files: list[str], jobs: int, options: list[str], until: float, kept: Path | None
+) -> list[Told]:
+    """What became of all files, as it is told, and kept in a file of JSON."""
     found: list[Told] = []
     with ThreadPoolExecutor(jobs) as pool:
         for told in pool.map(lambda file: run(file, options, until), files):
             found.append(told)
             _tell(told)
+            _keep(found, kept)
     for i, told in enumerate(found):
-        if _may_have_lacked_memory(told):
+        if _lacked_memory_alone(told) and time.monotonic() < until:
             print("again, alone:", flush=True)
             found[i] = run(told.file, options, until)
+            found[i].alone = True
             _tell(found[i])
+            _keep(found, kept)
     return found
 
 
-def _may_have_lacked_memory(told: Told) -> bool:
-    return bool(told.ended) or any("out of memory" in why for why in told.failed.values())
+def _keep(found: list[Told], kept: Path | None) -> None:
+    if kept:
+        kept.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+def _lacked_memory_alone(told: Told) -> bool:
+    """Whether all that failed found no memory. A process that aborts cannot tell why it does."""
+    found_none = ["out of memory" in why for why in told.failed.values()]
+    aborted = f"status -{signal.SIGABRT.value}:"
+    found_none += [why.startswith(aborted) for why in told.ended.values()]
+    return bool(found_none) and all(found_none)
 
 
 def _in_order() -> list[str]:

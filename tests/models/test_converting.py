@@ -282,6 +282,21 @@ def test_plain_layers_are_trained_by_polyconv_on_cuda(monkeypatch):
     with polyconv.planning_for("cuda"):
         layer(x)
     assert len(asked) == 1
+    layer.weight = layer.weight + 1  # as training does
+    with polyconv.planning_for("cuda"), pytest.warns(UserWarning, match="is computed unpacked"):
+        layer(x)
+    assert len(asked) == 2
+
+
+def test_a_weight_with_another_number_of_axes_is_refused_as_by_mlx(monkeypatch):
+    layer = PLAIN[1]()
+    polyconv.convert(layer, cpu_convs=True)
+    layer.weight = mx.zeros((4, 4))
+    with pytest.raises(ValueError, match="weight must"):
+        layer(integers(1, 9, 6))
+    monkeypatch.setattr(plain_layers, "is_on_cpu", lambda stream: False)
+    with polyconv.planning_for("m4-max"), pytest.raises(ValueError, match="conv"):
+        layer(integers(1, 9, 6))
 
 
 def test_the_gradient_of_a_plain_layer_is_mlx_s():

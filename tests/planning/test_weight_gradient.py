@@ -112,7 +112,7 @@ def test_layers_of_a_vocoder_have_what_was_faster(channels, size, kernel, dilati
     [
         (Axis(size=8202, kernel_size=11), Run(8, 18)),
         (Axis(size=8201, kernel_size=11), None),  # of 8191 frames, an odd number
-        (Axis(size=74, kernel_size=11, stride=2), Run(8, 25)),
+        (Axis(size=74, kernel_size=11, stride=2), Run(2, 13)),  # as there are few frames
         (Axis(size=64, kernel_size=2, stride=2), None),  # no sample is read twice
         (Axis(size=64, kernel_size=3, kernel_dilation=2), None),
     ],
@@ -120,5 +120,7 @@ def test_layers_of_a_vocoder_have_what_was_faster(channels, size, kernel, dilati
 def test_runs_are_of_frames_that_share_samples(axis, run):
     plan = lower_ordinary(ConvSpec(16, 32, 32, (axis,)), CUDA)
     assert run_of(plan) == run
+    few = Axis(size=18, kernel_size=11)  # frames, for many channels
+    assert run_of(lower_ordinary(ConvSpec(1, 512, 512, (few,)), CUDA)) is None
     for spec in (ConvSpec(16, 32, 32, (axis,), 2), ConvSpec(16, 32, 32, (axis, axis))):
         assert run_of(lower_ordinary(spec, CUDA)) is None

@@ -1,7 +1,11 @@
 """What a plan is said to allocate, counted by hand."""
 
 from polyconv.planning.choose import plan
-from polyconv.planning.workspace import allocated
+from polyconv.planning.devices import CUDA
+from polyconv.planning.methods import lower_ordinary
+from polyconv.planning.weight_gradient import Run, run_of
+from polyconv.planning.workspace import allocated, temporaries
+from polyconv.problem.spec import Axis, ConvSpec
 from tests.support.forms import METAL
 from tests.support.problems import transposed
 
@@ -59,3 +63,14 @@ def test_a_cropped_view_is_copied_by_mlx():
 
 def test_nothing_is_allocated_for_nothing():
     assert allocated(plan(transposed((0, 9, 4), (4, 2, 4), stride=2), device=METAL)) == {}
+
+
+def test_runs_of_frames_count_the_gradient_of_their_longer_kernel():
+    axis = Axis(size=266, kernel_size=11)
+    chosen = lower_ordinary(ConvSpec(4, 8, 8, (axis,)), CUDA)
+    run = run_of(chosen)
+    assert run == Run(4, 14)
+    windows = 4 * 256 // 4 * 14 * 8
+    product = 4 * 8 * 8 * 14
+    with_zeros = 4 * 8 * 8 * (14 + 1)
+    assert temporaries(chosen, "w") >= 4 * (windows + 2 * product + with_zeros)
