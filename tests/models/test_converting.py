@@ -288,6 +288,7 @@ def test_plain_layers_are_trained_by_polyconv_on_cuda(monkeypatch):
     assert len(asked) == 2
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_weight_with_another_number_of_axes_is_refused_as_by_mlx(monkeypatch):
     layer = PLAIN[1]()
     polyconv.convert(layer, cpu_convs=True)
