@@ -222,7 +222,7 @@ def ways(layer: Layer, given: Any, dtype: str) -> dict[str, Run]:
 
     runs: dict[str, Run] = {
         "dw by MLX's rule": lambda: mx.vjp(call, [w], [dy])[1][0],
-        "dw by a product": lambda: unfolded(plan, x, dy).astype(w.dtype),
+        "dw by a product": lambda: unfolded(plan)(x, dy).astype(w.dtype),
         "dw by cuDNN": by_cudnn(False),
     }
     if ndim == 1:

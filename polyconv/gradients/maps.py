@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import mlx.core as mx
@@ -126,17 +127,15 @@ def _weight_gradient(compiled: Ways) -> Map:
     way = compiled.way("w")
     exchanged = way.plan.problem != compiled.request.spec  # of the adjoint, whose input is `y`
 
-    def of_plan(plan: ConvPlan, read: mx.array, made: mx.array) -> mx.array:
-        if plan.is_native:
-            return unfolded(plan, read, made, exchanged)
-        return correlate(plan, read, made)
+    def by_products(plan: ConvPlan) -> Map:
+        return unfolded(plan, exchanged) if plan.is_native else partial(correlate, plan)
 
-    of_tile: Compute = lambda tile, _, read, made: of_plan(tile.plan, read, made)  # noqa: E731
+    of_tile: Compute = lambda tile, _, read, made: by_products(tile.plan)(read, made)  # noqa: E731
     whole = convolved(way.plan, exchanged) if way.plan.is_native else None
     gradient = _where_it_fits(
         compiled,
         way,
-        whole or (lambda read, made: of_plan(way.plan, read, made)),
+        whole or by_products(way.plan),
         lambda tiling, read, made: assembled(
             tiling, of_tile, {"x": read, "y": made}, [], compiled.stream
         ),

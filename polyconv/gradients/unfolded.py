@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import TypeAlias
 
 import mlx.core as mx
 
 from polyconv.execution import unpatched
-from polyconv.execution.arrays import contiguous, cut, pad, pad_all, summed_in
+from polyconv.execution.arrays import contiguous, summed_in
+from polyconv.execution.recipe import Recipe
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.weight_gradient import Run, as_convolution, run_of
 from polyconv.problem.spec import Axis
 
+# Takes the input and the cotangent of the output.
+Gradient: TypeAlias = "Callable[[mx.array, mx.array], mx.array]"
 
-def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array], mx.array] | None:
-    """As `unfolded`, as a function of input and cotangent that is one convolution.
+
+def convolved(plan: ConvPlan, exchanged: bool) -> Gradient | None:
+    """As `unfolded`, by one convolution.
 
     cuDNN sums halves in float32 and rounds once, so the result has the type of both. It is float32
     if these differ. None if a product is to be taken.
@@ -49,91 +54,103 @@ def convolved(plan: ConvPlan, exchanged: bool) -> Callable[[mx.array, mx.array],
     return gradient
 
 
-def unfolded(plan: ConvPlan, x: mx.array, y: mx.array, exchanged: bool = False) -> mx.array:
-    """The gradient of a plan that is native, without input dilation and flip.
+def unfolded(plan: ConvPlan, exchanged: bool = False) -> Gradient:
+    """The gradient of a plan that is native, without input dilation and flip, by one product.
 
     Args:
         plan (ConvPlan): The plan.
-        x (array): The input, ``(N, *S, C)``.
-        y (array): The cotangent of the output, ``plan.problem.output_shape``.
         exchanged (bool, optional): Exchange each group's input and output channels of the result.
 
     Returns:
-        array: Of the weight's shape, ``(O, *K, C / groups)``, float32 for halves.
+        callable: It takes the input, ``(N, *S, C)``, and the cotangent of the output,
+        ``plan.problem.output_shape``. Its result has the weight's shape,
+        ``(O, *K, C / groups)``, and is float32 for halves.
     """
-    spec, axes = plan.problem, plan.first.spec.axes
-    dtype, kernel = summed_in(getattr(mx, spec.dtype)), [axis.kernel_size for axis in axes]
-    around = [(0, 0), *[(axis.padding_lo, axis.padding_hi) for axis in axes], (0, 0)]
-    read, run = pad_all(x.astype(dtype), around), run_of(plan)
+    spec, axes, run = plan.problem, plan.first.spec.axes, run_of(plan)
+    read = Recipe((spec.batch, *[axis.size for axis in axes], spec.in_channels))
+    read.pad([(0, 0), *[(axis.padding_lo, axis.padding_hi) for axis in axes], (0, 0)])
+    made = Recipe(spec.output_shape)
     if run:
-        return _in_runs(read, y.astype(dtype), axes[0], run, exchanged)
-    if all(a.kernel_size == a.stride and a.kernel_dilation == 1 for a in axes):
-        read = _blocks(read, axes)
+        found = _in_runs(read, made, axes[0], run, exchanged)
     else:
-        for i in reversed(range(spec.ndim)):
-            read = _windows(read, i + 1, axes[i])
-    y = y.astype(dtype)
-    if spec.groups > 1:
-        return _of_groups(read, y, spec.groups, kernel, exchanged)
-    read, y = read.reshape(-1, read.shape[-1]), y.reshape(-1, y.shape[-1])
-    if not exchanged:
-        return (y.T @ read).reshape(y.shape[1], *kernel, -1)
-    found = (read.T @ y).reshape(*kernel, -1, y.shape[1])
-    return mx.moveaxis(found, -2, 0)
+        if all(a.kernel_size == a.stride and a.kernel_dilation == 1 for a in axes):
+            _blocks(read, axes)
+        else:
+            for i in reversed(range(spec.ndim)):
+                _windows(read, i + 1, axes[i])
+        found = _of_groups(read, made, plan, exchanged)
+    dtype = summed_in(getattr(mx, spec.dtype))
+    in_rows, in_columns, as_weight = read.made(), made.made(), found.made()
+    return lambda x, y: as_weight(in_columns(y.astype(dtype)) @ in_rows(x.astype(dtype)))
 
 
-def _in_runs(read: mx.array, y: mx.array, axis: Axis, run: Run, exchanged: bool) -> mx.array:
-    """The gradient in 1D by runs of frames: `(O, K, C)` (`weight_gradient.py`)."""
-    n, taps, step, out = run.frames, run.taps, axis.stride, y.shape[-1]
-    windows = _windows(read, 1, Axis(size=read.shape[1], kernel_size=taps, stride=step * n))
-    product = y.reshape(-1, n * out).T @ windows.reshape(-1, windows.shape[-1])
+def _in_runs(read: Recipe, made: Recipe, axis: Axis, run: Run, exchanged: bool) -> Recipe:
+    """Both factors in 1D by runs of frames, and how the gradient is made of their product."""
+    n, taps, step = run.frames, run.taps, axis.stride
+    channels, out = read.shape[-1], made.shape[-1]
+    _windows(read, 1, Axis(size=read.shape[1], kernel_size=taps, stride=step * n))
+    read.reshape(-1, taps * channels)
+    made.reshape(-1, n * out).transpose(1, 0)
+    found = Recipe((n * out, taps * channels)).reshape(n, out, taps, channels)
     # The sum over j of each (j, step * j + k). With `step` rows more to each j they lie in columns.
-    skewed = product.reshape(n, out, taps, -1).swapaxes(1, 2).flatten(0, 1)
-    skewed = pad(skewed, 0, 0, n * step).reshape(n, taps + step, out, -1)
-    found = cut(skewed, 1, 0, axis.kernel_size, 1).sum(0)  # K, O, C
-    return found.transpose(2, 0, 1) if exchanged else found.swapaxes(0, 1)
+    found.transpose(0, 2, 1, 3).reshape(n * taps, out, channels)
+    found.pad([(0, n * step), (0, 0), (0, 0)]).reshape(n, taps + step, out, channels)
+    found.cut(1, 0, axis.kernel_size)
+    found.then(lambda a: a.sum(0), (axis.kernel_size, out, channels))
+    return found.transpose(*((2, 0, 1) if exchanged else (1, 0, 2)))
 
 
-def _blocks(x: mx.array, axes: Sequence[Axis]) -> mx.array:
+def _of_groups(read: Recipe, made: Recipe, plan: ConvPlan, exchanged: bool) -> Recipe:
+    """Both factors of each group, and how the gradient is made of their products."""
+    groups, axes = plan.problem.groups, plan.first.spec.axes
+    kernel = [axis.kernel_size for axis in axes]
+    out, channels = made.shape[-1] // groups, plan.problem.in_channels // groups
+    n, taps = prod(made.shape[:-1]), prod(kernel)
+    if groups == 1:
+        read.reshape(n, taps * channels)
+        made.reshape(n, out).transpose(1, 0)
+    else:
+        read.reshape(n, taps, groups, channels).transpose(2, 0, 1, 3)
+        read.reshape(groups, n, taps * channels)
+        made.reshape(n, groups, out).transpose(1, 2, 0)
+    shape = (out, taps * channels) if groups == 1 else (groups, out, taps * channels)
+    found = Recipe(shape).reshape(groups, out, *kernel, channels)
+    if exchanged:
+        last = len(kernel) + 2
+        found.transpose(0, last, *range(2, last), 1)
+    return found.reshape(groups * found.shape[1], *found.shape[2:])
+
+
+def _blocks(read: Recipe, axes: Sequence[Axis]) -> None:
     """What each output reads where no sample is read twice, by one copy: `(N, *M, *K, C)`."""
-    ndim = len(axes)
+    ndim, (batch, *_, channels) = len(axes), read.shape
     pairs = [size for axis in axes for size in (axis.output_size, axis.kernel_size)]
-    x = x.reshape(x.shape[0], *pairs, x.shape[-1])
-    x = x.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
-    return x.flatten(1 + ndim, -1)
+    read.reshape(batch, *pairs, channels)
+    read.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+    read.reshape(batch, *[axis.output_size for axis in axes], -1)
 
 
-def _windows(x: mx.array, at: int, axis: Axis) -> mx.array:
+def _windows(read: Recipe, at: int, axis: Axis) -> None:
     """The frames of an axis, and in the last axis what each reads, tap by tap: `(..., K * rest)`.
 
     Where the samples of the taps follow each other in memory, up to the next frame's, they are cut
     out together.
     """
     taps, step, n = axis.kernel_size, axis.stride, axis.output_size
-    if at != x.ndim - 2 or axis.kernel_dilation > 1 or not 1 < step <= taps:
+    every, width = (slice(None),) * at, read.shape[-1]
+    if at == len(read.shape) - 2 and axis.kernel_dilation == 1 and 1 < step <= taps:
+        rows = n + -(-taps // step) - 1
+        read.pad([(0, rows * step - size if i == at else 0) for i, size in enumerate(read.shape)])
+        read.reshape(*read.shape[:at], rows, step * width)
+        cuts = [
+            (*every, slice(k // step, k // step + n), slice(min(step, taps - k) * width))
+            for k in range(0, taps, step)
+        ]
+    else:
         starts = [k * axis.kernel_dilation for k in range(taps)]
-        reads = [cut(x, at, k, k + (n - 1) * step + 1, step) for k in starts]
-        return reads[0] if taps == 1 else mx.concatenate(reads, -1)
-    width = x.shape[-1]
-    rows = n + -(-taps // step) - 1
-    x = cut(pad(x, at, 0, max(0, rows * step - x.shape[at])), at, 0, rows * step, 1)
-    x = x.reshape(*x.shape[:at], rows, step * width)
-    reads = []
-    for k in range(0, taps, step):
-        read = cut(x, at, k // step, k // step + n, 1)
-        reads.append(cut(read, at + 1, 0, min(step, taps - k) * width, 1))
-    return reads[0] if len(reads) == 1 else mx.concatenate(reads, -1)
-
-
-def _of_groups(
-    read: mx.array, y: mx.array, groups: int, kernel: list[int], exchanged: bool
-) -> mx.array:
-    """The same for each group, by one product of all: `(G * O / G, *K, C / G)`."""
-    n = y.size // y.shape[-1]
-    read = read.reshape(n, -1, groups, read.shape[-1] // groups // prod(kernel))
-    read = read.transpose(2, 0, 1, 3).reshape(groups, n, -1)  # G, N * M, K * C / G
-    y = y.reshape(n, groups, -1).transpose(1, 2, 0)  # G, O / G, N * M
-    found = (y @ read).reshape(groups, y.shape[1], *kernel, -1)
-    if exchanged:
-        found = found.swapaxes(1, -1)
-    return found.flatten(0, 1)
+        cuts = [(*every, slice(k, k + (n - 1) * step + 1, step)) for k in starts]
+    shape = (*read.shape[:at], n, *read.shape[at + 1 : -1], taps * width)
+    if len(cuts) == 1:
+        read.then(lambda a: a[cuts[0]], shape)
+    else:
+        read.then(lambda a: mx.concatenate([a[each] for each in cuts], -1), shape)

@@ -228,4 +228,4 @@ def test_runs_of_frames_give_the_sum_over_frames(length, kernel, stride, padding
     frames = [read[:, stride * m : stride * m + kernel] for m in range(y.shape[1])]
     expected = np.einsum("nmo,mnkc->okc", np.array(y), np.stack(frames))
     expected = expected.transpose(2, 1, 0) if exchanged else expected
-    assert np.array_equal(np.array(unfolded(found, x, y, exchanged)), expected)
+    assert np.array_equal(np.array(unfolded(found, exchanged)(x, y)), expected)
