@@ -59,8 +59,7 @@ It has the faster of its two layouts. Float32 is multiplied by TF32 in all three
 
 {layers}
 
-In geometric mean over these layers: {means}. What `mx.compile` saves is time of
-the host, where Python and MLX prepare a call.
+In geometric mean over these layers: {means}.
 
 ## Whole models
 
@@ -248,14 +247,18 @@ MODEL_HEAD = (
 OWN = [name for lib in ("MLX", "polyconv", "polyconv packed") for name in (lib, f"{lib} compiled")]
 
 
+def _own(row: Mapping[str, Any]) -> Sequence[str]:
+    """Of which model, and the times of MLX and polyconv."""
+    return (row["name"], row["dtype"], *[_shown(row["ms"].get(name)) for name in OWN])
+
+
 def _model(row: Mapping[str, Any]) -> Sequence[str]:
-    own = [f"{row['ms'][name]:.4g}" if name in row["ms"] else "-" for name in OWN]
     others = [
         min((row["ms"][name] for name in pair if name in row["ms"]), default=None)
         for pair in (("torch", "torch last"), ("torch graph", "torch last graph"))
     ]
     peaks = ", ".join(f"{name} {row['peak_mib'][name]}" for name in ("polyconv", "torch"))
-    return (row["name"], row["dtype"], *own, *map(_shown, others), peaks)
+    return (*_own(row), *map(_shown, others), peaks)
 
 
 def _compiled(row: Mapping[str, Any]) -> float:
@@ -280,11 +283,10 @@ def _direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> di
     rows = []
     for each in found["models"]:
         ours = _compiled(each)
-        own = [f"{each['ms'][name]:.4g}" if name in each["ms"] else "-" for name in OWN]
         gain = _compiled(with_graphs[each["name"], each["dtype"]]) / ours
         over = each["ms"]["MLX compiled"] / ours
         told = f"{gain:.2f}" if each["beside"] else "-"
-        rows.append((each["name"], each["dtype"], *own, f"{over:.2f}", told))
+        rows.append((*_own(each), f"{over:.2f}", told))
     pairs = [*zip(found["layers"], found["layers with graphs"], strict=True)]
     shares = [
         geometric([one["ms"][name] / other["ms"][name] for one, other in pairs])
