@@ -11,7 +11,6 @@ import argparse
 import gc
 import importlib.metadata
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import mlx.core as mx
 from audio_models import MODELS
 
 import polyconv
+from polyconv.bench import stopwatch
 from polyconv.inspection import explain
 
 HERE = Path(__file__).parent
@@ -76,12 +76,7 @@ def timed(model: Any, run: Callable[[], mx.array], way: str) -> tuple[mx.array, 
 
 def clocked(run: Callable[[], mx.array]) -> tuple[mx.array, float, int]:
     gc.collect()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    start = time.perf_counter()
-    y = run()
-    mx.eval(y)
-    return y, time.perf_counter() - start, mx.get_peak_memory() - before
+    return stopwatch.timed(run)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import time
@@ -151,6 +152,7 @@ def interleaved(
 
 def measured(runs: Mapping[str, Run], truth: Array | None = None) -> dict[str, Measured]:
     """A first call of each that can compute it, with its error if the truth is given."""
+    gc.collect()  # or what others left may be freed during a call, and its peak is too small
     found = {}
     for name, run in runs.items():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ def same(a: mx.array, b: mx.array) -> bool:
 
 def counted() -> int:
     """Bytes that MLX holds, before its peak is counted anew."""
+    gc.collect()
     mx.synchronize()  # or what was computed before may be freed later
     before: int = mx.get_active_memory()
     mx.reset_peak_memory()
