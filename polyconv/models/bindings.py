@@ -108,10 +108,14 @@ class Bindings:
                 self._fronts.clear()
 
     def names(self) -> list[str]:
-        """Where they stand, without those of `mlx.core` itself."""
+        """Where they stand, without those of `mlx.core` itself. Each name is told once.
+
+        A module that was loaded anew has the names of the one before, whose classes may live on.
+        """
         with EXCHANGING:
             there = [each for each in self._places.values() if each.holds(self._others)]
-        return [f"{each.path}.{each.name}" for each in there if each.path != "mlx.core"]
+        names = [f"{each.path}.{each.name}" for each in there if each.path != "mlx.core"]
+        return list(dict.fromkeys(names))
 
     def _exchange(self, before: Functions, after: Functions) -> None:
         for place in list(self._places.values()):

@@ -20,8 +20,7 @@ from tests.support.cases import integers, with_output
 X, W = integers(1, 5, 4), integers(3, 4, 4)
 
 
-@pytest.fixture
-def importer(monkeypatch):
+def importing():
     """A module that did `from mlx.core import conv_transpose1d` before, also in a class."""
     module = types.ModuleType("an_importer")
     code = """
@@ -39,6 +38,12 @@ def call(x, w):
     for value in vars(module).values():
         if isinstance(value, type) and value.__name__ == "Layer":
             value.__module__ = "an_importer"
+    return module
+
+
+@pytest.fixture
+def importer(monkeypatch):
+    module = importing()
     monkeypatch.setitem(sys.modules, "an_importer", module)
     return module
 
@@ -118,6 +123,17 @@ def test_importing_modules_are_rebound_and_told(importer):
         "an_importer.conv_transpose1d",
         "an_importer.general",
     ]
+
+
+def test_a_module_that_was_loaded_anew_is_told_once(importer, monkeypatch):
+    """Its classes may live on, with the same names."""
+    with polyconv.patched() as before:
+        pass
+    again = importing()
+    monkeypatch.setitem(sys.modules, "an_importer", again)
+    with polyconv.patched() as rebound:
+        assert importer.Layer.function is again.Layer.function is mx.conv_transpose1d
+    assert sorted(rebound) == sorted(before)
 
 
 def test_nothing_is_left_of_it_after_an_error_nested_or_imported_inside(importer):
