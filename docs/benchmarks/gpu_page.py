@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from math import exp, log
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import gpu_tables
 
 HERE = Path(__file__).parent
 PARTS = (
@@ -129,7 +130,7 @@ gathered ([distributed](../distributed.md)). Timed is the second call of two.
 def page(found: Mapping[str, Any]) -> str:
     mixed, parity = found["mixed"]["mixed"], found["parity"]["parity"]
     counts = mixed["counts"]
-    layers, models = found["layers"]["rows"], found["models"]["rows"]
+    models = found["models"]["rows"]
     return ABOUT.format(
         torch=found["torch"],
         calls=counts["calls"],
@@ -140,18 +141,14 @@ def page(found: Mapping[str, Any]) -> str:
         parity=", ".join(f"{name} {n:,}" for name, n in parity["agreed"].items()),
         parity_failed=len(parity["failures"]),
         suite=suite(found["suite"]),
-        layers=table(LAYER_HEAD, map(_layer, layers)),
-        means=", ".join(f"{name} {geometric(ratios(layers, *pair)):.2f}" for name, pair in MEANS),
-        models=table(MODEL_HEAD, map(_model, models)),
-        models_mean=geometric([*map(_over_torch, models)]),
-        models_least=min(map(_over_torch, models)),
-        **_direct(found["direct"], models),
         **_seeds(found["seeds"]),
-        memory_model=found["memory"]["model"],
-        memory=table(MEMORY_HEAD, map(_memory, found["memory"]["rows"])),
+        **gpu_tables.layers(found["layers"]["rows"]),
+        **gpu_tables.models(models),
+        **gpu_tables.direct(found["direct"], models),
+        **gpu_tables.memory(found["memory"]),
         **_tuned(found["tuned"]["rows"]),
         **_tried(found["tried"]),
-        ranks=table(RANK_HEAD, _ranks(found["ranks"])),
+        **gpu_tables.ranks(found["ranks"]),
     )
 
 
@@ -168,135 +165,6 @@ def suite(files: Sequence[Mapping[str, Any]]) -> str:
     ended = sum(len(each["ended"]) for each in files)
     told = f"{totals['PASSED']:,} passed, {totals['FAILED']} failed, {totals['SKIPPED']} skipped"
     return f"{told}; {ended} processes ended or ran out of time"
-
-
-LAYER_HEAD = (
-    "layer",
-    "polyconv fwd",
-    "dx",
-    "dw",
-    "both",
-    "compiled",
-    "MLX fwd",
-    "dx",
-    "dw",
-    "both",
-    "compiled",
-    "PyTorch both",
-    "graph",
-    "over MLX",
-    "over PyTorch",
-    "compiled over MLX",
-    "over PyTorch",
-)
-PAIRS = (
-    ("mx both", "polyconv both"),
-    ("torch both", "polyconv both"),
-    ("mx both compiled", "polyconv both compiled"),
-    ("torch both", "polyconv both compiled"),
-)
-MEANS = (
-    ("forward over MLX", ("mx fwd", "polyconv fwd")),
-    ("dx over MLX", ("mx dx", "polyconv dx")),
-    ("dw over MLX", ("mx dw", "polyconv dw")),
-    ("both over MLX", PAIRS[0]),
-    ("both over PyTorch", PAIRS[1]),
-    ("both compiled over MLX compiled", PAIRS[2]),
-    ("over PyTorch", PAIRS[3]),
-    ("over PyTorch's graph", ("torch both graph", "polyconv both compiled")),
-)
-
-
-def time_of(row: Mapping[str, Any], name: str) -> float:
-    """Of PyTorch the faster of its two layouts."""
-    ms: Mapping[str, float] = row["ms"]
-    return min(t for each, t in ms.items() if each in (name, f"{name} last"))
-
-
-def ratios(rows: Iterable[Mapping[str, Any]], other: str, ours: str) -> list[float]:
-    return [time_of(row, other) / time_of(row, ours) for row in rows]
-
-
-def geometric(values: Sequence[float]) -> float:
-    return exp(sum(map(log, values)) / len(values))
-
-
-def _layer(row: Mapping[str, Any]) -> Sequence[str]:
-    kinds = ("fwd", "dx", "dw", "both", "both compiled")
-    times = [time_of(row, f"{lib} {kind}") for lib in ("polyconv", "mx") for kind in kinds]
-    times += [time_of(row, "torch both"), time_of(row, "torch both graph")]
-    shares = [f"{ratios([row], *pair)[0]:.2f}" for pair in PAIRS]
-    return (row["name"], *[f"{t:.3g}" for t in times], *shares)
-
-
-MODEL_HEAD = (
-    "model",
-    "dtype",
-    "MLX",
-    "compiled",
-    "polyconv",
-    "compiled",
-    "packed",
-    "compiled",
-    "PyTorch",
-    "graph",
-    "MiB",
-)
-
-
-OWN = [name for lib in ("MLX", "polyconv", "polyconv packed") for name in (lib, f"{lib} compiled")]
-
-
-def _own(row: Mapping[str, Any]) -> Sequence[str]:
-    """Of which model, and the times of MLX and polyconv."""
-    return (row["name"], row["dtype"], *[_shown(row["ms"].get(name)) for name in OWN])
-
-
-def _model(row: Mapping[str, Any]) -> Sequence[str]:
-    others = [
-        min((row["ms"][name] for name in pair if name in row["ms"]), default=None)
-        for pair in (("torch", "torch last"), ("torch graph", "torch last graph"))
-    ]
-    peaks = ", ".join(f"{name} {row['peak_mib'][name]}" for name in ("polyconv", "torch"))
-    return (*_own(row), *map(_shown, others), peaks)
-
-
-def _compiled(row: Mapping[str, Any]) -> float:
-    """polyconv compiled, and packed for inference."""
-    ms = row["ms"]
-    return float(ms.get("polyconv packed compiled", ms["polyconv compiled"]))
-
-
-def _over_torch(row: Mapping[str, Any]) -> float:
-    return time_of(row, "torch") / _compiled(row)
-
-
-DIRECT_HEAD = (
-    *("model", "dtype", "MLX", "compiled", "polyconv", "compiled", "packed", "compiled"),
-    *("over MLX", "gain"),
-)
-
-
-def _direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The same without CUDA graphs."""
-    with_graphs = {(each["name"], each["dtype"]): each for each in models}
-    rows = []
-    for each in found["models"]:
-        ours = _compiled(each)
-        gain = _compiled(with_graphs[each["name"], each["dtype"]]) / ours
-        over = each["ms"]["MLX compiled"] / ours
-        told = f"{gain:.2f}" if each["beside"] else "-"
-        rows.append((*_own(each), f"{over:.2f}", told))
-    pairs = [*zip(found["layers"], found["layers with graphs"], strict=True)]
-    shares = [
-        geometric([one["ms"][name] / other["ms"][name] for one, other in pairs])
-        for name in ("polyconv both", "polyconv both compiled")
-    ]
-    return {
-        "direct": table(DIRECT_HEAD, rows),
-        "direct_own": shares[0],
-        "direct_compiled": shares[1],
-    }
 
 
 def _seeds(found: Mapping[str, Any]) -> dict[str, int]:
@@ -316,37 +184,6 @@ def _seeds(found: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _tried(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What marks that cuDNN sees cost, and how long kernels of a decoder take."""
-    marks, kernels, forms = found.values()
-    ratios = [
-        each["ms"][kind] / each["ms"]["one more axis"]
-        for each in marks
-        for kind in ("axis with a kernel dilation", "axis with a stride")
-    ]
-    return {
-        "mark_least": min(ratios),
-        "mark_most": max(ratios),
-        "mark_layers": len(marks),
-        "busy_ours": kernels["polyconv"],
-        "busy_mlx": kernels["MLX"],
-        "forms": table(("what", "ways"), map(_form, forms)),
-    }
-
-
-def _form(found: tuple[str, Mapping[str, float]]) -> Sequence[str]:
-    what, ways = found
-    return what, ", ".join(f"{way} {ms:.3f}" for way, ms in ways.items())
-
-
-MEMORY_HEAD = ("setting", "MLX ms", "peak MiB", "cache MiB", "polyconv ms", "peak MiB", "cache MiB")
-
-
-def _memory(row: Mapping[str, Any]) -> Sequence[str]:
-    told = [f"{row[lib][kind]:,}" for lib in ("MLX", "polyconv") for kind in row[lib]]
-    return (f"`{row['setting']}`" if "(" in row["setting"] else row["setting"], *told)
-
-
 def _tuned(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How a tuned call compares with the fastest plan, and with MLX's own op."""
     least = [{name: each["least"] for name, each in row["ms"].items()} for row in rows]
@@ -362,31 +199,27 @@ def _tuned(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _shown(ms: float | None) -> str:
-    return "-" if ms is None else f"{ms:.4g}"
+def _tried(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What marks that cuDNN sees cost, and how long kernels of a decoder take."""
+    marks, kernels, forms = found.values()
+    ratios = [
+        each["ms"][kind] / each["ms"]["one more axis"]
+        for each in marks
+        for kind in ("axis with a kernel dilation", "axis with a stride")
+    ]
+    return {
+        "mark_least": min(ratios),
+        "mark_most": max(ratios),
+        "mark_layers": len(marks),
+        "busy_ours": kernels["polyconv"],
+        "busy_mlx": kernels["MLX"],
+        "forms": gpu_tables.table(("what", "ways"), map(_form, forms)),
+    }
 
 
-RANK_HEAD = ("GPUs", "halo", "seconds", "times as fast", "bytes sent by a rank", "peak MiB")
-
-
-def _ranks(found: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
-    alone = {name: _slowest(found[0][name]) for name in ("once", "layers")}
-    for each in found:
-        for name, told in (("once", "once"), ("layers", "per layer")):
-            seconds = _slowest(each[name])
-            sent = max(rank["bytes_sent"] for rank in each[name])
-            peak = max(rank["peak_mib"] for rank in each[name])
-            speed = f"{alone[name] / seconds:.2f}"
-            yield (str(each["ranks"]), told, f"{seconds:.2f}", speed, f"{sent:,}", f"{peak:,}")
-
-
-def _slowest(ranks: Sequence[Mapping[str, Any]]) -> float:
-    return max(float(rank["seconds"][-1]) for rank in ranks)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _form(found: tuple[str, Mapping[str, float]]) -> Sequence[str]:
+    what, ways = found
+    return what, ", ".join(f"{way} {ms:.3f}" for way, ms in ways.items())
 
 
 def main() -> None:

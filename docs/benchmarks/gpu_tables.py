@@ -1,0 +1,197 @@
+"""The tables of docs/benchmarks/gpu.md, from rows of gpu.json, and ratios of their times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import exp, log
+from typing import Any
+
+LAYER_HEAD = (
+    "layer",
+    "polyconv fwd",
+    "dx",
+    "dw",
+    "both",
+    "compiled",
+    "MLX fwd",
+    "dx",
+    "dw",
+    "both",
+    "compiled",
+    "PyTorch both",
+    "graph",
+    "over MLX",
+    "over PyTorch",
+    "compiled over MLX",
+    "over PyTorch",
+)
+PAIRS = (
+    ("mx both", "polyconv both"),
+    ("torch both", "polyconv both"),
+    ("mx both compiled", "polyconv both compiled"),
+    ("torch both", "polyconv both compiled"),
+)
+MEANS = (
+    ("forward over MLX", ("mx fwd", "polyconv fwd")),
+    ("dx over MLX", ("mx dx", "polyconv dx")),
+    ("dw over MLX", ("mx dw", "polyconv dw")),
+    ("both over MLX", PAIRS[0]),
+    ("both over PyTorch", PAIRS[1]),
+    ("both compiled over MLX compiled", PAIRS[2]),
+    ("over PyTorch", PAIRS[3]),
+    ("over PyTorch's graph", ("torch both graph", "polyconv both compiled")),
+)
+
+
+def layers(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A row for each layer, and geometric means over them."""
+    means = [f"{name} {geometric(ratios(rows, *pair)):.2f}" for name, pair in MEANS]
+    return {"layers": table(LAYER_HEAD, map(_layer, rows)), "means": ", ".join(means)}
+
+
+def time_of(row: Mapping[str, Any], name: str) -> float:
+    """Of PyTorch the faster of its two layouts."""
+    ms: Mapping[str, float] = row["ms"]
+    return min(t for each, t in ms.items() if each in (name, f"{name} last"))
+
+
+def ratios(rows: Iterable[Mapping[str, Any]], other: str, ours: str) -> list[float]:
+    return [time_of(row, other) / time_of(row, ours) for row in rows]
+
+
+def geometric(values: Sequence[float]) -> float:
+    return exp(sum(map(log, values)) / len(values))
+
+
+def _layer(row: Mapping[str, Any]) -> Sequence[str]:
+    kinds = ("fwd", "dx", "dw", "both", "both compiled")
+    times = [time_of(row, f"{lib} {kind}") for lib in ("polyconv", "mx") for kind in kinds]
+    times += [time_of(row, "torch both"), time_of(row, "torch both graph")]
+    shares = [f"{ratios([row], *pair)[0]:.2f}" for pair in PAIRS]
+    return (row["name"], *[f"{t:.3g}" for t in times], *shares)
+
+
+MODEL_HEAD = (
+    "model",
+    "dtype",
+    "MLX",
+    "compiled",
+    "polyconv",
+    "compiled",
+    "packed",
+    "compiled",
+    "PyTorch",
+    "graph",
+    "MiB",
+)
+
+
+OWN = [name for lib in ("MLX", "polyconv", "polyconv packed") for name in (lib, f"{lib} compiled")]
+
+
+def _own(row: Mapping[str, Any]) -> Sequence[str]:
+    """Of which model, and the times of MLX and polyconv."""
+    return (row["name"], row["dtype"], *[_shown(row["ms"].get(name)) for name in OWN])
+
+
+def models(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row for each model, and how polyconv compares with PyTorch over them."""
+    over = [_over_torch(row) for row in rows]
+    return {
+        "models": table(MODEL_HEAD, map(_model, rows)),
+        "models_mean": geometric(over),
+        "models_least": min(over),
+    }
+
+
+def _model(row: Mapping[str, Any]) -> Sequence[str]:
+    others = [
+        min((row["ms"][name] for name in pair if name in row["ms"]), default=None)
+        for pair in (("torch", "torch last"), ("torch graph", "torch last graph"))
+    ]
+    peaks = ", ".join(f"{name} {row['peak_mib'][name]}" for name in ("polyconv", "torch"))
+    return (*_own(row), *map(_shown, others), peaks)
+
+
+def _compiled(row: Mapping[str, Any]) -> float:
+    """polyconv compiled, and packed for inference."""
+    ms = row["ms"]
+    return float(ms.get("polyconv packed compiled", ms["polyconv compiled"]))
+
+
+def _over_torch(row: Mapping[str, Any]) -> float:
+    return time_of(row, "torch") / _compiled(row)
+
+
+DIRECT_HEAD = (
+    *("model", "dtype", "MLX", "compiled", "polyconv", "compiled", "packed", "compiled"),
+    *("over MLX", "gain"),
+)
+
+
+def direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same without CUDA graphs."""
+    with_graphs = {(each["name"], each["dtype"]): each for each in models}
+    rows = []
+    for each in found["models"]:
+        ours = _compiled(each)
+        gain = _compiled(with_graphs[each["name"], each["dtype"]]) / ours
+        over = each["ms"]["MLX compiled"] / ours
+        told = f"{gain:.2f}" if each["beside"] else "-"
+        rows.append((*_own(each), f"{over:.2f}", told))
+    pairs = [*zip(found["layers"], found["layers with graphs"], strict=True)]
+    shares = [
+        geometric([one["ms"][name] / other["ms"][name] for one, other in pairs])
+        for name in ("polyconv both", "polyconv both compiled")
+    ]
+    return {
+        "direct": table(DIRECT_HEAD, rows),
+        "direct_own": shares[0],
+        "direct_compiled": shares[1],
+    }
+
+
+MEMORY_HEAD = ("setting", "MLX ms", "peak MiB", "cache MiB", "polyconv ms", "peak MiB", "cache MiB")
+
+
+def memory(found: Mapping[str, Any]) -> dict[str, str]:
+    """What MLX holds while a model runs, by setting."""
+    rows = table(MEMORY_HEAD, map(_memory, found["rows"]))
+    return {"memory_model": found["model"], "memory": rows}
+
+
+def _memory(row: Mapping[str, Any]) -> Sequence[str]:
+    told = [f"{row[lib][kind]:,}" for lib in ("MLX", "polyconv") for kind in row[lib]]
+    return (f"`{row['setting']}`" if "(" in row["setting"] else row["setting"], *told)
+
+
+RANK_HEAD = ("GPUs", "halo", "seconds", "times as fast", "bytes sent by a rank", "peak MiB")
+
+
+def ranks(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A row for each number of GPUs and each kind of halo."""
+    return {"ranks": table(RANK_HEAD, _ranks(found))}
+
+
+def _ranks(found: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:
+    alone = {name: _slowest(found[0][name]) for name in ("once", "layers")}
+    for each in found:
+        for name, told in (("once", "once"), ("layers", "per layer")):
+            seconds = _slowest(each[name])
+            sent = max(rank["bytes_sent"] for rank in each[name])
+            peak = max(rank["peak_mib"] for rank in each[name])
+            speed = f"{alone[name] / seconds:.2f}"
+            yield (str(each["ranks"]), told, f"{seconds:.2f}", speed, f"{sent:,}", f"{peak:,}")
+
+
+def _slowest(ranks: Sequence[Mapping[str, Any]]) -> float:
+    return max(float(rank["seconds"][-1]) for rank in ranks)
+
+
+def _shown(ms: float | None) -> str:
+    return "-" if ms is None else f"{ms:.4g}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
