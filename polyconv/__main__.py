@@ -14,26 +14,15 @@ from polyconv.bench import cases, running
 from polyconv.bench import command as benching
 from polyconv.inspection import blas, report, terminal
 from polyconv.inspection import explain as inspection
+from polyconv.inspection.command_line import add_call, call_of, ints, listed, typed
 from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
 from polyconv.planning.devices import Metal
 from polyconv.problem.arguments import one_line, refuse
-from polyconv.problem.signatures import OPS
 
 _LONGEST = 320
 _SLOW = "timed on the slow BLAS of MLX's wheel; on a fast one by: polyconv run -m polyconv"
-_OPTIONS = (
-    "stride",
-    "padding",
-    "dilation",
-    "output_padding",
-    "kernel_dilation",
-    "input_dilation",
-    "padding_lo",
-    "padding_hi",
-)
-
 _TOLD = "the shape of x; with --model of each argument, also of ints, as 1,128:int32:0..1000"
 _OF_MODEL = "run what the factory makes, once, on zeros, or ints, as each --input says"
 
@@ -76,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="what each method does with a convolution, which is taken, and why"
     )
     explain.set_defaults(run=_explain)
-    _add_call(explain, OPS, _typed, _TOLD)
+    add_call(explain, typed, _TOLD)
     explain.add_argument(
         "--device",
         type=_names,
@@ -102,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--model", metavar="MODULE:FACTORY", help=_OF_MODEL)
     timing = commands.add_parser("bench", help="time MLX's own op and each method, here")
-    timing.set_defaults(read_call=_call, convert=converting.convert)
-    _add_call(timing, OPS, _ints)
+    timing.set_defaults(convert=converting.convert)
+    add_call(timing, ints)
     benching.add(timing)
     _add_tuning(commands.add_parser("tune", help="time all plans of a model here, for auto"))
     doctor = commands.add_parser("doctor", help="what polyconv finds on this machine")
@@ -114,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tuning(command: argparse.ArgumentParser) -> None:
-    _add_call(command, OPS, _typed, _TOLD)
+    add_call(command, typed, _TOLD)
     command.add_argument("--packed", action="store_true", help="the weight of the op is packed")
     command.add_argument("--model", metavar="MODULE:FACTORY", help=_OF_MODEL)
     command.add_argument(
@@ -140,76 +129,13 @@ def _add_tuning(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_tune)
 
 
-def _add_call(
-    command: argparse.ArgumentParser,
-    ops: Sequence[str],
-    read_input: Callable[[str], Any],
-    told: str = "the shape of x",
-) -> None:
-    command.add_argument("op", nargs="?", choices=ops)
-    command.add_argument("--input", type=read_input, metavar="N,S,C", action="append", help=told)
-    command.add_argument("--weight", type=_ints, metavar="O,K,C", help="the shape of w")
-    for name in _OPTIONS:
-        command.add_argument(f"--{name.replace('_', '-')}", type=_ints, metavar="INTS")
-    command.add_argument("--groups", type=int)
-    command.add_argument("--flip", action="store_true", default=None)
-    command.add_argument("--dtype", choices=inspection.DTYPES, default="float32")
-
-
-def _ints(text: str) -> Any:
-    numbers = [int(part) for part in text.split(",")]
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-_ints.__name__ = "ints"  # what argparse calls a value that it cannot read
-
-
-def _typed(text: str) -> tuple[Any, str | None, tuple[int, int] | None]:
-    """`1,128:int32:0..1000`, of which the dtype, or the range behind it, may be left out."""
-    shape, *more = text.split(":")
-    dtype = more[0] if more else None
-    bounds = more[1].split("..") if len(more) > 1 else None
-    if len(more) > 2 or (bounds and len(bounds) != 2):
-        raise ValueError
-    return _ints(shape), dtype, (int(bounds[0]), int(bounds[1])) if bounds else None
-
-
-_typed.__name__ = "shape"
-
-
 def _argument(shape: Any, dtype: str | None, bounds: tuple[int, int] | None) -> Any:
     """An argument of a model: its shape, if it says no more."""
-    return _listed(shape) if dtype is None else recording.example(_listed(shape), dtype, bounds)
+    return listed(shape) if dtype is None else recording.example(listed(shape), dtype, bounds)
 
 
 def _names(text: str) -> list[str]:
     return text.split(",")
-
-
-def _call(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if args.op is None or args.input is None or args.weight is None:
-        given = {"op": args.op, "--input": args.input, "--weight": args.weight}
-        missing = [name for name, value in given.items() if value is None]
-        refuse(
-            args.command, "op, --input and --weight must be given", f"no {' and no '.join(missing)}"
-        )
-    options = {name: getattr(args, name) for name in (*_OPTIONS, "groups", "flip")}
-    options = {name: value for name, value in options.items() if value is not None}
-    lo, hi = options.pop("padding_lo", None), options.pop("padding_hi", None)
-    if lo is not None or hi is not None:
-        options["padding"] = (_listed(lo), _listed(hi))
-    given = args.input[-1]
-    if args.command != "bench":
-        given, *typed = given
-        if typed != [None, None]:
-            must = "--input of an op must be a shape alone, as its dtype is that of --dtype"
-            refuse(args.command, must, " and ".join(str(each) for each in typed if each))
-    shapes = (_listed(given), _listed(args.weight))
-    return (args.op, *shapes), {"dtype": args.dtype, **options}
-
-
-def _listed(value: Any) -> list[int]:
-    return [] if value is None else [value] if isinstance(value, int) else list(value)
 
 
 def _explain(args: argparse.Namespace) -> None:
@@ -226,7 +152,7 @@ def _explain(args: argparse.Namespace) -> None:
     elif args.model:
         _print_model(args)
     else:
-        call, options = _call(args)
+        call, options = call_of(args)
         options["max_workspace"] = args.max_workspace
         told = [inspection.explain(*call, device=name, **options) for name in names]
         if len(told) == 1:
@@ -283,7 +209,7 @@ def _tune(args: argparse.Namespace) -> None:
     elif args.cases:
         calls = cases.read(args.cases)
     else:
-        (op, x, w), options = _call(args)
+        (op, x, w), options = call_of(args)
         calls = [{"op": op, "input": x, "weight": w, "packed": args.packed, **options}]
     effort = {name: getattr(args, name) for name in ("rounds", "seconds", "allow_unfold")}
     try:

@@ -16,6 +16,7 @@ from polyconv.bench.model_timing import bench_models
 from polyconv.bench.progress import track
 from polyconv.bench.timing import bench, bench_cases
 from polyconv.inspection import explain, report
+from polyconv.inspection.command_line import call_of
 from polyconv.planning.rates import si
 from polyconv.problem import arguments
 
@@ -101,7 +102,7 @@ def _run(args: argparse.Namespace) -> None:
     elif args.cases:
         _cases(args)
     elif args.new_lengths:
-        call, options = args.read_call(args)
+        call, options = call_of(args)
         found = new_lengths(*call, rivals=args.rivals, **options)
         _write(args.out, {"new_lengths": found})
         for name, (known, new) in found.items():
@@ -111,7 +112,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _call(args: argparse.Namespace) -> None:
-    (op, x, w), options = args.read_call(args)
+    (op, x, w), options = call_of(args)
     rows = [("", "median", "quartiles", "times auto", "peak", "error")]
     timings = bench(op, x, w, **_more(args), **options)
     auto = next(each.median for each in timings if each.name in ("auto", "packed"))
