@@ -1,6 +1,5 @@
 """Training: gradients over the whole space, and what they allocate."""
 
-import gc
 from itertools import islice
 
 import mlx.core as mx
@@ -11,6 +10,7 @@ import polyconv
 from polyconv import conv_transpose1d
 from tests.campaigns.sweep import sweep_gradients
 from tests.support.cases import with_output
+from tests.support.garbage import collect
 from tests.support.reference import conv_general
 
 
@@ -38,7 +38,7 @@ def peak(run):
     and frees. Repeated 40 times the peaks below differed by up to a fifth.
     """
     mx.eval(run())
-    gc.collect()
+    collect()
     mx.synchronize()
     before = mx.get_active_memory()
     mx.reset_peak_memory()

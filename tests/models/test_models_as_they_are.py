@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 import asyncio
 import functools
-import gc
 import importlib
 import itertools
 import pickle
@@ -27,6 +26,7 @@ from polyconv.execution.unpatched import ORIGINALS
 from polyconv.gradients import observing
 from polyconv.models import converted_classes
 from tests.support.cases import integers
+from tests.support.garbage import collect
 
 SCALE = 3.0
 NUMBERS = itertools.count()
@@ -242,7 +242,7 @@ def agrees_converted(model, *inputs):
     assert not ops
     assert type(model) is cls
     assert vars(model) == attributes
-    gc.collect()
+    collect()
     assert not cls.__subclasses__()
     assert {name: getattr(mx, name) for name in ORIGINALS} == ORIGINALS
 

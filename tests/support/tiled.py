@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import mlx.core as mx
 
 import polyconv
 from tests.support.cases import integers
+from tests.support.garbage import collect
 
 
 def same(a: mx.array, b: mx.array) -> bool:
@@ -18,7 +18,7 @@ def same(a: mx.array, b: mx.array) -> bool:
 
 def counted() -> int:
     """Bytes that MLX holds, before its peak is counted anew."""
-    gc.collect()
+    collect()
     mx.synchronize()  # or what was computed before may be freed later
     before: int = mx.get_active_memory()
     mx.reset_peak_memory()

@@ -13,6 +13,7 @@ from polyconv.models import converted_classes
 from polyconv.planning.shared_filter import is_short
 from polyconv.problem.spec import Axis
 from tests.campaigns import fuzz_inputs
+from tests.support.garbage import collect
 from tests.support.refusals import refused
 
 X, W = mx.ones((1, 6, 4)), mx.ones((2, 3, 4))
@@ -154,16 +155,14 @@ def test_groups_that_end_the_process_in_mlx_are_refused_where_patched():
 
 
 def test_classes_of_converted_layers_go_with_the_layers():
-    import gc
-
-    gc.collect()
+    collect()
     before = len(converted_classes._CLASSES)
     for _ in range(20):
         made = type("Mine", (nn.ConvTranspose1d,), {})(4, 2, 3)
         polyconv.convert(made)
         made(X)
     del made
-    gc.collect()
+    collect()
     assert len(converted_classes._CLASSES) <= before
 
 
