@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ import mlx.core as mx
 
 from polyconv.distributed.sharding import Message, Transfer, given_by, most_given
 from polyconv.execution.arrays import contiguous, cut, pad
+from polyconv.execution.open_blocks import OpenBlocks
 from polyconv.problem import arguments
 
 Group: TypeAlias = "mx.distributed.Group"
@@ -48,7 +48,7 @@ class Traffic:
     messages: int = 0
 
 
-_TRAFFIC: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
+_TRAFFIC: OpenBlocks[Traffic] = OpenBlocks("traffic")
 
 
 @contextmanager
@@ -59,16 +59,12 @@ def traffic() -> Iterator[Traffic]:
         Traffic: Bytes and messages, counted on as they pass.
     """
     counted = Traffic()
-    token = _TRAFFIC.set(counted)
-    try:
+    with _TRAFFIC.holding(counted):
         yield counted
-    finally:
-        _TRAFFIC.reset(token)
 
 
 def _count(sent: int, received: int) -> None:
-    counted = _TRAFFIC.get()
-    if counted is not None:
+    for counted in _TRAFFIC.values():
         counted.bytes_sent += sent
         counted.bytes_received += received
         counted.messages += sent > 0

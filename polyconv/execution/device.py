@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import cache
 from typing import Literal, TypeAlias
 
@@ -14,6 +13,7 @@ import mlx.core as mx
 
 from polyconv.execution import measured
 from polyconv.execution.machine import info_of
+from polyconv.execution.open_blocks import OpenBlocks
 from polyconv.metal.calls import DeviceLimits
 from polyconv.metal.gpus import multiplies_by_tf32
 from polyconv.metal.kernels import rules_for
@@ -107,7 +107,7 @@ def memory_of_gpu() -> int | None:
         return None
 
 
-_PLANNING_FOR: ContextVar[Device | None] = ContextVar("planning_for", default=None)
+_PLANNING_FOR: OpenBlocks[Device] = OpenBlocks("planning_for")
 
 
 @contextmanager
@@ -121,15 +121,12 @@ def planning_for(device: str) -> Iterator[None]:
     Raises:
         ValueError: If there is no such device.
     """
-    token = _PLANNING_FOR.set(devices.any_device("planning_for", device, rules_for(version())))
-    try:
+    with _PLANNING_FOR.holding(devices.any_device("planning_for", device, rules_for(version()))):
         yield
-    finally:
-        _PLANNING_FOR.reset(token)
 
 
 Export: TypeAlias = 'Literal["", "computed", "as asked"]'
-_EXPORTING: ContextVar[Export] = ContextVar("exporting", default="")
+_EXPORTING: OpenBlocks[Export] = OpenBlocks("exporting")
 
 
 @contextmanager
@@ -140,11 +137,8 @@ def exporting() -> Iterator[None]:
     unfold the weight's. With ``shapeless=True`` it is right for every length, or MLX refuses it.
     It is right where MLX's own op is taken, if the windows read every sample of the length traced.
     """
-    token = _EXPORTING.set("computed")
-    try:
+    with _EXPORTING.holding("computed"):
         yield
-    finally:
-        _EXPORTING.reset(token)
 
 
 @contextmanager
@@ -153,25 +147,22 @@ def exporting_as_asked() -> Iterator[None]:
 
     For who reads the graph and computes it in another way: it tells what is asked for.
     """
-    token = _EXPORTING.set("as asked")
-    try:
+    with _EXPORTING.holding("as asked"):
         yield
-    finally:
-        _EXPORTING.reset(token)
 
 
 def export_of_now() -> Export:
     """How calls are exported, if they are."""
-    return _EXPORTING.get()
+    return _EXPORTING.innermost() or ""
 
 
 def is_exporting() -> bool:
-    return _EXPORTING.get() != ""
+    return bool(_EXPORTING.any())
 
 
 def device_for(stream: StreamOrDevice) -> Device:
     """What to plan for: the device that was asked for, or else the one that the stream runs on."""
-    asked = _PLANNING_FOR.get()
+    asked = _PLANNING_FOR.innermost()
     if asked is not None:
         return asked
     if is_on_cpu(stream):
@@ -181,7 +172,7 @@ def device_for(stream: StreamOrDevice) -> Device:
 
 def is_planned_elsewhere() -> bool:
     """Whether `planning_for` is in force."""
-    return _PLANNING_FOR.get() is not None
+    return bool(_PLANNING_FOR.any())
 
 
 def this_mac() -> Metal | None:

@@ -31,7 +31,7 @@ from polyconv.execution.memory import has_room, never_asks, room_on
 from polyconv.execution.packing import PackedWeight
 from polyconv.execution.run import Execute, executor
 from polyconv.gradients.maps import COMPUTE, Map, convolution
-from polyconv.gradients.observing import OBSERVER, tell
+from polyconv.gradients.observing import OBSERVERS, tell
 from polyconv.gradients.vmap import fold
 from polyconv.planning.plan import ConvPlan
 from polyconv.planning.request import KINDS, Kind, Request, Way, check_method, check_room
@@ -86,7 +86,7 @@ class Compiled:
 
     def with_array(self, x: mx.array, w: mx.array) -> mx.array:
         """The convolution, which MLX can differentiate to any order."""
-        if OBSERVER.get() is not None:
+        if OBSERVERS.any():
             tell(self.request.op, self.request.spec)
         mapped = self._maps.get("y") or self.map("y")
         if self.stream is None:
@@ -96,7 +96,7 @@ class Compiled:
 
     def with_packed(self, x: mx.array, w: PackedWeight) -> mx.array:
         """The same with a packed weight. A constant one costs no gradient."""
-        if OBSERVER.get() is not None:
+        if OBSERVERS.any():
             tell(self.request.op, self.request.spec, packed=True)
         mapped = w.calls.get(self) or w.keep_call(self, self._with(w))
         if self.stream is None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
+from polyconv.execution.open_blocks import OpenBlocks
 from polyconv.problem.spec import ConvSpec
 
 Observer: TypeAlias = "Callable[[str, ConvSpec, bool], None]"
 
-OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
+OBSERVERS: OpenBlocks[Observer] = OpenBlocks("observers")
 
 
-@contextmanager
-def observed(observer: Observer) -> Iterator[None]:
+def observed(observer: Observer) -> AbstractContextManager[None]:
     """Tells `observer` of each call: op, convolution, and whether the weight is packed."""
-    token = OBSERVER.set(observer)
-    try:
-        yield
-    finally:
-        OBSERVER.reset(token)
+    return OBSERVERS.holding(observer)
 
 
 def tell(op: str, spec: ConvSpec, packed: bool = False) -> None:
     """Every way of computing a call calls this, so that an observer misses none."""
-    observer = OBSERVER.get()
-    if observer is not None:
+    for observer in OBSERVERS.values():
         observer(op, spec, packed)

@@ -28,11 +28,8 @@ def with_tuning(where: Device, *entries: Entry, allow_unfold: bool = False) -> D
 @contextmanager
 def planning_on(where: Device) -> Iterator[None]:
     """As `polyconv.planning_for`, for a device of a test."""
-    token = device._PLANNING_FOR.set(where)
-    try:
+    with device._PLANNING_FOR.holding(where):
         yield
-    finally:
-        device._PLANNING_FOR.reset(token)
 
 
 def file_of(entries: Iterable[Entry], kind: str = "", mlx: str = mx.__version__) -> str:
