@@ -126,21 +126,33 @@ def _weight_gradient(compiled: Ways) -> Map:
     """
     way = compiled.way("w")
     exchanged = way.plan.problem != compiled.request.spec  # of the adjoint, whose input is `y`
-
-    def by_products(plan: ConvPlan) -> Map:
-        return unfolded(plan, exchanged) if plan.is_native else partial(correlate, plan)
-
-    of_tile: Compute = lambda tile, _, read, made: by_products(tile.plan)(read, made)  # noqa: E731
     whole = convolved(way.plan, exchanged) if way.plan.is_native else None
     gradient = _where_it_fits(
         compiled,
         way,
-        whole or by_products(way.plan),
+        whole or _by_products(way.plan, exchanged),
         lambda tiling, read, made: assembled(
-            tiling, of_tile, {"x": read, "y": made}, [], compiled.stream
+            tiling, _correlated_tile(exchanged), {"x": read, "y": made}, [], compiled.stream
         ),
     )
     return (lambda x, y: gradient(y, x)) if exchanged else gradient
+
+
+def _by_products(plan: ConvPlan, exchanged: bool) -> Map:
+    return unfolded(plan, exchanged) if plan.is_native else partial(correlate, plan)
+
+
+def _correlated_tile(exchanged: bool) -> Compute:
+    """Computes the gradient of a tile. Most share one plan, which is worked out once."""
+    maps: dict[int, Map] = {}
+
+    def compute(tile: Tile, _: Sequence[mx.array], read: mx.array, made: mx.array) -> mx.array:
+        plan = tile.plan
+        if id(plan) not in maps:
+            maps[id(plan)] = _by_products(plan, exchanged)
+        return maps[id(plan)](read, made)
+
+    return compute
 
 
 COMPUTE = {"y": _forward, "x": _input_gradient, "w": _weight_gradient}

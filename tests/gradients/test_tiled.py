@@ -11,6 +11,7 @@ import pytest
 
 import polyconv
 from polyconv.execution import device, run_tiled
+from polyconv.gradients.unfolded import unfolded
 from polyconv.problem.arguments import NoRoomError
 from tests.support.cases import integers
 from tests.support.tiled import LIMIT, counted, limited, same
@@ -128,6 +129,25 @@ def test_gradients_in_tiles_keep_the_limit(dtype):
     mx.set_cache_limit(cache)
     # The output, its cotangent, the gradients, and a workspace at a time.
     assert taken < 2 * result + x.nbytes + w.nbytes + limit
+
+
+@pytest.mark.usefixtures("on_cpu")  # as tiles are by what a CPU allocates
+def test_the_product_of_equal_tiles_is_worked_out_once(monkeypatch):
+    x, w = integers(4, 4000, 4), integers(6, 5, 4, seed=1)
+    worked_out, ran = [], []
+
+    def counting(plan, exchanged):
+        worked_out.append(plan)
+        gradient = unfolded(plan, exchanged)
+        return lambda x, y: ran.append(plan) or gradient(x, y)
+
+    monkeypatch.setattr("polyconv.gradients.maps.unfolded", counting)
+    with polyconv.planning_for("cuda"):
+        loss = lambda w, **more: polyconv.conv1d(x, w, **more).sum()  # noqa: E731
+        found = mx.grad(lambda w: loss(w, max_workspace=60_000))(w)
+        assert same(found, mx.grad(loss)(w))
+    assert len(ran) > 10
+    assert len(worked_out) < 6  # measured: 5
 
 
 @pytest.mark.usefixtures("on_cpu")  # as tiles are by what a CPU allocates
