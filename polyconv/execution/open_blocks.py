@@ -14,12 +14,13 @@ class OpenBlocks(Generic[T]):
     """The values of `with` blocks that are open in this thread or task.
 
     Blocks may end in any order. Each takes its own value away, and no other.
+    One that ends in another task takes nothing away there.
     """
 
     def __init__(self, name: str) -> None:
         # The values by block. A block is known by its object, as two may have equal values.
         self._open: ContextVar[tuple[tuple[object, T], ...]] = ContextVar(name, default=())
-        # Whether any is open. MLX's calls ask this each time, and this costs no frame.
+        # Whether any is open. Each call asks this, so it is no method, which would cost a frame.
         self.any: Callable[[], object] = self._open.get
 
     @contextmanager
