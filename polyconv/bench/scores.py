@@ -79,7 +79,7 @@ def scores(rows: Sequence[Row], ours: str = "packed") -> dict[str, Score]:
         "rivals": _score(((row["name"], ratio(row, k, ours)) for row, k in rivals if k), False),
         "matmul": _score(((row["name"], 1 / ratio(row, "matmul", ours)) for row in large), True),
         "native": _score(((row["name"], ratio(row, k, ours)) for row, k in natives if k), False),
-        # All that a small call needs may lie in MLX's cache already, so that nothing is added.
+        # What is freed during a small call may be more than it needs, so that nothing is added.
         "memory": _score(((name, peak) for name, peak in peaks if peak > 0), True),
         "errors": _score(((name, error) for name, error in errors if error is not None), True),
     }

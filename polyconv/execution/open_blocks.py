@@ -14,7 +14,7 @@ class OpenBlocks(Generic[T]):
     """The values of `with` blocks that are open in this thread or task.
 
     Blocks may end in any order. Each takes its own value away, and no other.
-    One that ends in another task takes nothing away there.
+    One that ends in another thread or task stays open in the one where it was opened.
     """
 
     def __init__(self, name: str) -> None:

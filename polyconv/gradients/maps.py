@@ -143,7 +143,10 @@ def _by_products(plan: ConvPlan, exchanged: bool) -> Map:
 
 
 def _correlated_tile(exchanged: bool) -> Compute:
-    """Computes the gradient of a tile. Most share one plan, which is worked out once."""
+    """Computes the gradient of a tile. Most share one plan, which is worked out once.
+
+    A tiling keeps its plans, so an `id` stands for one of them.
+    """
     maps: dict[int, Map] = {}
 
     def compute(tile: Tile, _: Sequence[mx.array], read: mx.array, made: mx.array) -> mx.array:

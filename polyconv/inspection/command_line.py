@@ -54,7 +54,7 @@ def typed(text: str) -> tuple[Any, str | None, tuple[int, int] | None]:
     return ints(shape), dtype, (int(bounds[0]), int(bounds[1])) if bounds else None
 
 
-typed.__name__ = "shape"
+typed.__name__ = "shape"  # what argparse calls a value that it cannot read
 
 
 def call_of(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -76,10 +76,10 @@ def call_of(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
         options["padding"] = (listed(lo), listed(hi))
     given = args.input[-1]
     if args.command != "bench":
-        given, *typed = given
-        if typed != [None, None]:
+        given, *more = given
+        if more != [None, None]:
             must = "--input of an op must be a shape alone, as its dtype is that of --dtype"
-            refuse(args.command, must, " and ".join(str(each) for each in typed if each))
+            refuse(args.command, must, " and ".join(str(each) for each in more if each))
     shapes = (listed(given), listed(args.weight))
     return (args.op, *shapes), {"dtype": args.dtype, **options}
 
