@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import exp, log
+from statistics import geometric_mean
 from typing import Any
 
 LAYER_HEAD = (
@@ -45,7 +45,7 @@ MEANS = (
 
 def layers(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """A row for each layer, and geometric means over them."""
-    means = [f"{name} {geometric(ratios(rows, *pair)):.2f}" for name, pair in MEANS]
+    means = [f"{name} {geometric_mean(ratios(rows, *pair)):.2f}" for name, pair in MEANS]
     return {"layers": table(LAYER_HEAD, map(_layer, rows)), "means": ", ".join(means)}
 
 
@@ -57,10 +57,6 @@ def time_of(row: Mapping[str, Any], name: str) -> float:
 
 def ratios(rows: Iterable[Mapping[str, Any]], other: str, ours: str) -> list[float]:
     return [time_of(row, other) / time_of(row, ours) for row in rows]
-
-
-def geometric(values: Sequence[float]) -> float:
-    return exp(sum(map(log, values)) / len(values))
 
 
 def _layer(row: Mapping[str, Any]) -> Sequence[str]:
@@ -99,7 +95,7 @@ def models(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     over = [_over_torch(row) for row in rows]
     return {
         "models": table(MODEL_HEAD, map(_model, rows)),
-        "models_mean": geometric(over),
+        "models_mean": geometric_mean(over),
         "models_least": min(over),
     }
 
@@ -141,7 +137,7 @@ def direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dic
         rows.append((*_own(each), f"{over:.2f}", told))
     pairs = [*zip(found["layers"], found["layers with graphs"], strict=True)]
     shares = [
-        geometric([one["ms"][name] / other["ms"][name] for one, other in pairs])
+        geometric_mean([one["ms"][name] / other["ms"][name] for one, other in pairs])
         for name in ("polyconv both", "polyconv both compiled")
     ]
     return {

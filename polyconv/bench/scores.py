@@ -6,7 +6,6 @@ machine is faster in one round than in the next.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,7 +54,7 @@ def _score(values: Iterable[tuple[str, float]], worst_is_most: bool) -> Score | 
     if not found:
         return None
     name, worst = (max if worst_is_most else min)(found, key=lambda pair: pair[1])
-    mean = math.exp(statistics.fmean(math.log(value) for _, value in found))
+    mean = statistics.geometric_mean(value for _, value in found)
     return Score(mean, worst, name, len(found))
 
 

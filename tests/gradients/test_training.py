@@ -10,8 +10,8 @@ import polyconv
 from polyconv import conv_transpose1d
 from tests.campaigns.sweep import sweep_gradients
 from tests.support.cases import with_output
-from tests.support.garbage import collect
 from tests.support.reference import conv_general
+from tests.support.tiled import counted
 
 
 @pytest.mark.parametrize("cases", [60, pytest.param(300, marks=pytest.mark.slow)])
@@ -38,10 +38,7 @@ def peak(run):
     and frees. Repeated 40 times the peaks below differed by up to a fifth.
     """
     mx.eval(run())
-    collect()
-    mx.synchronize()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
+    before = counted()
     mx.eval(run())
     return mx.get_peak_memory() - before
 
