@@ -4,8 +4,9 @@ On CUDA MLX 0.32.4 may run the plan of another input dilation, whoever made it, 
 a dilation, and fail after a view; so may its gradients (docs/differences.md). A test that compares
 with MLX's op, or asks polyconv for it by `method="native"`, would judge by what ran before it. So
 MLX's ops are those of the CPU there, and polyconv's calls of `mx.conv_general` too where they are
-dilated, flipped or cropped. That `auto` and gradients make none of these is shown by
-`tests/planning/test_cuda.py`, and on a GPU, without this file, by `docs/benchmarks/cuda_proof.py`.
+dilated, flipped or cropped, and not marked. That `auto` and gradients make none of these is shown
+by `tests/planning/test_cuda.py`, and on a GPU, without this file, by
+`docs/benchmarks/cuda_proof.py`.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def install() -> None:
     for name in NAMES:
         setattr(mx, name, OnCpu(getattr(mx, name)))
     from polyconv.execution import unpatched
+    from polyconv.planning.cudnn_plans import MARK
 
-    unpatched.conv_general = OnCpu(own, _is_doubtful)
+    unpatched.conv_general = OnCpu(own, functools.partial(_is_doubtful, MARK))
 
 
 def _is_doubtful(
+    mark: int,
     x: mx.array,
     w: mx.array,
     stride: Any,
@@ -61,5 +64,7 @@ def _is_doubtful(
     groups: int = 1,
     flip: bool = False,
 ) -> bool:
-    """As polyconv calls it, with tuples and in order."""
-    return flip or max(input_dilation) > 1 or min(min(side) for side in padding) < 0
+    """As polyconv calls it, with tuples and in order. A marked call has a plan of its own."""
+    is_marked = max(stride) >= mark
+    is_other = flip or max(input_dilation) > 1 or min(min(side) for side in padding) < 0
+    return is_other and not is_marked
