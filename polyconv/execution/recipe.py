@@ -1,7 +1,7 @@
 """Moves of an array whose shape is known: worked out once, then run without a decision.
 
-einops calls such a list a recipe. Reshapes that follow each other become one, as do slices of
-different axes, and what changes nothing is left out.
+einops calls such a list a recipe. Reshapes that follow each other become one, as do paddings and
+slices of different axes, and what changes nothing is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Recipe:
         # These are no steps yet, since what follows may be joined to them.
         self._from: Shape = self.shape  # the shape before reshapes that wait
         self._index: dict[int, slice] = {}
+        self._zeros: Sequence[tuple[int, int]] = ()
 
     def made(self) -> Step:
         """All steps as one function."""
@@ -48,6 +49,7 @@ class Recipe:
     def reshape(self, *shape: int) -> Recipe:
         """To this shape, in which one size may be -1."""
         self._settle_index()
+        self._settle_zeros()
         known = prod(size for size in shape if size != -1)
         self.shape = tuple([prod(self.shape) // known if n == -1 else n for n in shape])
         return self
@@ -66,6 +68,7 @@ class Recipe:
         kept = range(*slice(start, stop, step).indices(size))
         if len(kept) == size and (step == 1 or size == 1):
             return self
+        self._settle_zeros()
         self._settle_reshape()
         if axis in self._index:
             self._settle_index()
@@ -85,8 +88,15 @@ class Recipe:
             positive.append((front, total - self.shape[axis] - front))
         if not any(lo or hi for lo, hi in positive):
             return self
-        shape = [n + lo + hi for n, (lo, hi) in zip(self.shape, positive, strict=True)]
-        return self.then(lambda a: mx.pad(a, positive), shape)
+        # Here zeros still wait only if nothing was cropped behind them.
+        before = self._zeros or [(0, 0)] * len(positive)
+        if not self._zeros:
+            self._settle()
+        pairs = zip(before, positive, strict=True)
+        self._zeros = [(lo + a, hi + b) for (lo, hi), (a, b) in pairs]
+        self.shape = tuple([n + a + b for n, (a, b) in zip(self.shape, positive, strict=True)])
+        self._from = self.shape
+        return self
 
     def then(self, step: Step, shape: Sequence[int] | None = None) -> Recipe:
         """Any other step. `shape` is the one that it leaves, where that is another."""
@@ -96,9 +106,15 @@ class Recipe:
         return self
 
     def _settle(self) -> None:
-        """Makes steps of what waits."""
+        """Makes steps of what waits. Zeros wait alone."""
+        self._settle_zeros()
         self._settle_index()
         self._settle_reshape()
+
+    def _settle_zeros(self) -> None:
+        if self._zeros:
+            widths, self._zeros = self._zeros, ()
+            self._steps.append(lambda a: mx.pad(a, widths))
 
     def _settle_reshape(self) -> None:
         if self._from != self.shape:

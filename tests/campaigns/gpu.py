@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "MLX_MAX_MB_PER_BUFFER": "100",  # what runs as one graph, and is kept for it; 1000 by default
     "COLUMNS": "400",  # or pytest cuts reasons off
 }
+# Products in several threads end the process where MLX gathers CUDA graphs (docs/threads.md).
+_IN_THREADS = {"MLX_USE_CUDA_GRAPHS": "0"}
 
 
 @dataclass
@@ -54,13 +56,13 @@ class Told:
 
 def run(file: str, options: list[str], until: float) -> Told:
     """Runs a file, again without a test that ended its process."""
-    told, start = Told(file), time.monotonic()
+    told, start, environment = Told(file), time.monotonic(), environment_of(file)
     for _ in range(_ENDS + 1):
         left = max(1.0, until - time.monotonic())
         without = [each for test in told.ended for each in ("--deselect", test)]
         command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
         command += ["-p", "no:faulthandler"]  # what it prints stands behind the name of the test
-        status, out = _output([*command, *options, *without, file], left)
+        status, out = _output([*command, *options, *without, file], environment, left)
         running = _read(out, told)
         if 0 <= status <= 1 or status == 5:  # as pytest ends, also without a test
             break
@@ -72,9 +74,15 @@ def run(file: str, options: list[str], until: float) -> Told:
     return told
 
 
-def _output(command: list[str], seconds: float) -> tuple[int, str]:
+def environment_of(file: str) -> dict[str, str]:
+    """What is set for a file, unless it is set already."""
+    has_threads = "in_threads" in (ROOT / file).read_text()
+    return _ENVIRONMENT | (_IN_THREADS if has_threads else {})
+
+
+def _output(command: list[str], environment: dict[str, str], seconds: float) -> tuple[int, str]:
     """Exit status, 124 after so many seconds, and all that was printed."""
-    known = {**_ENVIRONMENT, **os.environ, "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
+    known = {**environment, **os.environ, "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=ROOT, env=known, text=True, errors="replace", **pipes) as it:
         try:

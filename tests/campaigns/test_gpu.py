@@ -63,6 +63,13 @@ def test_no_file_is_run_again_once_time_is_up(monkeypatch):
     assert not told.alone
 
 
+def test_files_whose_tests_compute_in_threads_do_without_cuda_graphs():
+    alone, threaded = map(
+        gpu.environment_of, ("tests/ops/test_conv.py", "tests/whole/test_threads.py")
+    )
+    assert threaded == alone | {"MLX_USE_CUDA_GRAPHS": "0"} != alone
+
+
 def test_the_longest_files_begin_first():
     files = gpu._in_order()
     assert files[: len(gpu._LONGEST)] == [f"tests/{each}" for each in gpu._LONGEST]

@@ -15,6 +15,10 @@ from tests.support.threading_tools import in_threads, ints, run_script
 X1, W1 = ints((2, 9, 4)), ints((6, 5, 4), 1)
 
 
+cannot_on_cuda = pytest.mark.skipif(
+    mx.cuda.is_available(),
+    reason="on CUDA MLX 0.32.4 may end a process whose threads compile at once: docs/threads.md",
+)
 needs_fork = pytest.mark.skipif(
     sys.platform == "darwin", reason="Metal does not survive a fork: docs/threads.md says spawn"
 )
@@ -166,11 +170,13 @@ END
 """
 
 
+@cannot_on_cuda
 def test_threads_compile_each_for_itself(tmp_path):
     text = COMPILED.replace("OWN", "True").replace("END", "")
     assert run_script(text, tmp_path) == "the same\n"
 
 
+@cannot_on_cuda
 def test_threads_call_one_compiled_function(tmp_path):
     """It ends before MLX tears down what its threads compiled, in which it may abort."""
     text = COMPILED.replace("OWN", "False").replace("END", "import os; os._exit(0)")
