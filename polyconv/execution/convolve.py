@@ -141,7 +141,7 @@ def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
 
     Halves are summed in float32, so that they are rounded once.
     """
-    depth = sub.spec.axes[0]
+    depth, lie = sub.spec.axes[0], contiguous if sub.issued.form.whole else lambda x: x
     reach = (depth.output_size - 1) * depth.stride + 1
 
     def convolve(x: mx.array, taps: Sequence[mx.array]) -> mx.array:
@@ -152,7 +152,7 @@ def _as_frames(sub: SubConv, options: Sequence[object]) -> _Convolve:
         for tap, w in enumerate(taps):
             start = tap * depth.kernel_dilation
             frames = cut(x, 1, start, start + reach, depth.stride).reshape(-1, *size, channels)
-            y = unpatched.conv_general(frames, w, *options)
+            y = unpatched.conv_general(lie(frames), w, *options)
             total = y if total is None else total + y
         assert total is not None
         return total.reshape(n, depth.output_size, *total.shape[1:]).astype(dtype)

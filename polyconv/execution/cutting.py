@@ -74,6 +74,8 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
         recipe.reshape(recipe.shape[0], 1, recipe.shape[-1])
     if form.lift == "marked":
         _with_axis_in_front(recipe, form.turned)
+    if form.whole and plan.is_native and not form.turned:
+        recipe.then(contiguous)
     made = recipe.made()
     if form.lift != "frames":
         return lambda w: [made(w)]
@@ -118,9 +120,8 @@ def _taps_of(spec: ConvSpec, sub: SubConv) -> Recipe:
     taps, channels = recipe.shape[2 : 2 + 2 * ndim : 2], recipe.shape[-1]
     # (G, O / G, T1, R1, T2, R2, ..., C) -> (G, R1, R2, ..., O / G, T1, T2, ..., C)
     order = [0, *range(3, 3 + 2 * ndim, 2), 1, *range(2, 2 + 2 * ndim, 2), 2 + 2 * ndim]
-    recipe.transpose(*order).reshape(-1, *taps, channels)
-    # With one output channel per group the reshape is a view. Otherwise it has copied.
-    return recipe.then(contiguous) if spec.out_channels == spec.groups else recipe
+    # What is reshaped may be a view.
+    return recipe.transpose(*order).reshape(-1, *taps, channels).then(contiguous)
 
 
 def _in_rows(spec: ConvSpec, sub: SubConv, as_stored: bool = False) -> Recipe:

@@ -114,8 +114,8 @@ def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
         w = w.swapaxes(0, -1)
     else:
         w = mx.unflatten(w, 0, (groups, w.shape[0] // groups)).swapaxes(1, -1).flatten(0, 1)
-    # `cutter` makes it contiguous elsewhere, but for a form that takes it as it lies.
-    is_ready = plan.is_native and not plan.first.issued.form.turned
+    # Elsewhere `cutter` makes it contiguous.
+    is_ready = plan.is_native and not plan.first.issued.form.whole
     return contiguous(w) if is_ready else w
 
 

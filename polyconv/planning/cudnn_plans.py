@@ -17,6 +17,12 @@ does not tell the stride of the call. So one more axis of size 1 can have any st
 no other call has, and that tells the input dilation, makes a key of its own.
 
 docs/benchmarks/cuda_proof.py runs both on a GPU, between calls of MLX's own.
+
+MLX also keeps plans by the alignment of both arrays as they are given. Where it copies one, the plan
+is made for the copy's. So a call fails, as a misaligned pointer, where an equal call was given an
+array that had to be copied, and this one was not. All copies are aligned alike but those of at most
+8 bytes, which lie anywhere in a pool (mlx/backend/cuda/allocator.cpp). So of a kind of call either
+all arrays are copied by MLX or none, and none so small.
 """
 
 from __future__ import annotations
@@ -24,8 +30,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from polyconv.problem.spec import Axis, ConvSpec
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
+# A copy of MLX's of so many bytes or fewer has any alignment.
+POOLED = 8
 # Far above any stride, and below any that int32 does not hold. MLX counts the alignment of the
 # weight as it is given, but prepares the plan for its copy. A weight whose channels lie exchanged
 # in memory is not copied, and so has a mark of its own.
@@ -64,7 +72,20 @@ def can_be_marked(spec: ConvSpec, turned: bool) -> bool:
     if spec.ndim > (2 if turned else 1) or not spec.flip:
         return False
     depthwise = spec.ndim == 1 and spec.groups == spec.in_channels == spec.out_channels
+    is_kept = turned or depthwise  # where it lies, and not copied
+    if not is_kept and ITEMSIZE[spec.dtype] * spec.n_weights <= POOLED:
+        return False
     return (spec.groups == 1 or depthwise) and all(map(_is_gradient, spec.axes))
+
+
+def lies_exchanged(itemsize: int, batch: int, points: int, channels: int) -> bool:
+    """Whether an array whose batch and channels are exchanged lies no more row by row.
+
+    It still does where two of its three sizes are 1. One that MLX might copy to a place of any
+    alignment counts as such a one, too.
+    """
+    is_pooled = itemsize * batch * points * channels <= POOLED
+    return not is_pooled and sum(n > 1 for n in (batch, points, channels)) > 1
 
 
 def _is_gradient(axis: Axis) -> bool:

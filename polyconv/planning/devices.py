@@ -69,7 +69,7 @@ class Backend:
     """Its convolutions copy what each output reads before they multiply."""
 
     convolves_rows: bool = False
-    """What is convolved must lie row by row in memory, without what negative padding drops.
+    """Input and weight must lie row by row in memory, without what negative padding drops.
 
     On CUDA MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given. But
     cuDNN prepares it for the copy that MLX makes of an array that does not lie row by row, such as

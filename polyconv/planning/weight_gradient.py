@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from polyconv.planning.cudnn_plans import zeros_in_front
+from polyconv.planning.cudnn_plans import lies_exchanged, zeros_in_front
 from polyconv.planning.plan import ConvPlan
-from polyconv.problem.spec import Axis, ConvSpec
+from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
 # By docs/benchmarks/cuda_layers.py --residual on an H200. The product of all windows, copied, is
 # faster where few channels meet more taps to a stride than these, and where many channels and
@@ -60,7 +60,7 @@ def as_convolution(plan: ConvPlan) -> WeightGradient | None:
     if not suits or len(axes) > 2 or _is_slow(plan.first.spec):
         return None
     issued = [_exchanged(axis) for axis in axes]
-    if not all(map(_is_gradient, axes, issued)):
+    if not (all(map(_is_gradient, axes, issued)) and _are_exchanged(plan.first.spec)):
         return None
     if issued[-1].kernel_size <= issued[-1].output_size:
         return None  # MLX would not ask for cuDNN's gradient
@@ -124,6 +124,14 @@ def _is_gradient(axis: Axis, exchanged: Axis) -> bool:
     lo, hi = axis.padding_lo, axis.padding_hi
     given = replace(axis, kernel_size=exchanged.output_size, padding_hi=lo)
     return hi >= 0 and 0 <= lo - hi < axis.stride and given.output_size == axis.output_size
+
+
+def _are_exchanged(spec: ConvSpec) -> bool:
+    """Whether MLX sees two transposed views, and so copies neither (`cudnn_plans.py`)."""
+    itemsize, points = ITEMSIZE[spec.dtype], prod(axis.size for axis in spec.axes)
+    read = lies_exchanged(itemsize, spec.batch, points, spec.in_channels)
+    frames = prod(spec.output_sizes)
+    return read and lies_exchanged(itemsize, spec.batch, frames, spec.out_channels)
 
 
 def _is_slow(spec: ConvSpec) -> bool:
