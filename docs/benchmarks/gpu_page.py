@@ -62,9 +62,9 @@ It has the faster of its two layouts. Float32 is multiplied by TF32 in all three
 In geometric mean over these layers: {means}.
 
 Lazily evaluated gradients are bound by the time of Python. For the strided layer it takes
-{host_ours:.0f} us to build output and both gradients, and {host_beside:.0f} us where they are
+{host_ours:.0f} us to build output and both gradients. It takes {host_beside:.0f} us where they are
 evaluated too, as the processor has other work between. MLX's own takes {host_mlx:.0f} and
-{host_mlx_beside:.0f} us. 28 operations of MLX are called for it, at 0.3 to 1 us, and three functions
+{host_mlx_beside:.0f} us. polyconv calls 28 operations of MLX, at 0.3 to 1 us, and three functions
 with rules of their own, at 3.3 us. `mx.compile` leaves all of that out.
 
 ## Whole models
@@ -88,7 +88,8 @@ time in the table above over this one, where both were measured on the same mach
 
 {direct}
 
-The layers above were measured without graphs, too. Output and both gradients took {direct_own:.2f} of the time with graphs in geometric mean, and {direct_compiled:.2f} compiled.
+The layers above were measured without graphs, too. Output and both gradients took
+{direct_own:.2f} of the time with graphs in geometric mean, and {direct_compiled:.2f} compiled.
 
 ## Memory
 

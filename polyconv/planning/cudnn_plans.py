@@ -18,11 +18,11 @@ no other call has, and that tells the input dilation, makes a key of its own.
 
 docs/benchmarks/cuda_proof.py runs both on a GPU, between calls of MLX's own.
 
-MLX also keeps plans by the alignment of both arrays as they are given. Where it copies one, the plan
-is made for the copy's. So a call fails, as a misaligned pointer, where an equal call was given an
-array that had to be copied, and this one was not. All copies are aligned alike but those of at most
-8 bytes, which lie anywhere in a pool (mlx/backend/cuda/allocator.cpp). So of a kind of call either
-all arrays are copied by MLX or none, and none so small.
+MLX also keeps plans by the alignment of both arrays as they are given. Where it copies one, the
+plan is made for the copy. So a call may fail, by a misaligned pointer, if an equal one was given an
+array that MLX had to copy, and this one was not. Copies are aligned alike. But one of at most 8
+bytes lies anywhere in a pool (mlx/backend/cuda/allocator.cpp). So MLX is given arrays of which it
+copies the same ones in all equal calls, and none that is so small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""On CUDA no convolution fails as misaligned: what MLX copies for cuDNN does not depend on views."""
+"""On CUDA no pointer is misaligned: what MLX copies for cuDNN does not depend on views."""
 
 import itertools
 

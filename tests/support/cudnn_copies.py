@@ -25,8 +25,7 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]
 def layout(a: mx.array) -> Layout:
     """Sizes, and strides in items."""
     seen = memoryview(a.view(mx.uint16) if a.dtype == mx.bfloat16 else a)
-    assert seen.strides is not None
-    return seen.shape, tuple([step // seen.itemsize for step in seen.strides])
+    return a.shape, tuple([step // seen.itemsize for step in seen.strides or ()])
 
 
 def is_row_contiguous(of: Layout) -> bool:
@@ -70,7 +69,7 @@ class Copies:
 
 @contextmanager
 def counted_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
-    """Of all convolutions that polyconv gives to MLX in the block, and whose arrays have numbers."""
+    """Of all convolutions that polyconv gives to MLX in the block, of arrays with numbers."""
     found, own = Copies(), unpatched.conv_general
 
     def spy(x: mx.array, w: mx.array, *options: Any) -> mx.array:
