@@ -4,11 +4,11 @@
         [--out proof.json] [--calls 2000] [--cases 2000] [--jobs 12]
 
 First random calls in one process: few shapes with many strides in random order, so that MLX's cache
-of cuDNN's plans, which forgets the input dilation, meets equal keys. A quarter as many run without
-MLX's own op; then before each call that op of the same shapes and its gradients may run, with
-another stride. Of each, the output, both gradients and those of a gradient penalty must equal
-float64, and with a packed weight the output and the input's gradient. MLX's own are counted, not
-judged.
+of cuDNN's plans, which forgets the input dilation, meets equal keys. Its input and weight may be
+views, begin at an odd place, or be of float16. A quarter as many run without MLX's own op; then
+before each call that op of the same shapes and its gradients may run, with another stride. Of each,
+the output, both gradients and those of a gradient penalty must equal float64, and with a packed
+weight the output and the input's gradient. MLX's own are counted, not judged.
 Then, in several processes, generated cases of every method and of both gradients.
 """
 
@@ -36,7 +36,8 @@ from tests.support import reference  # noqa: E402
 # Few shapes, so that calls of equal shapes meet: sizes, taps, and channels in and out of a group.
 SHAPES = {1: ((9, 12), (1, 2, 3, 4, 5)), 2: ((5, 6), (1, 2, 3)), 3: ((3, 4), (1, 2))}
 CHANNELS = ((1, 1), (2, 3), (4, 4), (16, 16))
-EXACT = 2**23  # below which float32 holds every integer and every half
+# Below these each type holds every integer and every quarter.
+EXACT = {mx.float32: 2**22, mx.float16: 2**9}
 
 
 def drawn(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
@@ -86,9 +87,22 @@ def values(call: Any, x: mx.array, w: mx.array) -> list[mx.array]:
 def packed(call: Any, x: mx.array, w: mx.array, y: np.ndarray) -> list[mx.array]:
     """The output, and the input's gradient with cotangent `y`, of a weight that is packed."""
     weight = polyconv.pack(w)
-    (found,), (dx,) = mx.vjp(lambda x: call(x, weight), [x], [mx.array(y.astype(np.float32))])
+    (found,), (dx,) = mx.vjp(lambda x: call(x, weight), [x], [mx.array(y).astype(x.dtype)])
     mx.eval(found, dx)
     return [found, dx]
+
+
+def laid(rng: random.Random, a: mx.array) -> mx.array:
+    """The same numbers: row by row, or a view, or behind some numbers of one buffer."""
+    kind = rng.choice(("rows", "rows", "exchanged", "part", "behind"))
+    if kind == "exchanged":
+        a = mx.contiguous(a.swapaxes(0, -1)).swapaxes(0, -1)
+    elif kind == "part":
+        a = mx.concatenate([a, a], -1)[..., : a.shape[-1]]
+    elif kind == "behind":
+        n = rng.randint(1, 3)
+        a = mx.concatenate([mx.zeros(n, a.dtype), a.flatten()])[n:].reshape(a.shape)
+    return a
 
 
 def exact(x: np.ndarray, w: np.ndarray, options: dict[str, Any]) -> list[np.ndarray]:
@@ -120,7 +134,8 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
             right = exact(x, w, options)
         except ValueError:  # the kernel does not fit
             continue
-        if right[0].size == 0 or max(np.abs(each).max() for each in right) > EXACT:
+        dtype = rng.choice((mx.float32, mx.float32, mx.float16))
+        if right[0].size == 0 or max(np.abs(each).max() for each in right) > EXACT[dtype]:
             continue
         arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
         if with_mlx and rng.random() < 0.5:
@@ -129,12 +144,13 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
             if not all(np.array_equal(np.array(a), b) for a, b in zip(arrays, (x, w))):
                 counts["arrays damaged by MLX's own"] += 1
                 arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
+        given = [laid(rng, a.astype(dtype)) for a in arrays]
         try:
-            found = values(called(polyconv, options, ndim), *arrays)
+            found = values(called(polyconv, options, ndim), *given)
         except Exception as error:  # told, and the next call goes on
             failures.append(f"{x_shape}, {w_shape}, {options}: {type(error).__name__}: {error}")
         else:
-            found += packed(called(polyconv, options, ndim), *arrays, 2 * right[0])
+            found += packed(called(polyconv, options, ndim), *given, 2 * right[0])
             right = [*right, *right[:2]]
             names = ("output", "dx", "dw", "second order of x", "second order of w")
             names = (*names, "packed output", "packed dx")
@@ -144,6 +160,7 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
             if wrong:
                 failures.append(f"{x_shape}, {w_shape}, {options}: {', '.join(wrong)}")
         counts["calls"] += 1
+        counts["of float16"] += dtype == mx.float16
     return {"counts": dict(counts), "failed": len(failures), "failures": failures[:40]}
 
 

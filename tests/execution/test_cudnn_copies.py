@@ -86,4 +86,4 @@ def test_the_judge_tells_what_mlx_copies():
     assert copied(x, turned, y, 1, flip=True) == ()
     assert copied(x, turned, y, 1, flip=False) == ("w",)
     mapped = [mx.zeros(shape).swapaxes(0, -1) for shape in ((2, 1, 9, 3), (2, 1, 5, 4))]
-    assert copied(*mapped, mx.zeros((3, 1, 4, 4)), 1, flip=False) == ("x", "w")[:0]
+    assert copied(*mapped, mx.zeros((3, 1, 4, 4)), 1, flip=False) == ()
