@@ -14,7 +14,7 @@ from polyconv.bench import cases, running
 from polyconv.bench import command as benching
 from polyconv.inspection import blas, report, terminal
 from polyconv.inspection import explain as inspection
-from polyconv.inspection.command_line import add_call, call_of, ints, listed, typed
+from polyconv.inspection.command_line import add_call, call_of, ints, listed, reason_of, typed
 from polyconv.metal.recorded import predict_row
 from polyconv.models import converting, recording
 from polyconv.models.tuning import tune
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"polyconv {args.command}: {one_line(str(reason), _LONGEST)}", file=sys.stderr)
+        print(f"polyconv {args.command}: {one_line(reason_of(error), _LONGEST)}", file=sys.stderr)
         return 2
     if args.command in ("bench", "tune") and blas.is_slow():
         print(f"polyconv {args.command}: {_SLOW} {args.command} ...", file=sys.stderr)

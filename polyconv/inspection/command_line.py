@@ -1,9 +1,11 @@
-"""How is a call written on a command line? Its options, and what is read from them."""
+"""How is a call written on a command line? Its options, what is read of them, and errors."""
 
 from __future__ import annotations
 
 import argparse
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from polyconv.inspection.explain import DTYPES
@@ -86,3 +88,14 @@ def call_of(args: argparse.Namespace) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def listed(value: Any) -> list[int]:
     return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+def reason_of(error: Exception) -> str:
+    """What is told of an error. What polyconv raised without meaning to is told with its place."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    file, package = Path(place.filename), Path(__file__).parents[1]
+    if str(error).startswith("[") or package not in file.parents:
+        return str(error)
+    return f"{error} ({type(error).__name__} in {file.name}, line {place.lineno})"

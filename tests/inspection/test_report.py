@@ -1,14 +1,18 @@
 """What polyconv says of this machine, and of calls by the rules of an older or newer MLX."""
 
 import json
+import math
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 import polyconv
+from polyconv import inspection
 from polyconv.__main__ import main
 from polyconv.inspection import explain
+from polyconv.inspection.command_line import reason_of
 from polyconv.metal.kernels import NEWEST
 
 
@@ -25,6 +29,23 @@ def test_a_bad_row_of_a_batch_is_named(row, reason, tmp_path, capsys):
     file.write_text("\n" + (row if isinstance(row, str) else json.dumps(row)) + "\n")
     assert main(["explain", "--batch", str(file)]) == 2
     assert f"rows.jsonl, line 2, must be a recorded call; got {reason}" in capsys.readouterr().err
+
+
+def raised(file, code, **known):
+    with pytest.raises(ValueError) as caught:
+        exec(compile(code, str(file), "exec"), known)
+    return caught.value
+
+
+def test_an_error_that_polyconv_did_not_mean_is_told_with_its_place(tmp_path):
+    inside = Path(polyconv.__file__).parent / "bench" / "scores.py"
+    error = raised(inside, "x = -1\nmath.log(x)", math=math)
+    assert reason_of(error) == f"{error} (ValueError in scores.py, line 2)"
+    error = raised(tmp_path / "model.py", "math.log(-1)", math=math)
+    assert reason_of(error) == str(error)
+    meant = raised(tmp_path / "model.py", "plan('m9')", plan=inspection.metal_named)
+    assert reason_of(meant) == str(meant)
+    assert str(meant).startswith("[")
 
 
 def test_sizes_below_zero_are_refused(capsys):
