@@ -137,20 +137,20 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
         dtype = rng.choice((mx.float32, mx.float32, mx.float16))
         if right[0].size == 0 or max(np.abs(each).max() for each in right) > EXACT[dtype]:
             continue
-        arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
+        arrays = [mx.array(a).astype(dtype) for a in (x, w)]
         if with_mlx and rng.random() < 0.5:
             counts.update(_by_mlx(rng, options, arrays, right))
             # A plan for more outputs writes behind the end of its own, and may hit these arrays.
             if not all(np.array_equal(np.array(a), b) for a, b in zip(arrays, (x, w))):
                 counts["arrays damaged by MLX's own"] += 1
-                arrays = [mx.array(a.astype(np.float32)) for a in (x, w)]
-        given = [laid(rng, a.astype(dtype)) for a in arrays]
+                arrays = [mx.array(a).astype(dtype) for a in (x, w)]
+        given = [laid(rng, a) for a in arrays]
         try:
             found = values(called(polyconv, options, ndim), *given)
+            found += packed(called(polyconv, options, ndim), *given, 2 * right[0])
         except Exception as error:  # told, and the next call goes on
             failures.append(f"{x_shape}, {w_shape}, {options}: {type(error).__name__}: {error}")
         else:
-            found += packed(called(polyconv, options, ndim), *given, 2 * right[0])
             right = [*right, *right[:2]]
             names = ("output", "dx", "dw", "second order of x", "second order of w")
             names = (*names, "packed output", "packed dx")

@@ -31,10 +31,10 @@ from `gpu.json`. [Layers alone, forward](cuda.md), are on a page of their own.
 ## Right
 
 * **Random calls in one process**: {calls:,} calls of polyconv, forward, gradients and second
-  order, with equal shapes and other strides in random order. They were mixed with {own:,} calls of
-  MLX's own. {failed} of polyconv's differ from float64 NumPy on integers. Of MLX's own {wrong}
-  were wrong and {broken} raised an error, as its plan cache forgets the input dilation
-  ([differences](../differences.md)).
+  order, with equal shapes and other strides in random order, of {kinds}. They were mixed
+  with {own:,} calls of MLX's own. {failed} of polyconv's differ from float64 NumPy on integers. Of
+  MLX's own {wrong} were wrong and {broken} raised an error, as its plan cache forgets the input
+  dilation ([differences](../differences.md)).
 * **The same with other seeds**: {more_calls:,} mixed calls in {seeds} processes, {more_failed}
   wrong. {damaged} times MLX's own call had overwritten its own arguments; polyconv's was given them
   anew. Without MLX's own op {alone_calls:,} calls in {alone} processes, {alone_failed} wrong. Each
@@ -64,8 +64,8 @@ In geometric mean over these layers: {means}.
 Lazily evaluated gradients are bound by the time of Python. For the strided layer it takes
 {host_ours:.0f} us to build output and both gradients. It takes {host_beside:.0f} us where they are
 evaluated too, as the processor has other work between. MLX's own takes {host_mlx:.0f} and
-{host_mlx_beside:.0f} us. polyconv calls 28 operations of MLX, at 0.3 to 1 us, and three functions
-with rules of their own, at 3.3 us. `mx.compile` leaves all of that out.
+{host_mlx_beside:.0f} us. polyconv calls {operations} operations of MLX, most at some 0.4 us, and
+three functions with rules of their own, at {rule:.1f} us. `mx.compile` leaves all of that out.
 
 ## Whole models
 
@@ -138,6 +138,11 @@ def page(found: Mapping[str, Any]) -> str:
     return ABOUT.format(
         torch=found["torch"],
         calls=counts["calls"],
+        kinds=(
+            f"float32 and {counts['of float16']:,} of float16, views among them"
+            if "of float16" in counts
+            else "arrays of float32 that lie row by row"
+        ),
         own=counts["MLX's own"] + counts["MLX's own of other steps"],
         failed=mixed["failed"],
         wrong=counts["MLX's own wrong"],
@@ -204,7 +209,7 @@ def _tuned(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _tried(found: Mapping[str, Any]) -> dict[str, Any]:
     """What marks that cuDNN sees cost, and how long kernels of a decoder take."""
     marks, kernels, forms, host = found.values()
-    ours, mlx, ours_beside, mlx_beside = host.values()
+    ours, mlx, ours_beside, mlx_beside, operations, rule = host.values()
     ratios = [
         each["ms"][kind] / each["ms"]["one more axis"]
         for each in marks
@@ -218,6 +223,8 @@ def _tried(found: Mapping[str, Any]) -> dict[str, Any]:
         "host_mlx": mlx,
         "host_beside": ours_beside,
         "host_mlx_beside": mlx_beside,
+        "operations": operations,
+        "rule": rule,
         "busy_ours": kernels["polyconv"],
         "busy_mlx": kernels["MLX"],
         "forms": gpu_tables.table(("what", "ways"), map(_form, forms)),

@@ -56,6 +56,8 @@ class Recipe:
 
     def transpose(self, *order: int) -> Recipe:
         """Its axes in this order. Where only axes of one item move it is a reshape."""
+        if list(order) == sorted(order):
+            return self
         shape = tuple([self.shape[i] for i in order])
         moving = [i for i in order if self.shape[i] != 1]
         if moving == sorted(moving):

@@ -115,8 +115,8 @@ def _exchanged(w: mx.array, plan: ConvPlan) -> mx.array:
     else:
         w = mx.unflatten(w, 0, (groups, w.shape[0] // groups)).swapaxes(1, -1).flatten(0, 1)
     # Elsewhere `cutter` makes it contiguous.
-    is_ready = plan.is_native and not plan.first.issued.form.whole
-    return contiguous(w) if is_ready else w
+    is_left = plan.is_native and not plan.first.issued.form.whole
+    return contiguous(w) if is_left else w
 
 
 def _weight_gradient(compiled: Ways) -> Map:

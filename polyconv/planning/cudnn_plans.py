@@ -19,10 +19,11 @@ no other call has, and that tells the input dilation, makes a key of its own.
 docs/benchmarks/cuda_proof.py runs both on a GPU, between calls of MLX's own.
 
 MLX also keeps plans by the alignment of both arrays as they are given. Where it copies one, the
-plan is made for the copy. So a call may fail, by a misaligned pointer, if an equal one was given an
-array that MLX had to copy, and this one was not. Copies are aligned alike. But one of at most 8
-bytes lies anywhere in a pool (mlx/backend/cuda/allocator.cpp). So MLX is given arrays of which it
-copies the same ones in all equal calls, and none that is so small.
+plan is made for the copy. So a call may fail, by a misaligned pointer, if MLX copies none of its
+arrays and did copy one of an equal call before it. Copies are well aligned, but those of at most 8
+bytes, which lie anywhere in a pool (mlx/backend/cuda/allocator.cpp). So no plan is made for a copy
+unless MLX copies that array in all equal calls, and no copy is so small. (In `exporting()` arrays
+are given as they lie, since MLX cannot export `mx.contiguous`.)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dataclasses import replace
 
 from polyconv.problem.spec import ITEMSIZE, Axis, ConvSpec
 
-# A copy of MLX's of so many bytes or fewer has any alignment.
+# A copy of MLX's of so many bytes or fewer lies at any multiple of 8.
 POOLED = 8
 # Far above any stride, and below any that int32 does not hold. MLX counts the alignment of the
 # weight as it is given, but prepares the plan for its copy. A weight whose channels lie exchanged
@@ -65,7 +66,8 @@ def can_be_marked(spec: ConvSpec, turned: bool) -> bool:
     This asks for the strided convolution whose gradient it is: one with a padding of at least 0,
     and with as many outputs as there are samples here. For others MLX has a slow kernel. Of groups
     MLX copies the weight to a place that it does not keep until the kernel has run, so that other
-    results may be written there. It copies nothing where each group is one channel.
+    results may be written there. It copies nothing where each group is one channel. Nor may it copy
+    a weight to its pool.
     """
     # In 2D it becomes one in 3D, where MLX has no groups. `mx.vmap` needs these for a weight that
     # is mapped, which no packed weight is.
@@ -81,8 +83,9 @@ def can_be_marked(spec: ConvSpec, turned: bool) -> bool:
 def lies_exchanged(itemsize: int, batch: int, points: int, channels: int) -> bool:
     """Whether an array whose batch and channels are exchanged lies no more row by row.
 
-    It still does where two of its three sizes are 1. One that MLX might copy to a place of any
-    alignment counts as such a one, too.
+    It still does where two of its three sizes are 1. An array of the pool counts as lying so, too.
+    For an ordinary convolution of equal shapes may find MLX's plan for exchanged arrays, or they
+    its own. Then MLX copies both.
     """
     is_pooled = itemsize * batch * points * channels <= POOLED
     return not is_pooled and sum(n > 1 for n in (batch, points, channels)) > 1

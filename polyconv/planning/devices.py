@@ -71,6 +71,8 @@ class Backend:
     convolves_rows: bool = False
     """Input and weight must lie row by row in memory, without what negative padding drops.
 
+    Or they lie as cuDNN reads them once MLX has exchanged their axes (`cudnn_plans.py`).
+
     On CUDA MLX 0.32.4 keeps what cuDNN prepares by the alignment of the array that it is given. But
     cuDNN prepares it for the copy that MLX makes of an array that does not lie row by row, such as
     a crop or any other view. A later input of that alignment fails as a misaligned pointer

@@ -35,12 +35,12 @@ class Form:
     Each group gets `extra_in` and `extra_out` channels of zeros. The latter are taken off the
     output. A copy, not the convolution, puts `pad_lo` and `pad_hi` zeros around the input on each
     axis. With `whole` it lies row by row in memory, without what negative padding crops, and so
-    does the weight. With the lift "plane" a 1D convolution is issued as a 2D one with an axis of 1.
-    With "marked" such an axis is in front, in 2D too, and its stride tells the input dilation
-    (`cudnn_plans.py`). If it is `turned`, the weight's channels lie exchanged in memory, as cuDNN
-    reads them. With "points" a 3D one of a single tap is issued in 1D, as it does not matter where
-    its points lie. With "frames" a 3D one is the sum of one 2D convolution per tap in depth, the
-    frames in the batch, in float32.
+    does a weight that is not `turned`. With the lift "plane" a 1D convolution is issued as a 2D one
+    with an axis of 1. With "marked" such an axis is in front, in 2D too, and its stride tells the
+    input dilation (`cudnn_plans.py`). If it is `turned`, the weight's channels lie exchanged in
+    memory, as cuDNN reads them. With "points" a 3D one of a single tap is issued in 1D, as it does
+    not matter where its points lie. With "frames" a 3D one is the sum of one 2D convolution per tap
+    in depth, the frames in the batch, in float32.
     """
 
     extra_in: int = 0
@@ -54,7 +54,7 @@ class Form:
     @property
     def of_weight(self) -> tuple[object, ...]:
         """What is done to the weight."""
-        return self.extra_in, self.extra_out, self.lift, self.turned
+        return self.extra_in, self.extra_out, self.lift, self.whole, self.turned
 
 
 AS_IT_STANDS = Form()

@@ -40,6 +40,7 @@ _ENVIRONMENT = {
 }
 # Products in several threads end the process where MLX gathers CUDA graphs (docs/threads.md).
 _IN_THREADS = {"MLX_USE_CUDA_GRAPHS": "0"}
+_THREADS = re.compile(r"\b(in_threads|Thread(Pool(Executor)?)?)\(")
 
 
 @dataclass
@@ -76,7 +77,7 @@ def run(file: str, options: list[str], until: float) -> Told:
 
 def environment_of(file: str) -> dict[str, str]:
     """What is set for a file, unless it is set already."""
-    has_threads = "in_threads" in (ROOT / file).read_text()
+    has_threads = _THREADS.search((ROOT / file).read_text())
     return _ENVIRONMENT | (_IN_THREADS if has_threads else {})
 
 

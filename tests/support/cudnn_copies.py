@@ -1,8 +1,8 @@
 """Which arrays of a convolution MLX copies for cuDNN, as mlx/backend/cuda/conv.cpp says.
 
-MLX keeps a plan by the alignment of what it is given, but makes it for what it has copied. So two
-calls that are alike must have the same arrays copied, and a copy must be too large for the pool of
-small arrays, in which it would have any alignment.
+MLX keeps a plan by the alignment of what it is given, but makes it for what it has copied. The
+first call of its kind also decides by which of cuDNN's operations all others are computed, if cuDNN
+accepts the one that MLX tries first. So each call is judged behind each other one that is alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import pytest
@@ -20,6 +21,27 @@ from polyconv.execution import unpatched
 
 POOLED = 8  # bytes, `small_block_size` of mlx/backend/cuda/allocator.cpp
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class Call(NamedTuple):
+    """The key of a plan, but for alignments, and the sizes of both arrays in bytes."""
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    options: tuple[Any, ...]
+    groups: int
+    flip: bool
+    dtype: str
+    n_bytes: tuple[int, int]
+
+
+class Lies(NamedTuple):
+    """Whether both lie row by row, as they are and with their first and last axes exchanged."""
+
+    rows: tuple[bool, bool]
+    exchanged: tuple[bool, bool]
+    operation: str
+    """What MLX tries first: "forward", or the gradient of the "input" or the "weight"."""
 
 
 def layout(a: mx.array) -> Layout:
@@ -43,28 +65,56 @@ def exchanged(of: Layout) -> Layout:
     return sizes, strides
 
 
-def copied(x: mx.array, w: mx.array, y: mx.array, groups: int, flip: bool) -> tuple[str, ...]:
-    """Which of both arrays MLX copies, of groups only where each is one channel."""
-    of_x, of_w = layout(x), layout(w)
-    if flip:
-        assert groups == 1 or groups == x.shape[-1] == w.shape[0]
-        of_w = exchanged(of_w) if groups == 1 else of_w
-    elif not (is_row_contiguous(of_x) or is_row_contiguous(of_w)) and w.shape[2] > y.shape[2]:
-        of_x, of_w = exchanged(of_x), exchanged(of_w)  # cuDNN's gradient of a weight
-    return tuple([n for n, of in (("x", of_x), ("w", of_w)) if not is_row_contiguous(of)])
+def lies(x: mx.array, w: mx.array, y: mx.array, groups: int, flip: bool) -> Lies:
+    layouts = [layout(a) for a in (x, w)]
+    rows = tuple([is_row_contiguous(of) for of in layouts])
+    turned = tuple([is_row_contiguous(exchanged(of)) for of in layouts])
+    if flip and groups > 1:  # of groups polyconv gives those of one channel alone
+        assert groups == x.shape[-1] == w.shape[0]
+        turned = rows
+    is_weight = not any(rows) and w.shape[2] > y.shape[2]
+    operation = "input" if flip else "weight" if is_weight else "forward"
+    return Lies((rows[0], rows[1]), (turned[0], turned[1]), operation)
+
+
+def copied(given: Lies, operation: str) -> frozenset[str]:
+    """Which of both arrays MLX copies for an operation."""
+    x = given.exchanged[0] if operation == "weight" else given.rows[0]
+    w = given.rows[1] if operation == "forward" else given.exchanged[1]
+    return frozenset([name for name, is_left in (("x", x), ("w", w)) if not is_left])
 
 
 @dataclass
 class Copies:
-    """What was copied, by all that is in the key of a plan but alignments."""
+    """How the arrays of calls lay."""
 
-    by_call: dict[Any, set[tuple[str, ...]]] = field(default_factory=lambda: defaultdict(set))
-    pooled: list[Any] = field(default_factory=list)
+    by_call: dict[Call, set[Lies]] = field(default_factory=lambda: defaultdict(set))
+
+    def pairs(self) -> Iterator[tuple[Call, frozenset[str], frozenset[str]]]:
+        """What is copied of a call that makes a plan, and of one that finds it."""
+        for call, kinds in self.by_call.items():
+            for first, later in product(kinds, repeat=2):
+                made = copied(first, first.operation)
+                yield call, made, copied(later, first.operation)
+
+    def made(self, name: str, flip: bool) -> list[Call]:
+        """Calls that make a plan for a copy of this array."""
+        return [call for call, made, _ in self.pairs() if name in made and call.flip == flip]
 
     @property
-    def by_turns(self) -> list[Any]:
-        """Calls that were alike, of which not the same arrays were copied."""
-        return [call for call, kinds in self.by_call.items() if len(kinds) > 1]
+    def by_turns(self) -> list[Call]:
+        """Calls that find a plan for a copy of an array that is not copied now."""
+        return [call for call, made, now in self.pairs() if made - now]
+
+    @property
+    def pooled(self) -> list[Call]:
+        """Calls of which MLX copies an array to its pool, where it may lie anywhere."""
+        return [
+            call
+            for call, _, now in self.pairs()
+            for name, size in zip("xw", call.n_bytes, strict=True)
+            if name in now and size <= POOLED
+        ]
 
 
 @contextmanager
@@ -76,12 +126,14 @@ def counted_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
         y = own(x, w, *options)
         stride, padding, dilation, *more = options
         groups, flip = more[1:] or (1, False)
-        mx.eval(x, w)
-        names = copied(x, w, y, groups, flip)
-        sizes = {"x": x.nbytes, "w": w.nbytes}
-        call = (x.shape, w.shape, stride, padding, dilation, groups, flip, str(x.dtype))
-        found.by_call[call].add(names)
-        found.pooled += [call for name in names if sizes[name] <= POOLED]
+        try:
+            mx.eval(x, w)
+        except ValueError:  # traced
+            return y
+        key = (stride, padding, dilation)
+        sizes = (x.nbytes, w.nbytes)
+        call = Call(x.shape, w.shape, key, groups, flip, str(x.dtype), sizes)
+        found.by_call[call].add(lies(x, w, y, groups, flip))
         return y
 
     with monkeypatch.context() as patch:
