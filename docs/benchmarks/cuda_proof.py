@@ -1,7 +1,7 @@
 """Are results on an NVIDIA GPU right, whatever ran before? Integers against float64, by `==`.
 
     MLX_ENABLE_TF32=0 MLX_CUDA_CONV_CACHE_SIZE=8192 python docs/benchmarks/cuda_proof.py \
-        [--out proof.json] [--calls 2000] [--cases 2000] [--jobs 12]
+        [--out proof.json] [--calls 2000] [--cases 2000] [--jobs 12] [--more 6]
 
 First random calls in one process: few shapes with many strides in random order, so that MLX's cache
 of cuDNN's plans, which forgets the input dilation, meets equal keys. Its input and weight may be
@@ -9,7 +9,8 @@ views, begin at an odd place, or be of float16. A quarter as many run without ML
 before each call that op of the same shapes and its gradients may run, with another stride. Of each,
 the output, both gradients and those of a gradient penalty must equal float64, and with a packed
 weight the output and the input's gradient. MLX's own are counted, not judged.
-Then, in several processes, generated cases of every method and of both gradients.
+Then, in several processes, generated cases of every method and of both gradients. With `--more` as
+many processes make calls by other seeds at the same time, and what they found is in `seeds.json`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -186,6 +188,32 @@ def _by_mlx(
     return {"MLX's own": 1, "MLX's own wrong": int(not same)}
 
 
+def of_seeds(given: argparse.Namespace) -> list[tuple[Path, subprocess.Popen[bytes]]]:
+    """Starts processes that make calls by other seeds, and tells where each writes."""
+    found = []
+    for seed in range(given.seed + 1, given.seed + 1 + given.more):
+        out = given.out.with_name(f"{given.out.stem}-{seed}.json")
+        out.unlink(missing_ok=True)
+        known = {"seed": seed, "calls": given.calls, "seconds": given.seconds, "cases": 0}
+        options = [f"--{name}={value}" for name, value in known.items()]
+        command = [sys.executable, __file__, *options, f"--out={out}"]
+        found.append((out, subprocess.Popen(command, stdout=subprocess.DEVNULL)))
+    return found
+
+
+def gathered(running: list[tuple[Path, subprocess.Popen[bytes]]]) -> dict[str, Any]:
+    """What these found. A process that ended without a result is told as a failure."""
+    told: dict[str, list[Any]] = {"mixed": [], "alone": []}
+    for out, process in running:
+        status = process.wait()
+        found = json.loads(out.read_text()) if out.exists() else {}
+        for name, each in told.items():
+            ended = {"counts": {"calls": 0}, "failed": 1, "failures": [f"{out}: ended by {status}"]}
+            each.append(found.get(name, ended))
+        out.unlink(missing_ok=True)
+    return told
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "cuda_proof.json")
@@ -193,10 +221,12 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=2000, help="of each method and of gradients")
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--more", type=int, default=0, help="processes with other seeds")
     parser.add_argument("--seconds", type=float, default=540)
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
     gpu = mx.device_info(mx.gpu).get("device_name") if mx.default_device() == mx.gpu else None
+    others = of_seeds(given)
     found: dict[str, Any] = {"what": [*explain.doctor().splitlines(), f"GPU: {gpu}"]}
     for name, calls in (("alone", given.calls // 4), ("mixed", given.calls)):
         start = time.monotonic()
@@ -212,12 +242,13 @@ def main() -> int:
         found["parity"]["seconds"] = round(time.monotonic() - start, 1)
         print(json.dumps(found["parity"], indent=1), flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
-    failures = (
-        found["alone"]["failed"]
-        + found["mixed"]["failed"]
-        + len(found.get("parity", {}).get("failures", []))
-    )
-    return int(bool(failures))
+    runs = [found["alone"], found["mixed"]]
+    if others:
+        told = gathered(others)
+        given.out.with_name("seeds.json").write_text(json.dumps(told, indent=1) + "\n")
+        runs += [*told["mixed"], *told["alone"]]
+    failures = found.get("parity", {}).get("failures", [])
+    return int(bool(failures) or any(each["failed"] for each in runs))
 
 
 if __name__ == "__main__":
