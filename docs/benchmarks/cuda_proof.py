@@ -33,7 +33,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import polyconv  # noqa: E402
 from polyconv.inspection import explain  # noqa: E402
-from tests.support import reference  # noqa: E402
+from tests.support import layouts, reference  # noqa: E402
 
 # Few shapes, so that calls of equal shapes meet: sizes, taps, and channels in and out of a group.
 SHAPES = {1: ((9, 12), (1, 2, 3, 4, 5)), 2: ((5, 6), (1, 2, 3)), 3: ((3, 4), (1, 2))}
@@ -96,15 +96,8 @@ def packed(call: Any, x: mx.array, w: mx.array, y: np.ndarray) -> list[mx.array]
 
 def laid(rng: random.Random, a: mx.array) -> mx.array:
     """The same numbers: row by row, or a view, or behind some numbers of one buffer."""
-    kind = rng.choice(("rows", "rows", "exchanged", "part", "behind"))
-    if kind == "exchanged":
-        a = mx.contiguous(a.swapaxes(0, -1)).swapaxes(0, -1)
-    elif kind == "part":
-        a = mx.concatenate([a, a], -1)[..., : a.shape[-1]]
-    elif kind == "behind":
-        n = rng.randint(1, 3)
-        a = mx.concatenate([mx.zeros(n, a.dtype), a.flatten()])[n:].reshape(a.shape)
-    return a
+    late = lambda a: layouts.behind(a, rng.randint(1, 3))  # noqa: E731
+    return rng.choice((layouts.rows, layouts.rows, layouts.turned, layouts.part, late))(a)
 
 
 def exact(x: np.ndarray, w: np.ndarray, options: dict[str, Any]) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
     python docs/benchmarks/gpu_page.py [--gather FOLDER]
 
-gathers mixed.json, parity.json, suite.json, layers.json, models.json and what else is in `PARTS` of
+gathers proof.json, seeds.json, suite.json, layers.json, models.json and what else is in `PARTS` of
 a folder into gpu.json first; what is not there stays as it was.
 """
 
@@ -18,7 +18,7 @@ import gpu_tables
 
 HERE = Path(__file__).parent
 PARTS = (
-    *("mixed", "parity", "seeds", "suite", "layers", "models", "direct", "memory"),
+    *("proof", "seeds", "suite", "layers", "models", "direct", "memory"),
     *("tuned", "tried", "ranks"),
 )
 RESULTS = ("PASSED", "SKIPPED", "FAILED")
@@ -132,7 +132,7 @@ gathered ([distributed](../distributed.md)). Timed is the second call of two.
 
 
 def page(found: Mapping[str, Any]) -> str:
-    mixed, parity = found["mixed"]["mixed"], found["parity"]["parity"]
+    mixed, parity = found["proof"]["mixed"], found["proof"]["parity"]
     counts = mixed["counts"]
     models = found["models"]["rows"]
     return ABOUT.format(

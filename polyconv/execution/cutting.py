@@ -74,11 +74,16 @@ def _for_convolution(plan: ConvPlan, sub: SubConv) -> Cutter:
         recipe.reshape(recipe.shape[0], 1, recipe.shape[-1])
     if form.lift == "marked":
         _with_axis_in_front(recipe, form.turned)
+    if form.lift == "frames":
+        return _by_depth(recipe.made(), sub)
     if form.whole and plan.is_native and not form.turned:
         recipe.then(contiguous)
     made = recipe.made()
-    if form.lift != "frames":
-        return lambda w: [made(w)]
+    return lambda w: [made(w)]
+
+
+def _by_depth(made: Step, sub: SubConv) -> Cutter:
+    """One array for each tap in depth."""
     dtype = summed_in(getattr(mx, sub.spec.dtype))
     n_taps = sub.spec.axes[0].kernel_size
 

@@ -90,14 +90,13 @@ class Recipe:
             positive.append((front, total - self.shape[axis] - front))
         if not any(lo or hi for lo, hi in positive):
             return self
-        # Here zeros still wait only if nothing was cropped behind them.
-        before = self._zeros or [(0, 0)] * len(positive)
-        if not self._zeros:
+        if not self._zeros:  # or else nothing was cropped behind those that wait
             self._settle()
-        pairs = zip(before, positive, strict=True)
+            self._zeros = [(0, 0)] * len(positive)
+        pairs = zip(self._zeros, positive, strict=True)
         self._zeros = [(lo + a, hi + b) for (lo, hi), (a, b) in pairs]
-        self.shape = tuple([n + a + b for n, (a, b) in zip(self.shape, positive, strict=True)])
-        self._from = self.shape
+        sizes = zip(self.shape, positive, strict=True)
+        self.shape = self._from = tuple([n + lo + hi for n, (lo, hi) in sizes])
         return self
 
     def then(self, step: Step, shape: Sequence[int] | None = None) -> Recipe:

@@ -364,5 +364,5 @@ def test_the_page_of_nvidia_gpus_is_what_was_measured(monkeypatch):
     gpu_page = importlib.import_module("gpu_page")
     found = json.loads((where / "gpu.json").read_text())
     assert (where / "gpu.md").read_text() == gpu_page.page(found)
-    assert not found["parity"]["parity"]["failures"]
-    assert found["mixed"]["alone"]["failed"] == found["mixed"]["mixed"]["failed"] == 0
+    assert not found["proof"]["parity"]["failures"]
+    assert found["proof"]["alone"]["failed"] == found["proof"]["mixed"]["failed"] == 0

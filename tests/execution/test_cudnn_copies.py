@@ -7,7 +7,7 @@ import pytest
 
 import polyconv
 from polyconv.planning.cudnn_plans import lies_exchanged
-from tests.support import cases
+from tests.support import cases, layouts
 from tests.support.cudnn_copies import (
     POOLED,
     copied,
@@ -17,14 +17,10 @@ from tests.support.cudnn_copies import (
     lies,
 )
 
-LIES = {
-    "row by row": lambda a: a,
-    "exchanged": lambda a: mx.contiguous(a.swapaxes(0, -1)).swapaxes(0, -1),
-    "a part": lambda a: mx.concatenate([a, a], -1)[..., : a.shape[-1]],
-}
+LAYOUTS = (layouts.rows, layouts.turned, layouts.part)
 
 
-def all_maps(case, x, w, lie=lambda a: a):
+def all_maps(case, x, w, lie=layouts.rows):
     """Output and gradients, also with a packed weight. The cotangent lies as `lie` says."""
     call = lambda x, w: case.call(x, w, "auto")  # noqa: E731
     y = call(x, w)
@@ -49,7 +45,7 @@ def test_what_is_copied_depends_on_shapes_alone(dtype, monkeypatch):
     with counted_copies(monkeypatch) as found, polyconv.planning_for("cuda"):
         for case in itertools.islice(cases.with_output(seed=4), 250):
             x, w = [mx.array(a).astype(dtype) for a in case.data()]
-            for lie in LIES.values():
+            for lie in LAYOUTS:
                 all_maps(case, lie(x), w)
                 all_maps(case, x, lie(w), lie)
     assert len(found.by_call) > 100
@@ -76,7 +72,7 @@ def test_of_small_arrays(x, w, stride, dtype, monkeypatch):
 @pytest.mark.usefixtures("on_cpu")
 def test_a_packed_view_that_a_cpu_has_used(monkeypatch):
     x, w = mx.ones((2, 9, 3)), mx.ones((4, 5, 3))
-    packed = polyconv.pack(LIES["exchanged"](w))
+    packed = polyconv.pack(layouts.turned(w))
     with polyconv.planning_for("cpu"):
         mx.eval(polyconv.conv1d(x, packed))
     with counted_copies(monkeypatch) as found, polyconv.planning_for("cuda"):
@@ -96,7 +92,7 @@ def test_gradients_of_gradients_and_tiles(monkeypatch):
             call = lambda x, w, op=op, more=more: (op(x, w, 3, **more) ** 2).sum()  # noqa: E731
             first = mx.grad(call, (0, 1))
             second = mx.grad(lambda x, w, g=first: sum((a**2).sum() for a in g(x, w)), (0, 1))
-            for lie in LIES.values():
+            for lie in LAYOUTS:
                 mx.eval(first(lie(x), w), second(x, lie(w)))
     assert len(found.by_call) > 3
     assert_aligned(found)
@@ -132,8 +128,7 @@ def test_wherever_a_small_array_lies(x, w, stride, dtype):
         for i in range(12):
             kept += [mx.array([float(i)]) + j for j in range(i % 3)]
             mx.eval(kept)
-            moved = mx.concatenate([mx.zeros(i), w.flatten()])[i:].reshape(w.shape).astype(dtype)
-            (same,), gradients = mx.vjp(call, [x, moved], [y])
+            (same,), gradients = mx.vjp(call, [x, layouts.behind(w, i)], [y])
             assert mx.array_equal(same, y)
             assert all(map(mx.array_equal, gradients, expected))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -24,15 +25,18 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Call(NamedTuple):
-    """The key of a plan, but for alignments, and the sizes of both arrays in bytes."""
+    """The key of a plan, but for alignments."""
 
     x: tuple[int, ...]
     w: tuple[int, ...]
     options: tuple[Any, ...]
     groups: int
     flip: bool
-    dtype: str
-    n_bytes: tuple[int, int]
+    dtype: mx.Dtype
+
+    @property
+    def n_bytes(self) -> dict[str, int]:
+        return {"x": prod(self.x) * self.dtype.size, "w": prod(self.w) * self.dtype.size}
 
 
 class Lies(NamedTuple):
@@ -110,10 +114,7 @@ class Copies:
     def pooled(self) -> list[Call]:
         """Calls of which MLX copies an array to its pool, where it may lie anywhere."""
         return [
-            call
-            for call, _, now in self.pairs()
-            for name, size in zip("xw", call.n_bytes, strict=True)
-            if name in now and size <= POOLED
+            call for call, _, now in self.pairs() for name in now if call.n_bytes[name] <= POOLED
         ]
 
 
@@ -130,9 +131,7 @@ def counted_copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
             mx.eval(x, w)
         except ValueError:  # traced
             return y
-        key = (stride, padding, dilation)
-        sizes = (x.nbytes, w.nbytes)
-        call = Call(x.shape, w.shape, key, groups, flip, str(x.dtype), sizes)
+        call = Call(x.shape, w.shape, (stride, padding, dilation), groups, flip, x.dtype)
         found.by_call[call].add(lies(x, w, y, groups, flip))
         return y
 
