@@ -5,10 +5,12 @@
 
 First random calls in one process: few shapes with many strides in random order, so that MLX's cache
 of cuDNN's plans, which forgets the input dilation, meets equal keys. Its input and weight may be
-views, begin at an odd place, or be of float16. A quarter as many run without MLX's own op; then
-before each call that op of the same shapes and its gradients may run, with another stride. Of each,
-the output, both gradients and those of a gradient penalty must equal float64, and with a packed
-weight the output and the input's gradient. MLX's own are counted, not judged.
+views, or be of float16. A quarter as many run without MLX's own op, and may begin at an odd place;
+then before each call that op of the same shapes and its gradients may run, with another stride. Of
+each, the output, both gradients and those of a gradient penalty must equal float64, and with a
+packed weight the output and the input's gradient. MLX's own are counted, not judged.
+After some of MLX's own calls an ordinary convolution of an array at an odd place fails, MLX's own
+and so polyconv's, if both give cuDNN equal shapes. MLX's own is tried so, too.
 Then, in several processes, generated cases of every method and of both gradients. With `--more` as
 many processes make calls by other seeds at the same time, and what they found is in `seeds.json`.
 """
@@ -94,10 +96,36 @@ def packed(call: Any, x: mx.array, w: mx.array, y: np.ndarray) -> list[mx.array]
     return [found, dx]
 
 
-def laid(rng: random.Random, a: mx.array) -> mx.array:
-    """The same numbers: row by row, or a view, or behind some numbers of one buffer."""
-    late = lambda a: layouts.behind(a, rng.randint(1, 3))  # noqa: E731
+def laid(rng: random.Random, a: mx.array, odd: bool) -> mx.array:
+    """The same numbers: row by row, or a view, or, if `odd`, behind some numbers of one buffer."""
+    late = lambda a: layouts.behind(a, rng.randint(1, 3) if odd else 0)  # noqa: E731
     return rng.choice((layouts.rows, layouts.rows, layouts.turned, layouts.part, late))(a)
+
+
+def own_at_odd_places() -> dict[str, Any]:
+    """MLX's own convolutions of arrays that begin behind some numbers of one buffer.
+
+    Before each MLX convolves one number for all, which lies as odd, as in the gradient of a sum. Of
+    that it makes a copy for cuDNN, and keeps the plan by where the number lay.
+    """
+    counts, errors = Counter[str](), set[str]()
+    w = mx.ones((4, 1, 4))
+    for n in range(1, 17):
+        x = layouts.behind(mx.ones((2, 12 + n, 4)), n)  # no plan is kept of its shape
+        mx.eval(x, mx.conv1d(mx.broadcast_to(layouts.behind(mx.ones((1, 1, 1)), n), x.shape), w))
+        for kind, given in ((_place(n), x), ("laid anew", x * 1)):
+            counts[kind] += 1
+            try:
+                mx.eval(mx.conv1d(given, w))
+            except RuntimeError as error:
+                counts[f"failed {kind}"] += 1
+                errors.add(str(error).rsplit(" ", 1)[-1])
+    return {"counts": dict(counts), "errors": sorted(errors)}
+
+
+def _place(n: int) -> str:
+    """Where the n-th number of float32 lies. MLX counts alignments up to 32 bytes."""
+    return "at odd places" if n % 8 else "at even places"
 
 
 def exact(x: np.ndarray, w: np.ndarray, options: dict[str, Any]) -> list[np.ndarray]:
@@ -139,7 +167,7 @@ def mixed(calls: int, seed: int, until: float, with_mlx: bool = True) -> dict[st
             if not all(np.array_equal(np.array(a), b) for a, b in zip(arrays, (x, w))):
                 counts["arrays damaged by MLX's own"] += 1
                 arrays = [mx.array(a).astype(dtype) for a in (x, w)]
-        given = [laid(rng, a) for a in arrays]
+        given = [laid(rng, a, odd=not with_mlx) for a in arrays]
         try:
             found = values(called(polyconv, options, ndim), *given)
             found += packed(called(polyconv, options, ndim), *given, 2 * right[0])
@@ -227,6 +255,7 @@ def main() -> int:
         found[name]["seconds"] = round(time.monotonic() - start, 1)
         print(name, json.dumps(found[name], indent=1), flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
+    found["MLX's own alone"] = own_at_odd_places()
     if given.cases:
         import cuda
 

@@ -119,6 +119,29 @@ def _over_torch(row: Mapping[str, Any]) -> float:
     return time_of(row, "torch") / _compiled(row)
 
 
+MACHINE_HEAD = (
+    *("machine", "both compiled over MLX compiled", "least", "over PyTorch"),
+    *("models over MLX", "least", "over PyTorch", "train step ms", "MLX", "PyTorch"),
+)
+
+
+def machines(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A row for each machine: means over layers, means over models, and a train step."""
+    return {"machines": table(MACHINE_HEAD, [_machine(*each) for each in found.items()])}
+
+
+def _machine(where: str, found: Mapping[str, Any]) -> Sequence[str]:
+    layers, models = found["layers"]["rows"], found["models"]["rows"]
+    over_mlx, over_torch = (ratios(layers, *pair) for pair in PAIRS[2:])
+    models_mlx = [time_of(row, "MLX compiled") / _compiled(row) for row in models]
+    models_torch = [_over_torch(row) for row in models]
+    (step,) = [row for row in models if row["name"].startswith("train")]
+    times = (_compiled(step), time_of(step, "MLX compiled"), time_of(step, "torch"))
+    told = [geometric_mean(over_mlx), min(over_mlx), geometric_mean(over_torch)]
+    told += [geometric_mean(models_mlx), min(models_mlx), geometric_mean(models_torch)]
+    return (where, *[f"{each:.2f}" for each in told], *[f"{ms:.1f}" for ms in times])
+
+
 DIRECT_HEAD = (
     *("model", "dtype", "MLX", "compiled", "polyconv", "compiled", "packed", "compiled"),
     *("over MLX", "gain"),
@@ -144,6 +167,7 @@ def direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dic
         "direct": table(DIRECT_HEAD, rows),
         "direct_own": shares[0],
         "direct_compiled": shares[1],
+        "direct_least": min(ratios(found["layers"], *PAIRS[2])),
     }
 
 

@@ -24,6 +24,9 @@ arrays and did copy one of an equal call before it. Copies are well aligned, but
 bytes, which lie anywhere in a pool (mlx/backend/cuda/allocator.cpp). So no plan is made for a copy
 unless MLX copies that array in all equal calls, and no copy is so small. (In `exporting()` arrays
 are given as they lie, since MLX cannot export `mx.contiguous`.)
+
+MLX's own calls may still leave such a plan. An ordinary convolution finds it if its input begins at
+an odd place of a buffer. MLX's own fails there too, and no operation tells where an array will lie.
 """
 
 from __future__ import annotations
