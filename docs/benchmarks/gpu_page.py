@@ -31,14 +31,14 @@ from `gpu.json`. [Layers alone, forward](cuda.md), are on a page of their own.
 ## Right
 
 * **Random calls in one process**: {calls:,} calls of polyconv, forward, gradients and second
-  order, with equal shapes and other strides in random order, of {kinds}. They were mixed
-  with {own:,} calls of MLX's own. {failed} of polyconv's differ from float64 NumPy on integers. Of
-  MLX's own {wrong} were wrong and {broken} raised an error, as its plan cache forgets the input
-  dilation ([differences](../differences.md)).
+  order, with equal shapes and other strides in random order, views among them and
+  {halves:,} of float16. They were mixed with {own:,} calls of MLX's own. {failed} of polyconv's
+  differ from float64 NumPy on integers. Of MLX's own {wrong} were wrong and {broken} raised an
+  error, as its plan cache forgets the input dilation ([differences](../differences.md)).
 * **The same with other seeds**: {more_calls:,} mixed calls in {seeds} processes, {more_failed}
-  wrong. {damaged} times MLX's own call had overwritten its own arguments; polyconv's was given them
-  anew. Without MLX's own op {alone_calls:,} calls in {alone} processes, {alone_failed} wrong. Each
-  call was also made with a packed weight.
+  wrong. How often MLX's own call had overwritten its own arguments: {damaged}. polyconv's was given
+  them anew. Without MLX's own op {alone_calls:,} calls in {alone} processes, {alone_failed} wrong.
+  Each call was also made with a packed weight.
 * **Parity** of each method with float64, by `==` on integers: {parity}; {parity_failed} differ.
 * **The suite with a GPU as default device** (`make test-gpu`), in one run: {suite}.
   Tests that compute in threads ran without CUDA graphs, and two that compile in threads were left
@@ -80,7 +80,8 @@ inference: {models_mean:.2f}. The least is {models_least:.2f}. The train step is
 ## On other such machines
 
 The GPUs were alike, the processors were not, and these bound what is small. Geometric means over
-the same layers and models, polyconv's packed for inference, all but PyTorch compiled:
+the same layers and models, polyconv's packed for inference, all but PyTorch compiled. The row of
+the day before is of a version before the last mends:
 
 {machines}
 
@@ -90,7 +91,7 @@ MLX gathers kernels into CUDA graphs, and reuses the graph of an evaluation befo
 it builds a new one where a kernel does not permit that. `MLX_USE_CUDA_GRAPHS=0` in the environment,
 set before MLX is imported, makes it start kernels one by one. These models were run so, without
 PyTorch. *Over MLX* is compiled over compiled, polyconv's packed for inference. *Gain* is polyconv's
-time in the table above over this one, where both were measured on the same machine.
+time in the table of whole models over this one. Both were measured on the same machine.
 
 {direct}
 
@@ -141,15 +142,10 @@ gathered ([distributed](../distributed.md)). Timed is the second call of two.
 def page(found: Mapping[str, Any]) -> str:
     mixed, parity = found["proof"]["mixed"], found["proof"]["parity"]
     counts = mixed["counts"]
-    models = found["models"]["rows"]
     return ABOUT.format(
         torch=found["torch"],
         calls=counts["calls"],
-        kinds=(
-            f"float32 and {counts['of float16']:,} of float16, views among them"
-            if "of float16" in counts
-            else "arrays of float32 that lie row by row"
-        ),
+        halves=counts["of float16"],
         own=counts["MLX's own"] + counts["MLX's own of other steps"],
         failed=mixed["failed"],
         wrong=counts["MLX's own wrong"],
@@ -160,9 +156,9 @@ def page(found: Mapping[str, Any]) -> str:
         **_odd(found["proof"]["MLX's own alone"]),
         **_seeds(found["seeds"]),
         **gpu_tables.layers(found["layers"]["rows"]),
-        **gpu_tables.models(models),
+        **gpu_tables.models(found["models"]["rows"]),
         **gpu_tables.machines({"of this page": found, **found["elsewhere"]}),
-        **gpu_tables.direct(found["direct"], models),
+        **gpu_tables.direct(found["direct"], found),
         **gpu_tables.memory(found["memory"]),
         **_tuned(found["tuned"]["rows"]),
         **_tried(found["tried"]),

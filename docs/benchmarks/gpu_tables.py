@@ -92,7 +92,7 @@ def _own(row: Mapping[str, Any]) -> Sequence[str]:
 
 def models(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A row for each model, and how polyconv compares with PyTorch over them."""
-    over = [_over_torch(row) for row in rows]
+    over = [_over(row, "torch") for row in rows]
     return {
         "models": table(MODEL_HEAD, map(_model, rows)),
         "models_mean": geometric_mean(over),
@@ -115,8 +115,8 @@ def _compiled(row: Mapping[str, Any]) -> float:
     return float(ms.get("polyconv packed compiled", ms["polyconv compiled"]))
 
 
-def _over_torch(row: Mapping[str, Any]) -> float:
-    return time_of(row, "torch") / _compiled(row)
+def _over(row: Mapping[str, Any], other: str) -> float:
+    return time_of(row, other) / _compiled(row)
 
 
 MACHINE_HEAD = (
@@ -133,8 +133,9 @@ def machines(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _machine(where: str, found: Mapping[str, Any]) -> Sequence[str]:
     layers, models = found["layers"]["rows"], found["models"]["rows"]
     over_mlx, over_torch = (ratios(layers, *pair) for pair in PAIRS[2:])
-    models_mlx = [time_of(row, "MLX compiled") / _compiled(row) for row in models]
-    models_torch = [_over_torch(row) for row in models]
+    models_mlx, models_torch = (
+        [_over(row, other) for row in models] for other in ("MLX compiled", "torch")
+    )
     (step,) = [row for row in models if row["name"].startswith("train")]
     times = (_compiled(step), time_of(step, "MLX compiled"), time_of(step, "torch"))
     told = [geometric_mean(over_mlx), min(over_mlx), geometric_mean(over_torch)]
@@ -148,17 +149,14 @@ DIRECT_HEAD = (
 )
 
 
-def direct(found: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def direct(found: Mapping[str, Any], with_graphs: Mapping[str, Any]) -> dict[str, Any]:
     """The same without CUDA graphs."""
-    with_graphs = {(each["name"], each["dtype"]): each for each in models}
+    models = {(each["name"], each["dtype"]): each for each in with_graphs["models"]["rows"]}
     rows = []
     for each in found["models"]:
-        ours = _compiled(each)
-        gain = _compiled(with_graphs[each["name"], each["dtype"]]) / ours
-        over = each["ms"]["MLX compiled"] / ours
-        told = f"{gain:.2f}" if each["beside"] else "-"
-        rows.append((*_own(each), f"{over:.2f}", told))
-    pairs = [*zip(found["layers"], found["layers with graphs"], strict=True)]
+        gain = _compiled(models[each["name"], each["dtype"]]) / _compiled(each)
+        rows.append((*_own(each), f"{_over(each, 'MLX compiled'):.2f}", f"{gain:.2f}"))
+    pairs = [*zip(found["layers"], with_graphs["layers"]["rows"], strict=True)]
     shares = [
         geometric_mean([one["ms"][name] / other["ms"][name] for one, other in pairs])
         for name in ("polyconv both", "polyconv both compiled")
